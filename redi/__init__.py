@@ -1,0 +1,24 @@
+"""REDI: Reinforcement Distillation (https://huggingface.co/papers/2505.24850) on TRL.
+
+`REDIConfig` and `REDITrainer` are imported on first use, so that `redi.data` and `redi.evaluation` do not wait for TRL.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redi.config import REDIConfig
+    from redi.trainer import REDITrainer
+
+__all__ = ["REDIConfig", "REDITrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "REDIConfig":
+        from redi.config import REDIConfig
+
+        return REDIConfig
+    if name == "REDITrainer":
+        from redi.trainer import REDITrainer
+
+        return REDITrainer
+    raise AttributeError(f"module 'redi' has no attribute {name!r}")

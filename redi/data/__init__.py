@@ -1,0 +1,1 @@
+"""From a raw corpus of graded generations to positives and pairs."""

@@ -1,0 +1,1 @@
+"""From a checkpoint to generations, verdicts, and a table."""
