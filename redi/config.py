@@ -1,0 +1,126 @@
+"""`REDIConfig`: TRL's `DPOConfig` with what REDI adds, and without what it does not read."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trl import DPOConfig
+
+_NO_REFERENCE = "REDI has no reference model"
+_OWN_LOSS = "REDI has one objective, Eq. (5), weighted by `alpha`"
+
+# Inherited options that nothing in REDITrainer reads, and why. Setting one is an error, not a silent no-op.
+UNREAD_OPTIONS = {
+    "beta": f"{_NO_REFERENCE}, so there is no KL strength; the weight of the negative term is `alpha`",
+    "loss_type": f"{_OWN_LOSS}; for SimPO set `objective: simpo`",
+    "loss_weights": _OWN_LOSS,
+    "ld_alpha": f"it belongs to LD-DPO; {_OWN_LOSS}",
+    "f_divergence_type": _NO_REFERENCE,
+    "f_alpha_divergence_coef": _NO_REFERENCE,
+    "label_smoothing": _OWN_LOSS,
+    "label_smoothing_factor": _OWN_LOSS,
+    "use_weighting": f"it belongs to WPO; {_OWN_LOSS}",
+    "discopop_tau": f"it belongs to DiscoPOP; {_OWN_LOSS}",
+    "router_aux_loss_coef": _OWN_LOSS,
+    "sync_ref_model": _NO_REFERENCE,
+    "ref_model_mixup_alpha": _NO_REFERENCE,
+    "ref_model_sync_steps": _NO_REFERENCE,
+    "precompute_ref_log_probs": _NO_REFERENCE,
+    "precompute_ref_batch_size": _NO_REFERENCE,
+    "padding_free": "TRL 1.16 ignores it in preference training; batches are padded",
+    "pad_token": "set the pad token of the tokenizer instead",
+}
+
+
+@dataclass
+class REDIConfig(DPOConfig):
+    """Configuration of [`REDITrainer`]: every option of [`~trl.DPOConfig`] that REDI reads, and the ones below.
+
+    Inherited options that REDI does not read (`beta`, `loss_type`, all of the reference model's, see `UNREAD_OPTIONS`)
+    raise a `ValueError` when they are set, also when they are set to the parent's default.
+
+    Parameters:
+        alpha (`float`, *optional*, defaults to `0.8`):
+            Weight of the negative term in Eq. (5), in [0, 1].
+        objective (`str`, *optional*, defaults to `"redi"`):
+            `"redi"`, Eq. (5), or the baseline `"simpo"`, Eq. (3).
+        simpo_beta (`float`, *optional*): beta of SimPO; 2.0 when `objective="simpo"`.
+        simpo_gamma (`float`, *optional*): gamma of SimPO; 1.0 when `objective="simpo"`.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.DPOConfig`]:
+    > - `max_length`: Defaults to `None` (nothing is truncated) instead of `1024`.
+    """
+
+    alpha: float = field(default=0.8, metadata={"help": "Weight of the negative term in Eq. (5), in [0, 1]."})
+    objective: str = field(
+        default="redi",
+        metadata={"help": "'redi', Eq. (5), or the baseline 'simpo', Eq. (3).", "choices": ["redi", "simpo"]},
+    )
+    simpo_beta: float | None = field(default=None, metadata={"help": "beta of SimPO; 2.0 with objective 'simpo'."})
+    simpo_gamma: float | None = field(default=None, metadata={"help": "gamma of SimPO; 1.0 with objective 'simpo'."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest trace, prompt and completion, in tokens; longer ones are cut at the end and counted."
+        },
+    )
+
+    # The options of UNREAD_OPTIONS default to None here, so that setting one can be told from leaving it alone.
+    beta: float | None = None
+    loss_type: list[str] | None = None
+    loss_weights: list[float] | None = None
+    ld_alpha: float | None = None
+    f_divergence_type: str | None = None
+    f_alpha_divergence_coef: float | None = None
+    label_smoothing: float | None = None
+    label_smoothing_factor: float | None = None
+    use_weighting: bool | None = None
+    discopop_tau: float | None = None
+    router_aux_loss_coef: float | None = None
+    sync_ref_model: bool | None = None
+    ref_model_mixup_alpha: float | None = None
+    ref_model_sync_steps: int | None = None
+    precompute_ref_log_probs: bool | None = None
+    precompute_ref_batch_size: int | None = None
+    padding_free: bool | None = None
+    pad_token: str | None = None
+
+    def __post_init__(self):
+        for name, reason in UNREAD_OPTIONS.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}={value!r} is a DPO option that REDI does not read: {reason}. Remove it.")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha} is outside [0, 1], the range of Eq. (5); the paper's value is 0.8.")
+        self._check_objective()
+        self._restore_parent_defaults()
+        super().__post_init__()
+
+    def _check_objective(self) -> None:
+        if self.objective == "simpo":
+            if self.alpha != REDIConfig.alpha:
+                raise ValueError(f"alpha={self.alpha} is not read with objective='simpo'. Remove it.")
+            self.simpo_beta = 2.0 if self.simpo_beta is None else self.simpo_beta
+            self.simpo_gamma = 1.0 if self.simpo_gamma is None else self.simpo_gamma
+        elif self.objective == "redi":
+            for name in ("simpo_beta", "simpo_gamma"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}={getattr(self, name)} is read only with objective='simpo'. Remove it.")
+        else:
+            raise ValueError(f"objective={self.objective!r} is unknown; use 'redi' or 'simpo'.")
+
+    def _restore_parent_defaults(self) -> None:
+        """`DPOTrainer.__init__` reads the unread options, so they must hold the values it expects."""
+        for parent_field in fields(DPOConfig):
+            if parent_field.name in UNREAD_OPTIONS:
+                setattr(self, parent_field.name, _default(parent_field))
+        # With this flag DPOTrainer loads no reference model; REDITrainer makes the computation itself a no-op.
+        self.precompute_ref_log_probs = True
+
+    def read_options(self) -> dict[str, Any]:
+        """The options that REDI reads, by name, for the manifest of a run."""
+        return {name: value for name, value in self.to_dict().items() if name not in UNREAD_OPTIONS}
+
+
+def _default(parent_field: Any) -> Any:
+    factory = parent_field.default_factory
+    return factory() if callable(factory) else parent_field.default

@@ -1,0 +1,58 @@
+"""The objectives as pure functions of log-probabilities. One pair per entry, one loss per pair, nothing else.
+
+All take `chosen_logps, rejected_logps` (sums of token log-probabilities, `(B,)`) and `chosen_lengths,
+rejected_lengths` (numbers of scored completion tokens |y|, `(B,)`), and return the per-pair loss `(B,)`; the trainer
+takes the mean.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def redi_loss(
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    chosen_lengths: torch.Tensor,
+    rejected_lengths: torch.Tensor,
+    alpha: float,
+) -> torch.Tensor:
+    """The REDI objective, Eq. (5) of https://huggingface.co/papers/2505.24850, before the mean over pairs.
+
+    No reference model and no KL term. `alpha = 0` is length-normalised SFT on the chosen completions; `alpha = 1` is
+    the symmetric objective, Eq. (4).
+
+    Args:
+        chosen_logps: log p(y_w | x), summed over the completion's tokens. `(B,)`
+        rejected_logps: log p(y_l | x), likewise. `(B,)`
+        chosen_lengths: |y_w|, end-of-turn and eos tokens included. `(B,)`
+        rejected_lengths: |y_l|, likewise. `(B,)`
+        alpha: weight of the negative term, in [0, 1].
+
+    Returns:
+        The loss of each pair. `(B,)`
+    """
+    # Eq. (5): -log p(y_w|x) / |y_w| + alpha * log p(y_l|x) / |y_l|
+    return -chosen_logps / chosen_lengths + alpha * (rejected_logps / rejected_lengths)
+
+
+def simpo_loss(
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    chosen_lengths: torch.Tensor,
+    rejected_lengths: torch.Tensor,
+    beta: float,
+    gamma: float,
+) -> torch.Tensor:
+    """The SimPO baseline, Eq. (3) of https://huggingface.co/papers/2505.24850, before the mean over pairs.
+
+    Args:
+        chosen_logps, rejected_logps, chosen_lengths, rejected_lengths: as in `redi_loss`. `(B,)` each
+        beta: scale of the length-normalised rewards.
+        gamma: target reward margin; the papers tune gamma / beta.
+
+    Returns:
+        The loss of each pair. `(B,)`
+    """
+    # Eq. (3): -log sigmoid( beta * log p(y_w|x) / |y_w| - beta * log p(y_l|x) / |y_l| - gamma )
+    margins = beta * (chosen_logps / chosen_lengths - rejected_logps / rejected_lengths)
+    return -F.logsigmoid(margins - gamma)
