@@ -1,0 +1,224 @@
+"""The paper's selection rules: which problems are kept, and which of their generations become positives and pairs.
+
+The rules work on whole record batches of `redi.data.corpus.SCHEMA`; a "generation" below is its position in its row.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from redi.data.corpus import VERIFIERS
+from redi.runs import UsageError
+
+RULES = ("both", "either")
+NEGATIVES = ("not-both",)
+
+# In the order of the checks: a row is counted under the first that it fails.
+CHECKS = ("problem not valid", "source excluded", "problem empty", "no generations", "verifier lists mismatch")
+NO_POSITIVE = "no positive generation"
+NO_NEGATIVE = "no negative generation"
+
+
+@dataclass(frozen=True)
+class Generations:
+    """The generations of the rows of one batch, laid out flat.
+
+    Attributes:
+        texts: all generations of all rows, one row after the other, `(generations,)`.
+        counts: how many each row has, 0 where the list is null, `(rows,)`.
+        starts: where each row's begin in `texts`, `(rows,)`.
+        original_index: each row's in the corpus, `(rows,)`.
+    """
+
+    texts: pa.StringArray
+    counts: np.ndarray
+    starts: np.ndarray
+    original_index: pa.Int64Array
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> "Generations":
+        counts = list_lengths(batch["generations"])
+        starts = np.cumsum(counts) - counts
+        return cls(batch["generations"].flatten(), counts, starts, batch["original_index"])
+
+    def take(self, rows: np.ndarray, generation: np.ndarray) -> pa.StringArray:
+        """The text of one generation of each of `rows`; a `UsageError` where one is null, for want of any text."""
+        texts = self.texts.take(pa.array(self.starts[rows] + generation))
+        if texts.null_count:
+            where = np.flatnonzero(texts.is_null())[0]
+            raise UsageError(
+                f"--input: row {self.original_index[rows[where]]}: generation {generation[where]} is selected "
+                "but null; drop that row"
+            )
+        return texts
+
+
+def list_lengths(lists: pa.ListArray) -> np.ndarray:
+    """The length of each list, 0 for a missing one, `(rows,)`."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+
+
+def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.ndarray:
+    """The index in `CHECKS` of the first check that each row fails, `len(CHECKS)` where it passes all, `(rows,)`."""
+    valid = [text is not None and text.strip().lower() == "yes" for text in batch["problem_is_valid"].to_pylist()]
+    excluded = pc.is_in(batch["source"], value_set=pa.array(exclude_sources, pa.string()))
+    length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
+    counts = list_lengths(batch["generations"])
+    mismatched = [list_lengths(batch[name]) != counts for name in VERIFIERS]
+    failed = [
+        ~np.array(valid, dtype=bool),
+        excluded.to_numpy(zero_copy_only=False),
+        length.to_numpy() == 0,
+        counts == 0,
+        np.logical_or(*mismatched),
+    ]
+    return np.select(failed, range(len(CHECKS)), default=len(CHECKS))
+
+
+def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np.ndarray, Counter]:
+    """The positions of the rows that pass every check, ascending, and how many fail each."""
+    failed = first_failed_check(batch, exclude_sources)
+    counts = np.bincount(failed, minlength=len(CHECKS))
+    return np.flatnonzero(failed == len(CHECKS)), Counter(dict(zip(CHECKS, counts.tolist(), strict=False)))
+
+
+def verdicts(batch: pa.RecordBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the verifiers say of each generation of eligible `rows`, `(generations,)` each; None counts as False."""
+    lists = (batch[name].take(pa.array(rows)).flatten() for name in VERIFIERS)
+    first, second = (pc.fill_null(flags, False).to_numpy(zero_copy_only=False) for flags in lists)
+    return first, second
+
+
+def first_true(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The first generation of each row whose flag is set, -1 where none is.
+
+    Args:
+        flags: bool, the rows one after the other, `(counts.sum(),)`.
+        counts: generations per row, `(rows,)`.
+    """
+    first = np.full(len(counts), -1)
+    row_of = np.repeat(np.arange(len(counts)), counts)
+    rows, where = np.unique(row_of[flags], return_index=True)  # return_index gives the first occurrence
+    first[rows] = np.flatnonzero(flags)[where] - (np.cumsum(counts) - counts)[rows]
+    return first
+
+
+def content_hashes(batch: pa.RecordBatch, generations: Generations, rows: np.ndarray) -> list[str]:
+    """The `uuid` of each of `rows`: a hash of its problem and of all its generations, and of nothing else.
+
+    It is the first 32 hexadecimal digits of the SHA-256 of one line, the JSON list of the lengths in UTF-8 bytes of
+    the problem and of each generation, followed by a newline, then by these texts themselves in the same order. So it
+    is the same on every machine, and the same in positives and pairs, whatever the rule.
+    """
+    problems, problem_ends = _utf8(batch["problem"])
+    texts, ends = _utf8(generations.texts)
+    hashes = []
+    for row, start, count in zip(rows, generations.starts[rows], generations.counts[rows], strict=True):
+        problem = problems[problem_ends[row] : problem_ends[row + 1]]
+        lengths = [len(problem), *np.diff(ends[start : start + count + 1]).tolist()]
+        digest = hashlib.sha256(f"{lengths}\n".encode())
+        digest.update(problem)
+        digest.update(texts[ends[start] : ends[start + count]])
+        hashes.append(digest.hexdigest()[:32])
+    return hashes
+
+
+def _utf8(array: pa.StringArray) -> tuple[memoryview, np.ndarray]:
+    """The bytes that a string array lies on, uncopied, and the `(len + 1,)` offsets of its texts in them."""
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
+    return memoryview(data if data is not None else b""), ends
+
+
+def conversations(problems: pa.StringArray, responses: pa.StringArray) -> pa.ListArray:
+    """`[{role: user, content: problem}, {role: assistant, content: response}]` for each row."""
+    num_rows = len(problems)
+    interleaved = np.arange(2 * num_rows).reshape(2, num_rows).T.reshape(-1)
+    contents = pa.concat_arrays([problems, responses]).take(pa.array(interleaved))
+    roles = pa.array(["user", "assistant"] * num_rows, pa.string())
+    turns = pa.StructArray.from_arrays([roles, contents], ["role", "content"])
+    return pa.ListArray.from_arrays(np.arange(0, 2 * num_rows + 1, 2, dtype=np.int32), turns)
+
+
+def select_positives(
+    batch: pa.RecordBatch, rule: str, exclude_sources: list[str]
+) -> tuple[pa.RecordBatch, Counter[str]]:
+    """The positives of a batch: each problem with its first generation that the verifiers accept.
+
+    Args:
+        batch: rows of `redi.data.corpus.SCHEMA`.
+        rule: "both": a generation is positive where both verifiers accept it. "either": the first that both accept,
+            or else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
+        exclude_sources: values of `source` whose rows are dropped.
+
+    Returns:
+        The rows (`messages, chosen_gen_idx, source, uuid, original_index`, and `sft_rule`), in the batch's order, and
+        the number of rows dropped for each reason.
+    """
+    rows, drops = eligible_rows(batch, exclude_sources)
+    generations = Generations.of(batch)
+    llama, math_verify = verdicts(batch, rows)
+    chosen = preferred = first_true(llama & math_verify, generations.counts[rows])
+    if rule == "either":
+        chosen = np.where(preferred >= 0, preferred, first_true(llama | math_verify, generations.counts[rows]))
+    kept = chosen >= 0
+    drops[NO_POSITIVE] = int((~kept).sum())
+    rows, chosen, preferred = rows[kept], chosen[kept], preferred[kept]
+
+    problems = batch["problem"].take(pa.array(rows))
+    columns = {
+        "messages": conversations(problems, generations.take(rows, chosen)),
+        "chosen_gen_idx": pa.array(chosen, pa.int64()),
+        **_provenance(batch, generations, rows),
+    }
+    if rule == "either":
+        names = np.where(preferred >= 0, "LandMV_preferred", "LorMV_only")
+        columns["sft_rule"] = pa.array(names.tolist(), pa.string())
+    return pa.record_batch(columns), drops
+
+
+def select_pairs(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[pa.RecordBatch, Counter[str]]:
+    """The pairs of a batch: each problem's first generation that both verifiers accept, and its first other one.
+
+    The rejected generation may have been accepted by one verifier, and its text may even equal the chosen one's.
+
+    Args:
+        batch: rows of `redi.data.corpus.SCHEMA`.
+        exclude_sources: values of `source` whose rows are dropped.
+
+    Returns:
+        The rows (`prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx`), in the
+        batch's order, and the number of rows dropped for each reason.
+    """
+    rows, drops = eligible_rows(batch, exclude_sources)
+    generations = Generations.of(batch)
+    llama, math_verify = verdicts(batch, rows)
+    chosen = first_true(llama & math_verify, generations.counts[rows])
+    rejected = first_true(~(llama & math_verify), generations.counts[rows])
+    drops[NO_POSITIVE] = int((chosen < 0).sum())
+    drops[NO_NEGATIVE] = int(((chosen >= 0) & (rejected < 0)).sum())
+    kept = (chosen >= 0) & (rejected >= 0)
+    rows, chosen, rejected = rows[kept], chosen[kept], rejected[kept]
+
+    problems = batch["problem"].take(pa.array(rows))
+    columns = {
+        "prompt": problems,
+        "chosen": conversations(problems, generations.take(rows, chosen)),
+        "rejected": conversations(problems, generations.take(rows, rejected)),
+        **_provenance(batch, generations, rows),
+        "chosen_gen_idx": pa.array(chosen, pa.int64()),
+        "rejected_gen_idx": pa.array(rejected, pa.int64()),
+    }
+    return pa.record_batch(columns), drops
+
+
+def _provenance(batch: pa.RecordBatch, generations: Generations, rows: np.ndarray) -> dict[str, pa.Array]:
+    return {
+        "source": batch["source"].take(pa.array(rows)),
+        "uuid": pa.array(content_hashes(batch, generations, rows), pa.string()),
+        "original_index": batch["original_index"].take(pa.array(rows)),
+    }
