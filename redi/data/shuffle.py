@@ -1,0 +1,106 @@
+"""Putting selected rows into shuffled order on disk, and writing them as parquet shards, in bounded memory."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+# Rows of the corpus that share a bucket: the pairs of one bucket are held in memory, about 100 MB at 15 kB a trace.
+BUCKET_ROWS = 4096
+MAX_BUCKETS = 256  # each is an open file while the corpus is read
+SCATTER_BYTES = 64_000_000  # selected rows collected before they are dealt to the buckets, some hundred at a time
+SHARD_BYTES = 500_000_000  # of uncompressed Arrow data, what `datasets` cuts its own shards at
+ROW_GROUP_ROWS = 1000
+
+
+def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder: Path) -> Iterator[pa.Table]:
+    """Yields the rows of `batches` in the order of a shuffle of the whole corpus, a bucket at a time.
+
+    Row `numpy.random.default_rng(seed).permutation(num_rows)[i]` of the corpus comes i-th, which is the order of
+    `datasets.Dataset.shuffle(seed)`. Rows that were not selected leave no gap.
+
+    The place of every row is known before the first is read, so each goes to the bucket file of its stretch of the
+    order at once; a bucket is then small enough to be sorted in memory. All file access is sequential.
+
+    Args:
+        batches: selected rows with a column `original_index`, their row in the corpus.
+        num_rows: rows in the corpus.
+        seed: of the permutation.
+        folder: where the bucket files are written; each is removed once it is read.
+    """
+    place = np.empty(num_rows, dtype=np.int64)
+    place[np.random.default_rng(seed).permutation(num_rows)] = np.arange(num_rows)
+    buckets = _scatter(batches, place, max(BUCKET_ROWS, -(-num_rows // MAX_BUCKETS)), folder)
+    for bucket in tqdm(sorted(buckets), desc="writing", unit=" buckets", disable=None):
+        with pa.OSFile(str(buckets[bucket])) as file, pa.ipc.open_stream(file) as reader:
+            table = reader.read_all()
+        buckets[bucket].unlink()
+        yield table.take(pa.array(np.argsort(place[table["original_index"]])))
+
+
+def _scatter(batches: Iterator[pa.RecordBatch], place: np.ndarray, bucket_rows: int, folder: Path) -> dict[int, Path]:
+    """Writes each row into the bucket of its place, and returns the files of the buckets that got any."""
+    files: dict[int, Path] = {}
+    writers: dict[int, pa.RecordBatchWriter] = {}
+    with ExitStack() as stack:
+        for batch in _collected(batches):
+            places = place[batch["original_index"]]
+            order = np.argsort(places)
+            batch, bucket_of = batch.take(pa.array(order)), places[order] // bucket_rows
+            starts = np.flatnonzero(np.diff(bucket_of, prepend=-1))
+            for start, end in pairwise([*starts, len(batch)]):
+                bucket = int(bucket_of[start])
+                if bucket not in writers:
+                    files[bucket] = folder / f"bucket-{bucket}.arrow"
+                    file = stack.enter_context(pa.OSFile(str(files[bucket]), "wb"))
+                    writers[bucket] = stack.enter_context(pa.ipc.new_stream(file, batch.schema))
+                writers[bucket].write_batch(batch.slice(start, end - start))
+    return files
+
+
+def _collected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of about `SCATTER_BYTES`."""
+    pending: list[pa.RecordBatch] = []
+    num_bytes = 0
+    for batch in batches:
+        pending.append(batch)
+        num_bytes += batch.nbytes
+        if num_bytes >= SCATTER_BYTES:
+            yield pa.concat_batches(pending)
+            pending, num_bytes = [], 0
+    if pending:
+        yield pa.concat_batches(pending)
+
+
+def write_shards(tables: Iterator[pa.Table], folder: Path) -> dict[str, int]:
+    """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
+
+    Returns:
+        Rows per file name; nothing is written, and nothing returned, where the tables hold no rows.
+    """
+    num_rows: list[int] = []
+    num_bytes, writer = 0, None
+    for table in tables:
+        for part in (table.slice(start, ROW_GROUP_ROWS) for start in range(0, len(table), ROW_GROUP_ROWS)):
+            if writer is None:
+                # Traces do not repeat, so a dictionary of them would only be built to be thrown away.
+                path = folder / f"train-{len(num_rows):05d}.parquet"
+                writer = pq.ParquetWriter(path, part.schema, use_dictionary=["source"])
+                num_rows.append(0)
+            writer.write_table(part)
+            num_rows[-1] += len(part)
+            num_bytes += part.nbytes
+            if num_bytes >= SHARD_BYTES:
+                writer.close()
+                num_bytes, writer = 0, None
+    if writer is not None:
+        writer.close()
+    names = [f"train-{shard:05d}-of-{len(num_rows):05d}.parquet" for shard in range(len(num_rows))]
+    for shard, name in enumerate(names):
+        (folder / f"train-{shard:05d}.parquet").rename(folder / name)
+    return dict(zip(names, num_rows, strict=True))
