@@ -1,0 +1,140 @@
+"""What the commands of `data_preprocess/` share: their options, and the way from a corpus to a finished folder."""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from redi.data.corpus import open_corpus
+from redi.data.selection import CHECKS
+from redi.data.shuffle import shuffled, write_shards
+from redi.runs import StrictParser, UsageError, is_finished, new_folder, read_manifest, write_manifest
+
+Select = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Counter[str]]]
+Filter = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not '{text}'")
+    return int(text)
+
+
+def build_parser(description: str) -> StrictParser:
+    """A parser with the options that all builds have; `excluded_sources` resolves two of them."""
+    parser = StrictParser(description=description)
+    parser.add_argument("--input", required=True, help="parquet file, folder of them, or Hub dataset as owner/name")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write train-*.parquet into")
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument(
+        "--exclude-source",
+        action="append",
+        metavar="NAME",
+        help="drop the rows whose source is exactly NAME, may be repeated; without it, cn_k12 is dropped",
+    )
+    sources.add_argument("--keep-all-sources", action="store_true", help="drop no source, not even cn_k12")
+    parser.add_argument("--seed", type=whole_number, default=42, help="of the shuffle before the selection")
+    parser.add_argument("--expect-rows", type=whole_number, metavar="N", help="fail unless exactly N rows come out")
+    parser.add_argument("--overwrite", action="store_true", help="build again, and replace --output where it exists")
+    return parser
+
+
+def excluded_sources(options: argparse.Namespace) -> list[str]:
+    """The sources to drop, sorted: those given, or by default the paper's, cn_k12."""
+    if options.keep_all_sources:
+        return []
+    return sorted(set(options.exclude_source or ["cn_k12"]))
+
+
+def build(
+    options: argparse.Namespace,
+    *,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    reasons: list[str],
+    select: Select,
+    load_filter: Callable[[], Filter] | None = None,
+) -> None:
+    """Selects from a corpus, shuffles, filters, and writes parquet shards and `manifest.json` to `--output`.
+
+    Nothing is done where the same options on the same inputs are finished already, unless `--overwrite` is given.
+    Nothing is left behind by a build that fails.
+
+    Args:
+        options: of a `build_parser`.
+        config: the resolved options that decide what comes out.
+        inputs: name -> path or Hub id; `inputs["corpus"]` is read.
+        reasons: for the rows that `select` and the filter drop, besides the `CHECKS` that all builds share.
+        select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
+        load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
+            which reason. Called once the build is known to be needed, since it may be slow to load.
+
+    Raises:
+        UsageError: an input or output is unfit, no rows come out, or not as many as `--expect-rows` says.
+    """
+    started = time.time()
+    _refuse_output_over_input(options.output, inputs)
+    if not options.overwrite and _is_complete(options.output, config, inputs):
+        counts = read_manifest(options.output)["counts"]
+        check_expected(options.expect_rows, counts["rows"])
+        print(f"{options.output}: already done, {counts['rows']} rows")
+        return
+
+    corpus = open_corpus(inputs["corpus"])
+    with new_folder(options.output, options.overwrite) as folder:
+        dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
+        selected = _counting(map(select, corpus.batches), dropped)
+        rows = shuffled(selected, corpus.num_rows, config["seed"], folder)
+        if load_filter is not None:
+            rows = _counting(map(load_filter(), rows), dropped)
+        files = write_shards(rows, folder)
+        counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
+        assert counts["input_rows"] == dropped.total() + counts["rows"]
+        if counts["rows"] == 0:
+            raise UsageError(f"--input {options.input}: no rows are left; {_describe_drops(dropped)}")
+        check_expected(options.expect_rows, counts["rows"])
+        write_manifest(folder, config=config, inputs=inputs, counts=counts, seed=config["seed"], started=started)
+    print(count_table(counts))
+
+
+def _refuse_output_over_input(output: Path, inputs: dict[str, str]) -> None:
+    for path in map(Path, inputs.values()):
+        if path.exists() and path.resolve().is_relative_to(output.resolve()):
+            raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
+
+
+def _is_complete(output: Path, config: dict[str, Any], inputs: dict[str, str]) -> bool:
+    if not is_finished(output, config, inputs):
+        return False
+    return all((output / name).is_file() for name in read_manifest(output)["counts"]["files"])
+
+
+def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) -> Iterator[Any]:
+    """Passes on the rows of each result and adds its drops to `total`."""
+    for rows, drops in results:
+        total.update(drops)
+        yield rows
+
+
+def check_expected(expected: int | None, num_rows: int) -> None:
+    """Raises a `UsageError` naming both numbers where a number of rows is expected and another came out."""
+    if expected is not None and num_rows != expected:
+        raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
+
+
+def _describe_drops(dropped: Counter[str]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
+    return f"dropped: {reasons}" if reasons else "it has none to begin with"
+
+
+def count_table(counts: dict[str, Any]) -> str:
+    """The counts of a build as aligned lines: what came in, what was dropped for each reason, what is kept."""
+    lines = {"input rows": counts["input_rows"]}
+    lines |= {f"  {reason}": -count for reason, count in counts["dropped"].items()}
+    lines["kept"] = counts["rows"]
+    return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())
