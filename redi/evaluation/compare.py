@@ -6,29 +6,20 @@ wrote; None means that only a computer algebra system can tell. Passing that sys
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from functools import lru_cache
 
+from redi.evaluation.exact import exact_number
 from redi.evaluation.normalize import clean, has_text, strip_unit, unwrap_text
 
 Symbolic = Callable[[str, str], bool]
 
-MAX_DIGITS = 4000  # Python refuses to read longer integers (sys.get_int_max_str_digits)
 MAX_ITEMS = 100
 MAX_DEPTH = 8
 
 _OPEN = ("(", "[", "{", r"\{")
 _CLOSE = (")", "]", "}", r"\}")
-_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?: \d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-_DECIMAL_RE = re.compile(rf"([+-]?) ?({_DECIMAL})")
-_SCIENTIFIC_RE = re.compile(rf"([+-]?) ?(?:({_DECIMAL}) ?(?:\\times|\\cdot|\*) ?)?10\^\{{(-?\d{{1,4}})\}}")
-_FRACTION_RE = re.compile(
-    rf"([+-]?) ?(?:\\frac ?\{{ ?([+-]?) ?({_DECIMAL}) ?\}} ?\{{ ?([+-]?) ?({_DECIMAL}) ?\}}"
-    rf"|({_DECIMAL}) ?[/:] ?({_DECIMAL}))"
-)
-_MIXED_RE = re.compile(r"([+-]?) ?(\d+)(?: ?\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}| (\d+) ?/ ?(\d+))")
 _BASED_RE = re.compile(r"[+-]?[0-9A-Fa-f]+_\{\d+\}")
-_WORDS_RE = re.compile(r"[A-Za-z][A-Za-z '.-]*[A-Za-z]")
+_WORDS_RE = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
 _ARTICLE_RE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _SPACES_RE = re.compile(r"(?<!\d) | (?!\d)")
 _MEMBER_RE = re.compile(r"^[A-Za-z](?:_\{\w+\})? ?\\in(?![a-zA-Z]) ?")
@@ -39,41 +30,6 @@ _MATRIX_RE = re.compile(r"\\begin ?\{pmatrix\}(.*)\\end ?\{pmatrix\}")
 _VARIABLE_RE = re.compile(r"[A-Za-z](?:_\{\w+\})?")
 _ORDER_RE = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))")
 _TOKEN_RE = re.compile(r"\\[a-zA-Z]+|\\.|[()\[\]{},;]")
-
-
-@lru_cache(maxsize=50_000)  # golds come back with every sample
-def exact_number(text: str) -> Fraction | None:
-    """The exact value of a cleaned decimal, fraction, ratio, mixed or scientific number; None for anything else."""
-    text = text.strip()
-    if not text or not (text[0] in "+-.\\" or text[0].isdigit()):
-        return None
-    if match := _DECIMAL_RE.fullmatch(text):
-        return _signed(match[1], _decimal(match[2]))
-    if len(text) > MAX_DIGITS:
-        return None
-    if match := _SCIENTIFIC_RE.fullmatch(text):
-        mantissa = _decimal(match[2]) if match[2] else Fraction(1)
-        return _signed(match[1], mantissa * Fraction(10) ** int(match[3]))
-    if match := _FRACTION_RE.fullmatch(text):
-        above, below = _decimal(match[3] or match[6]), _decimal(match[5] or match[7])
-        sign = "-" if (match[1], match[2], match[4]).count("-") % 2 else ""
-        return _signed(sign, above / below) if below else None
-    if match := _MIXED_RE.fullmatch(text):
-        above, below = int(match[3] or match[5]), int(match[4] or match[6])
-        return _signed(match[1], int(match[2]) + Fraction(above, below)) if below else None
-    return None
-
-
-def _decimal(digits: str) -> Fraction | None:
-    whole, _, part = digits.replace(",", "").replace(" ", "").partition(".")
-    whole, part = whole.lstrip("0"), part.rstrip("0")
-    if len(whole) + len(part) > MAX_DIGITS:
-        return None
-    return Fraction(int(whole + part or "0"), 10 ** len(part))
-
-
-def _signed(sign: str, value: Fraction | None) -> Fraction | None:
-    return -value if value is not None and sign == "-" else value
 
 
 def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
@@ -139,8 +95,9 @@ def _compare(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> b
 
 def _compare_item(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
     """Compares two answers that are not bare lists."""
-    gold, gold_unit, gold_words = _bare_item(gold)
-    answer, answer_unit, answer_words = _bare_item(answer)
+    is_text = has_text(gold) or has_text(answer)
+    gold, gold_unit = _bare_item(gold)
+    answer, answer_unit = _bare_item(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit and "?" not in gold_unit + answer_unit:
         return False
     if _squeeze(gold) == _squeeze(answer):
@@ -148,8 +105,11 @@ def _compare_item(gold: str, answer: str, symbolic: Symbolic | None, depth: int)
     numbers = exact_number(gold), exact_number(answer)
     if None not in numbers:
         return numbers[0] == numbers[1]
-    if (gold_words or answer_words) and _WORDS_RE.fullmatch(gold) and _WORDS_RE.fullmatch(answer):
-        return False
+    if _WORDS_RE.fullmatch(gold) and _WORDS_RE.fullmatch(answer):
+        if _ARTICLE_RE.sub("", gold).lower() == _ARTICLE_RE.sub("", answer).lower() and (is_text or len(gold) > 3):
+            return True
+        if is_text:  # elsewhere letters may be variables, whose product has no order
+            return False
     if _BASED_RE.fullmatch(_squeeze(gold)) or _BASED_RE.fullmatch(_squeeze(answer)):
         return False  # 10_2 is neither 10 nor 2; the same digits in the same base are equal as text
     return _compare_brackets(gold, answer, symbolic, depth)
@@ -189,14 +149,11 @@ def _compare_equations(gold: str, answer: str, symbolic: Symbolic | None, depth:
 
 
 @lru_cache(maxsize=50_000)
-def _bare_item(item: str) -> tuple[str, str, bool]:
-    """An item without unit, fonts and outer groups; its unit; whether it is words, which come in lower case."""
-    item, unit = strip_unit(item)
-    text = _peel(unwrap_text(item))
-    words = _ARTICLE_RE.sub("", text)
-    if _WORDS_RE.fullmatch(words) and (has_text(item) or len(words) > 3):
-        return words.lower(), unit, has_text(item)
-    return text, unit, False
+def _bare_item(item: str) -> tuple[str, str]:
+    """An item without unit, fonts and outer groups, and its unit."""
+    item, outer = strip_unit(item)
+    item, inner = strip_unit(_peel(unwrap_text(item)))
+    return item, outer or inner
 
 
 def _matrix_rows(text: str) -> list[list[str]]:

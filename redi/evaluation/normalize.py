@@ -144,7 +144,8 @@ _UNITS = {
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in (unit, *words.split())}
 _BARE_WORDS = "|".join(sorted((word for word in _UNIT_OF if len(word) > 1), key=len, reverse=True))
 _BARE_AT_END = re.compile(
-    rf"(?<=[\d}})\s])((?:(?:square|sq|cubic|cu)\.?\s)?(?:{_BARE_WORDS}))\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?$"
+    rf"(?<=[\d}})\s])((?:(?:square|sq|cubic|cu)\.?\s)?(?:{_BARE_WORDS}))\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?$",
+    re.IGNORECASE,
 )
 _WORDS = re.compile(r"[A-Za-z]+")
 _NOT_A_UNIT = frozenset(_NOT_UNITS.split())

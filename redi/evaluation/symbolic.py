@@ -8,40 +8,70 @@ import faulthandler
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
 
 from redi.evaluation.compare import equal
 
-TIME_LIMIT = 3.0  # seconds a request, all golds together
-HARD_LIMIT = 6.0  # seconds until the watchdog ends the process, should its parent be gone
+TIME_LIMIT = 2.0  # seconds of processor time a request, all golds together; a busy machine changes no verdict
+HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, should its parent be gone
 MEMORY_LIMIT = 3 << 30  # bytes of address space
+
+_LETTER = re.compile(r"\\[a-zA-Z]+|([a-zA-Z])")
 
 
 class OutOfTime(BaseException):
-    """Raised by the alarm. Not an `Exception`, since math-verify and sympy swallow those."""
+    """Raised when the time is up. Not an `Exception`, since math-verify and sympy swallow those."""
 
 
 def same_value(gold: str, answer: str) -> bool:
-    """math-verify's verdict on two LaTeX expressions, gold first; it is not symmetric.
+    """math-verify's verdict on two LaTeX expressions, gold first, with three corrections.
 
-    math-verify compares numbers after rounding to six places, so that 1e-7 equals 2e-7 and pi equals 3.141593. A
-    positive verdict on two numbers must therefore hold to nine significant digits as well.
+    - Letters keep their case: math-verify reads `M` as `m`.
+    - `i` may be the imaginary unit: to math-verify it is a variable.
+    - Numbers must agree to nine significant digits: math-verify rounds to six places, so that 1e-7 equals 2e-7.
     """
     from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, parse
 
     # No unit rule: it would take the m off `6m`; `redi.evaluation.normalize` has removed real units.
     rules = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
     latex = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)]
-    # No timeouts: they use the alarm that is set here for the whole request.
-    golds, answers = (parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in (gold, answer))
-    return any(
-        verify(g, a, float_rounding=6, numeric_precision=15, strict=True, timeout_seconds=None) and _close(g, a)
-        for g in golds
-        for a in answers
+    # No timeouts of its own: `_verdict` limits the whole request.
+    golds, answers = (
+        parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in _distinct_case(gold, answer)
     )
+    return any(_verified(g, a) or _verified(_imaginary(g), _imaginary(a)) for g in golds for a in answers)
+
+
+def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
+    """Writes a capital letter as an unused Greek one where its small letter occurs too."""
+    letters = set(_LETTER.findall(gold + " " + answer))
+    unused = (name for name in (r"\zeta", r"\eta", r"\kappa", r"\xi", r"\chi") if name not in gold + answer)
+    both = sorted(letters & {letter.upper() for letter in letters if letter.islower()})
+    names = dict(zip(both, unused, strict=False))
+
+    def rename(match) -> str:
+        return f" {names[match[1]]} " if match[1] in names else match[0]
+
+    return _LETTER.sub(rename, gold), _LETTER.sub(rename, answer)
+
+
+def _imaginary(expression):
+    from sympy import Expr, I
+
+    if not isinstance(expression, Expr):
+        return expression
+    return expression.subs({symbol: I for symbol in expression.free_symbols if symbol.name == "i"})
+
+
+def _verified(gold, answer) -> bool:
+    from math_verify import verify
+
+    same = verify(gold, answer, float_rounding=6, numeric_precision=15, strict=True, timeout_seconds=None)
+    return same and _close(gold, answer)
 
 
 def _close(gold, answer) -> bool:
@@ -55,13 +85,13 @@ def _close(gold, answer) -> bool:
     return bool(abs(difference) <= 1e-9 * max(abs(left), abs(right)))
 
 
-def _alarm(signum, frame) -> None:
+def _time_is_up(signum, frame) -> None:
     raise OutOfTime
 
 
 def _verdict(request: dict) -> dict:
     """Grades one request; the reply holds `correct` and, where the time ran out, `status`."""
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
     try:
         return {"correct": any(equal(gold, request["answer"], same_value) for gold in request["golds"])}
     except OutOfTime:
@@ -69,14 +99,14 @@ def _verdict(request: dict) -> dict:
     except (MemoryError, RecursionError):
         return {"correct": False, "status": "error"}
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def main() -> None:
     """Answers requests until stdin closes. A first line `ready` says that the imports are done."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     logging.disable()
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _time_is_up)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the replies
     equal("x+1", "1+x", same_value)  # imports and warms the parser

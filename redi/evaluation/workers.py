@@ -10,7 +10,7 @@ import threading
 import time
 
 START_LIMIT = 120.0  # seconds for the imports, on a busy machine
-REPLY_LIMIT = 5.0  # seconds; the worker's own limit of 3 s works except inside a single long C call
+REPLY_LIMIT = 6.0  # seconds; the worker's own limit works except inside a single long C call
 
 
 class _Worker:
@@ -22,6 +22,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         self.buffer = b""
@@ -33,8 +34,7 @@ class _Worker:
             self.ready = self._line(START_LIMIT) == b"ready"
         try:
             self.process.stdin.write(request)
-            self.process.stdin.flush()
-        except BrokenPipeError:  # it died between two requests
+        except BrokenPipeError:  # it died just now
             return self._dead("error")
         line = self._line(REPLY_LIMIT)
         return json.loads(line) if line else self._dead("error" if line == b"" else "timeout")
@@ -72,7 +72,12 @@ class _Pool:
 
     def take(self) -> _Worker:
         with self.lock:
-            return self.idle.pop() if self.idle else _Worker()
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.process.poll() is None:
+                    return worker
+                worker.close()
+        return _Worker()
 
     def give(self, worker: _Worker) -> None:
         with self.lock:
