@@ -1,6 +1,7 @@
 """REDI: Reinforcement Distillation (https://huggingface.co/papers/2505.24850) on TRL.
 
-`REDIConfig` and `REDITrainer` are imported on first use, so that `redi.data` and `redi.evaluation` do not wait for TRL.
+`REDIConfig` and `REDITrainer` are imported on first use, so that `redi.data` and `redi.evaluation` do not wait for
+TRL.
 """
 
 from typing import TYPE_CHECKING, Any

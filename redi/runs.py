@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 MANIFEST = "manifest.json"
-PACKAGES = ("redi", "torch", "transformers", "trl", "accelerate", "datasets", "deepspeed", "vllm", "math-verify", "numpy")
+PACKAGES = "redi torch transformers trl accelerate datasets deepspeed vllm math-verify numpy".split()
 
 
 class UsageError(ValueError):
@@ -112,11 +112,11 @@ def fingerprint(source: str | Path) -> str:
         return hashlib.sha256(lines.encode()).hexdigest()
     if path.is_file():
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
+            return _sha256(stream)
     return f"hub:{source}"
 
 
-def _sha256(stream) -> str:  # hashlib.file_digest is new in Python 3.11
+def _sha256(stream: BinaryIO) -> str:  # hashlib.file_digest is new in Python 3.11
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)
@@ -168,8 +168,8 @@ def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, st
     manifest = read_manifest(folder)
     if manifest is None:
         return False
-    hashes = {name: entry["sha256"] for name, entry in manifest["inputs"].items()}
-    same_config = manifest["config"] == json.loads(json.dumps(config, default=str))
+    hashes = {name: entry["sha256"] for name, entry in manifest.get("inputs", {}).items()}
+    same_config = manifest.get("config") == json.loads(json.dumps(config, default=str))
     return same_config and hashes == {name: fingerprint(path) for name, path in inputs.items()}
 
 

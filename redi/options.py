@@ -1,0 +1,103 @@
+"""Strict options for the training scripts: a YAML file, overridden on the command line, into dataclasses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from redi.runs import StrictParser, UsageError, nearest
+
+
+class _Parser(HfArgumentParser):
+    # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
+    error = StrictParser.error
+
+
+def parse_options(
+    argv: list[str], dataclass_types: list[type], unread: dict[str, str] | None = None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
+
+    YAML keys and command-line options have one spelling, the dataclass fields' names. A YAML value goes through the
+    same conversion as a command-line value, so a value of the wrong type is refused in both places.
+
+    Args:
+        argv: the command line, without the program's name.
+        dataclass_types: the dataclasses that define the options.
+        unread: options that exist in a dataclass but that the calling script does not read, with the reason.
+
+    Returns:
+        The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
+
+    Raises:
+        UsageError: an unknown or unread key, a value of the wrong type, a missing file, or a combination of options
+        that a
+            dataclass refuses.
+    """
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    fields = {action.dest: action for action in parser._actions if action.dest != "help"}
+    from_file, overrides = _read_config(argv)
+    for key in from_file:
+        if key not in fields:
+            raise UsageError(f"unknown key '{key}'{nearest(key, list(fields))}")
+    given_overrides = [option.split("=")[0] for option in overrides if option.startswith("--")]
+    for option in given_overrides:
+        if option not in parser._option_string_actions:
+            known = [name for name in parser._option_string_actions if "-" not in name[2:]]
+            raise UsageError(
+                f"unknown option '{option}'{nearest(option.replace('-', '_').replace('__', '--', 1), known)}"
+            )
+    given = list(from_file) + [parser._option_string_actions[option].dest for option in given_overrides]
+    for key in given:
+        if key in (unread or {}):
+            raise UsageError(f"option '{key}' is not read here: {unread[key]}. Remove it.")
+
+    arguments = []
+    for key, value in from_file.items():
+        if value is None:  # argparse has no spelling for None
+            fields[key].default, fields[key].required = None, False
+        else:
+            arguments += _as_arguments(key, value)
+    try:
+        instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:  # a dataclass refused its values
+        raise UsageError(str(error)) from error
+    values = {name: value for instance in instances for name, value in vars(instance).items()}
+    return list(instances), {key: values[key] for key in given}
+
+
+def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The YAML mapping named by `--config` (empty without one), and the rest of the command line."""
+    rest = list(argv)
+    for i, argument in enumerate(rest):
+        if argument == "--config" and i + 1 < len(rest):
+            path = rest[i + 1]
+            del rest[i : i + 2]
+            break
+        if argument.startswith("--config="):
+            path = rest.pop(i).removeprefix("--config=")
+            break
+    else:
+        return {}, rest
+    if not Path(path).is_file():
+        raise UsageError(f"--config {path} does not exist")
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path} is not valid YAML: {error}") from error
+    if config is None:
+        return {}, rest
+    if not isinstance(config, dict):
+        raise UsageError(f"--config {path} must hold `key: value` lines")
+    return config, rest
+
+
+def _as_arguments(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    # With "=", a negative number is not mistaken for an option.
+    return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]

@@ -1,0 +1,164 @@
+"""What the training scripts share: loading, resuming, saving, and the manifest of a run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from redi.runs import UsageError, read_manifest, write_manifest
+
+
+@dataclass
+class RunArguments:
+    """Options that the training scripts add to their trainer's own.
+
+    Parameters:
+        model_name_or_path (`str`): a model folder or a Hub id, the start of the training.
+        dataset_name (`str`): a folder made by `data_preprocess/`, a parquet file, or a Hub id.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`): the split to train on.
+        dtype (`str`, *optional*): dtype of the model's weights; TRL's default is float32, with bf16 as autocast.
+        attn_implementation (`str`, *optional*): attention of the model, for example `flash_attention_2`.
+        check_only (`bool`, *optional*): check the options and stop, so that a mistake costs seconds.
+    """
+
+    model_name_or_path: str = field(metadata={"help": "Model folder or Hub id, the start of the training."})
+    dataset_name: str = field(metadata={"help": "Folder made by data_preprocess/, parquet file, or Hub id."})
+    dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
+    dtype: str | None = field(default=None, metadata={"help": "dtype of the weights: float32, bfloat16, float16."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "e.g. sdpa or flash_attention_2"})
+    check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
+
+
+def run_training(
+    run: RunArguments,
+    args: TrainingArguments,
+    given: dict[str, Any],
+    prepare: Callable[[Dataset, PreTrainedTokenizerBase], Dataset],
+    trainer_class: type[Trainer],
+) -> None:
+    """Trains, resuming from the last checkpoint in `output_dir` if there is one, and saves the model and its manifest.
+
+    Args:
+        run: the script's options.
+        args: the trainer's options.
+        given: the options that were set, as `redi.options.parse_options` returns them; they identify the run.
+        prepare: turns the loaded rows into what the trainer expects.
+        trainer_class: called as `trainer_class(model=PATH, args=..., train_dataset=..., processing_class=...)`.
+
+    Raises:
+        UsageError: an option cannot be used, or `output_dir` holds the result of other options.
+    """
+    started = time.time()
+    given = {key: value for key, value in given.items() if key != "check_only"}
+    if args.save_only_model:
+        raise UsageError(
+            "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
+        )
+    if run.check_only or _is_finished(args, given):
+        return
+    init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
+    args.model_init_kwargs = {**(args.model_init_kwargs or {}), **{k: v for k, v in init.items() if v is not None}}
+    tokenizer = load_tokenizer(run.model_name_or_path)
+    dataset = load_rows(run.dataset_name, run.dataset_train_split)
+    num_rows = len(dataset)
+    try:
+        trainer = trainer_class(
+            model=run.model_name_or_path,
+            args=args,
+            train_dataset=prepare(dataset, tokenizer),
+            processing_class=tokenizer,
+        )
+    except ValueError as error:  # rows or options that the trainer refuses
+        raise UsageError(str(error)) from error
+    checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if checkpoint and trainer.is_world_process_zero():
+        print(f"resuming from {checkpoint}", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        trainer.save_state()  # trainer_state.json: the log history that the plots read
+        write_manifest(
+            Path(args.output_dir),
+            config=given,
+            inputs={"model": run.model_name_or_path, "dataset": run.dataset_name},
+            counts={
+                "rows": num_rows,
+                "rows_trained_on": len(trainer.train_dataset),
+                "steps": trainer.state.global_step,
+                "world_size": args.world_size,
+            },
+            seed=args.seed,
+            started=started,
+        )
+        print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json", flush=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+def _is_finished(args: TrainingArguments, given: dict[str, Any]) -> bool:
+    """Whether `output_dir` holds this very run, finished. Another run's result there is an error."""
+    manifest = read_manifest(args.output_dir)
+    if manifest is None:
+        return False
+    wanted = {key: _plain(value) for key, value in given.items()}
+    for key in sorted(manifest["config"].keys() | wanted.keys()):
+        before, now = manifest["config"].get(key), wanted.get(key)
+        if before != now:
+            raise UsageError(
+                f"output_dir={args.output_dir} holds a finished run with {key}={before}, not {now}; choose another "
+                "output_dir or remove that one"
+            )
+    if args.process_index == 0:
+        print(f"{args.output_dir} is finished already: nothing to do", flush=True)
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """The value as the manifest's JSON gives it back."""
+    return value if isinstance(value, (bool, int, float, list, dict, type(None))) else str(value)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or Hub id.
+
+    Raises:
+        UsageError: there is none, or it lacks a chat template or an eos token.
+    """
+    if not Path(path).exists() and path.count("/") != 1:
+        raise UsageError(f"model_name_or_path={path} does not exist, and is no Hub id (owner/name)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model_name_or_path={path} has no tokenizer that can be loaded: {error}") from error
+    if tokenizer.chat_template is None:
+        raise UsageError(
+            f"the tokenizer of {path} has no chat template; put a chat_template.jinja into the model folder"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"the tokenizer of {path} has no eos token; set eos_token in its tokenizer_config.json")
+    return tokenizer
+
+
+def load_rows(name: str, split: str) -> Dataset:
+    """The rows of a folder of parquet files, a parquet file, or a Hub id.
+
+    Raises:
+        UsageError: there is nothing at `name`.
+    """
+    path = Path(name)
+    try:
+        if path.is_file():
+            return load_dataset("parquet", data_files=str(path), split="train")
+        if not path.exists() and name.count("/") != 1:
+            raise UsageError(f"dataset_name={name} does not exist, and is no Hub id (owner/name)")
+        return load_dataset(name, split=split)
+    except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"dataset_name={name} cannot be loaded: {error}") from error

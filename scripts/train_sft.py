@@ -1,0 +1,56 @@
+"""Stage 1: supervised fine-tuning on positives. The assistant's turn, its end-of-turn tokens and one eos are trained.
+
+accelerate launch --config_file configs/accelerate/X.yaml scripts/train_sft.py --config RECIPE.yaml [--key value ...]
+"""
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from redi.data.tokens import encode, split_conversation
+from redi.options import parse_options
+from redi.runs import UsageError, entry_point
+from redi.training import RunArguments, run_training
+
+_TOKENIZED_HERE = "rows are tokenised by redi.data.tokens, with the loss on the completion alone"
+UNREAD_OPTIONS = {
+    "completion_only_loss": _TOKENIZED_HERE,
+    "assistant_only_loss": _TOKENIZED_HERE,
+    "dataset_text_field": _TOKENIZED_HERE,
+    "dataset_kwargs": _TOKENIZED_HERE,
+    "chat_template_path": "the template comes with the model's tokenizer",
+    "eos_token": "the eos token comes with the model's tokenizer",
+    "pad_token": "the pad token comes with the model's tokenizer",
+}
+
+
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> Dataset:
+    """Conversations in `messages` to `input_ids` and `labels`, which are -100 outside the completion."""
+    if "messages" not in rows.column_names:
+        raise UsageError(
+            f"the dataset has no column 'messages'; it has {rows.column_names}. SFT trains on positives: make "
+            "them with data_preprocess/build_positives.py"
+        )
+
+    def tokenize_row(row: dict) -> dict:
+        prompt_ids, completion_ids = encode(tokenizer, *split_conversation(row["messages"]))
+        return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+    with args.main_process_first():
+        rows = rows.map(
+            tokenize_row, remove_columns=rows.column_names, num_proc=args.dataset_num_proc, desc="Tokenizing"
+        )
+    num_long = sum(args.max_length is not None and len(ids) > args.max_length for ids in rows["input_ids"])
+    if num_long and not args.packing and args.process_index == 0:
+        print(f"max_length={args.max_length} cuts {num_long} of {len(rows)} conversations at the end", flush=True)
+    return rows
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    (run, args), given = parse_options(argv, [RunArguments, SFTConfig], unread=UNREAD_OPTIONS)
+    run_training(run, args, given, prepare=lambda rows, tok: tokenize(rows, tok, args), trainer_class=SFTTrainer)
+
+
+if __name__ == "__main__":
+    main()
