@@ -1,0 +1,88 @@
+"""Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from redi.evaluation.records import read_jsonl
+from redi.runs import UsageError, nearest
+
+# Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
+# and 2023), as every value of its pass@16 column is k/83; other copies hold only the 40 of 2023.
+KNOWN = {"math500": 500, "aime24": 30, "amc23": 83, "minerva": 272, "olympiadbench": 675}
+DEFAULT_FOLDER = Path("data/benchmarks")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem; `golds` are alternatives, any of which counts."""
+
+    id: str
+    problem: str
+    golds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's name (its file's stem), file and problems."""
+
+    name: str
+    path: Path
+    problems: tuple[Problem, ...]
+
+
+def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmark:
+    """Loads a benchmark from a JSONL file, or by a known name from `folder`.
+
+    Raises:
+        UsageError: an unknown name, a missing or malformed file, a row without text or answer, an id that occurs
+            twice, or a known name whose file has not as many rows as the paper's.
+    """
+    path = Path(name_or_path)
+    known = name_or_path in KNOWN and not path.is_file()
+    if known:
+        path = folder / f"{name_or_path}.jsonl"
+        if not path.is_file():
+            raise UsageError(
+                f"--benchmark {name_or_path}: {path} is missing; put there a JSONL file of {KNOWN[name_or_path]} rows "
+                f"with id, problem and answer, or name a folder that has it with --benchmark-folder "
+                f"(known names: {', '.join(KNOWN)})"
+            )
+    elif path.suffix != ".jsonl":
+        raise UsageError(
+            f"--benchmark {name_or_path} is neither a .jsonl file nor a known name ({', '.join(KNOWN)})"
+            f"{nearest(name_or_path, list(KNOWN))}"
+        )
+    problems = _read_problems(path)
+    if known and len(problems) != KNOWN[name_or_path]:
+        raise UsageError(f"{path} has {len(problems)} rows; {name_or_path} has {KNOWN[name_or_path]}")
+    return Benchmark(path.stem, path, tuple(problems))
+
+
+def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Benchmark]:
+    """Loads several benchmarks, whose names must differ."""
+    benchmarks = [load_benchmark(name, folder) for name in names]
+    taken: dict[str, str] = {}
+    for given, benchmark in zip(names, benchmarks, strict=True):
+        if benchmark.name in taken:
+            raise UsageError(f"--benchmark {taken[benchmark.name]} and {given} are both named '{benchmark.name}'")
+        taken[benchmark.name] = given
+    return benchmarks
+
+
+def _read_problems(path: Path) -> list[Problem]:
+    seen: set[str] = set()
+    problems = []
+    for number, row in enumerate(read_jsonl(path, ("id", "problem", "answer")), start=1):
+        where, name = f"{path}, row {number}", str(row["id"])
+        golds = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+        if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
+            raise UsageError(f"{where}: 'answer' must be text or a list of texts, not {row['answer']!r}")
+        if not isinstance(row["problem"], str) or not row["problem"].strip():
+            raise UsageError(f"{where}: 'problem' is empty")
+        if name in seen:
+            raise UsageError(f"{where}: id '{name}' occurs twice")
+        seen.add(name)
+        problems.append(Problem(name, row["problem"], tuple(golds)))
+    if not problems:
+        raise UsageError(f"{path} has no rows")
+    return problems
