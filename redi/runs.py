@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 MANIFEST = "manifest.json"
-PACKAGES = "redi torch transformers trl accelerate datasets deepspeed vllm math-verify numpy".split()
+PACKAGES = ["redi", "torch", "transformers", "trl", "accelerate", "datasets", "deepspeed", "vllm", "math-verify"]
 
 
 class UsageError(ValueError):

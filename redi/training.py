@@ -1,5 +1,6 @@
 """What the training scripts share: loading, resuming, saving, and the manifest of a run."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ def _is_finished(args: TrainingArguments, given: dict[str, Any]) -> bool:
     manifest = read_manifest(args.output_dir)
     if manifest is None:
         return False
-    wanted = {key: _plain(value) for key, value in given.items()}
+    wanted = json.loads(json.dumps(given, default=str))  # as the manifest gives it back
     for key in sorted(manifest["config"].keys() | wanted.keys()):
         before, now = manifest["config"].get(key), wanted.get(key)
         if before != now:
@@ -117,11 +118,6 @@ def _is_finished(args: TrainingArguments, given: dict[str, Any]) -> bool:
     if args.process_index == 0:
         print(f"{args.output_dir} is finished already: nothing to do", flush=True)
     return True
-
-
-def _plain(value: Any) -> Any:
-    """The value as the manifest's JSON gives it back."""
-    return value if isinstance(value, (bool, int, float, list, dict, type(None))) else str(value)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -72,16 +72,20 @@ def make_model(vocab_size: int, seed: int = 0):
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def model_path(tmp_path_factory, tokenizer) -> str:
+def model_path(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tiny-qwen2")
+    tokenizer = make_tokenizer()
     make_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_path):
+    """As users load it: for a Qwen2 model, `AutoTokenizer` gives it Qwen2's pre-tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path)
 
 
 def make_pairs(n: int = 8) -> list[dict]:

@@ -1,0 +1,299 @@
+"""The training scripts as users run them: options, resume, finished runs, every shipped configuration, DeepSpeed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import REPOSITORY, make_pairs
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, SFTConfig
+
+from redi import REDIConfig, REDITrainer
+from redi.options import parse_options
+from redi.runs import UsageError
+from redi.training import RunArguments, load_tokenizer, run_training
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import train_dpo
+import train_redi
+import train_sft
+
+CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
+CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--disable_tqdm", "true"]
+STEPS = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
+
+
+@pytest.fixture()
+def pairs_file(tmp_path) -> str:
+    path = tmp_path / "pairs.parquet"
+    Dataset.from_list(make_pairs(16)).to_parquet(path)
+    return str(path)
+
+
+@pytest.fixture()
+def positives_file(tmp_path) -> str:
+    path = tmp_path / "positives.parquet"
+    rows = [{"messages": row["prompt"] + row["chosen"]} for row in make_pairs(8)]
+    Dataset.from_list(rows).to_parquet(path)
+    return str(path)
+
+
+def log_of(folder: Path) -> list[dict]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def refused(argv: list[str], *types: type) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_options(argv, list(types) or [RunArguments, REDIConfig])
+    return str(caught.value)
+
+
+def test_misspelt_keys_name_the_nearest_valid_key(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("learning_rte: 1e-3\n")
+    assert refused(["--config", str(config)]) == "unknown key 'learning_rte'; did you mean 'learning_rate'?"
+    assert refused(["--alhpa", "0.5"]) == "unknown option '--alhpa'; did you mean '--alpha'?"
+    assert refused(["--learning_rat", "1"]).startswith("unknown option")  # no prefix matching
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("max_steps: many\n", "argument --max_steps.*: invalid int value: 'many'"),
+        ("per_device_train_batch_size: 1.5\n", "invalid int value: '1.5'"),
+        ("beta: 0.1\n", "beta=0.1 is a DPO option that REDI does not read"),
+        ("- a list\n", "must hold `key: value` lines"),
+        ("a: [\n", "is not valid YAML"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path, text, message):
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    argv = ["--config", str(config), "--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", *CPU]
+    assert re.search(message, refused(argv))
+
+
+def test_yaml_values_and_command_line_overrides(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model_name_or_path: m\ndataset_name: d\noutput_dir: o\nlearning_rate: 1e-6\nmax_length: null\n"
+        "model_init_kwargs: {dtype: bfloat16}\nalpha: 0.2\n"
+    )
+    (run, args), given = parse_options(["--config", str(config), "--alpha", "0.5", *CPU], [RunArguments, REDIConfig])
+    assert (run.model_name_or_path, args.learning_rate, args.max_length, args.alpha) == ("m", 1e-6, None, 0.5)
+    assert args.model_init_kwargs == {"dtype": "bfloat16"}
+    assert given["alpha"] == 0.5 and "weight_decay" not in given
+
+
+RECIPES = sorted((REPOSITORY / "recipes").rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "/".join(path.parts[-3:-1]))
+def test_every_recipe_parses_strictly(recipe):
+    launcher = (recipe.parent / "train.sh").read_text()
+    script, accelerate_config = re.search(r'launch\.sh" (\w+) "\$here" (\w+)', launcher).groups()
+    (run, args), _ = parse_options(["--config", str(recipe), *CPU], [RunArguments, CONFIGS[script]])
+    assert args.seed == yaml.safe_load(recipe.read_text())["seed"]
+    assert (REPOSITORY / "configs" / "accelerate" / f"{accelerate_config}.yaml").is_file()
+    assert subprocess.run(["bash", "-n", recipe.parent / "train.sh"]).returncode == 0
+
+
+@pytest.mark.parametrize("config", sorted((REPOSITORY / "configs/accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_accelerate_configuration_loads(config):
+    loaded = load_config_from_file(str(config))  # raises on keys that accelerate does not know
+    assert loaded.num_machines == 1
+
+
+def test_a_misspelt_key_ends_the_recipe_with_one_line_and_exit_code_2(tmp_path):
+    result = subprocess.run(
+        ["bash", REPOSITORY / "recipes/redi/quickstart/train.sh", "--alhpa", "0.5"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == "error: unknown option '--alhpa'; did you mean '--alpha'?"
+    assert "Traceback" not in result.stderr
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_sft_trains_the_completion_with_its_end_of_turn_and_eos(tokenizer, positives_file, tmp_path):
+    args = SFTConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False)
+    row = train_sft.tokenize(Dataset.from_parquet(positives_file), tokenizer, args)[1]
+    trained = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+    assert tokenizer.decode(trained) == (
+        "<think>\nstep 0 is 1. step 1 is 2.\n</think>\n\\boxed{2}<|im_end|>\n<|endoftext|>"
+    )
+    masked = row["input_ids"][: -len(trained)]
+    assert tokenizer.decode(masked).endswith("<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_sft_loss_is_the_mean_over_completion_tokens(model_path, positives_file, tmp_path, tokenizer):
+    out = tmp_path / "sft"
+    argv = ["--model_name_or_path", model_path, "--dataset_name", positives_file, "--output_dir", str(out)]
+    train_sft.main([*argv, *CPU, *STEPS, "--per_device_train_batch_size", "8"])
+
+    args = SFTConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False)
+    rows = train_sft.tokenize(Dataset.from_parquet(positives_file), tokenizer, args)
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    total, count = 0.0, 0
+    for row in rows:
+        logps = torch.log_softmax(model(torch.tensor([row["input_ids"]])).logits[0], -1)
+        for t, label in enumerate(row["labels"][1:]):
+            if label != -100:
+                total, count = total - logps[t, label].item(), count + 1
+    assert log_of(out)[0]["loss"] == pytest.approx(total / count, abs=1e-4)
+    assert json.loads((out / "manifest.json").read_text())["counts"]["steps"] == 2
+
+
+class StopAt(TrainerCallback):
+    """Stands for a job that is killed after the given step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_run_resumes_to_the_same_weights(model_path, pairs_file, tmp_path):
+    def run(folder: str, stop_at: int | None = None):
+        argv = [
+            "--model_name_or_path",
+            model_path,
+            "--dataset_name",
+            pairs_file,
+            "--output_dir",
+            str(tmp_path / folder),
+        ]
+        argv += [*CPU, "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "2"]
+        (run, args), given = parse_options([*argv, "--learning_rate", "1e-3"], [RunArguments, REDIConfig])
+        callbacks = [] if stop_at is None else [StopAt(stop_at)]
+        trainer_class = lambda **kwargs: REDITrainer(**kwargs, callbacks=callbacks)  # noqa: E731
+        run_training(run, args, given, lambda rows, tokenizer: rows, trainer_class)
+
+    run("straight")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", stop_at=5)
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    run("killed")
+    expected, actual = weights_of(tmp_path / "straight"), weights_of(tmp_path / "killed")
+    for name in expected:
+        assert torch.equal(expected[name], actual[name]), name
+
+
+def test_a_finished_run_is_recognised_and_other_options_are_refused(model_path, pairs_file, tmp_path, capsys):
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
+    train_redi.main([*argv, *CPU, *STEPS, "--alpha", "0.5"])
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    train_redi.main([*argv, *CPU, *STEPS, "--alpha", "0.5"])
+    assert "is finished already" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit) as caught:
+        train_redi.main([*argv, *CPU, *STEPS, "--alpha", "0.8"])
+    assert caught.value.code == 2
+    assert "holds a finished run with alpha=0.5, not 0.8" in capsys.readouterr().err
+
+
+def test_dpo_baseline_starts_at_log_2(model_path, pairs_file, tmp_path):
+    """At the first step policy and reference are equal, so the DPO loss is -log sigmoid(0) = log 2."""
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
+    train_dpo.main([*argv, *CPU, *STEPS])
+    assert log_of(tmp_path / "out")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--dataset_name", "/nowhere/at/all"], "dataset_name=/nowhere/at/all does not exist"),
+        (["--model_name_or_path", "nowhere"], "model_name_or_path=nowhere does not exist"),
+        (["--save_only_model", "true"], "save_only_model=true leaves nothing to resume from"),
+        (["--config", "/no/config.yaml"], "--config /no/config.yaml does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(model_path, pairs_file, tmp_path, capsys, extra, message):
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as caught:
+        train_redi.main([*argv, *CPU, *STEPS, *extra])
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="has no chat template"):
+        load_tokenizer(str(tmp_path))
+
+
+# --- several processes and trackers ------------------------------------------------------------------------------
+
+
+def launch(accelerate_config: Path, arguments: list[str], cwd: Path, **environment: str) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
+    result = subprocess.run(
+        [*command, str(REPOSITORY / "scripts/train_redi.py"), *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_zero2_on_two_processes_equals_one_process(model_path, pairs_file, tmp_path):
+    """2 ranks x 2 pairs x 2 accumulation and 1 process x 2 pairs x 4: the same global batches, losses and weights."""
+    zero2 = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
+    zero2.update(use_cpu=True, num_processes=2, mixed_precision="no")
+    (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(zero2))
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, *CPU, *STEPS]
+    argv += ["--per_device_train_batch_size", "2", "--lr_scheduler_type", "constant"]
+    two = ["--gradient_accumulation_steps", "2", "--output_dir", "two"]
+    launch(tmp_path / "zero2.yaml", [*argv, *two], tmp_path)
+    one = ["--gradient_accumulation_steps", "4", "--output_dir", "one"]
+    launch(REPOSITORY / "configs/accelerate/cpu.yaml", [*argv, *one], tmp_path)
+
+    assert json.loads((tmp_path / "two/manifest.json").read_text())["counts"]["world_size"] == 2
+    for key in ("loss", "logps/chosen", "logps/rejected", "grad_norm"):
+        expected = [entry[key] for entry in log_of(tmp_path / "one")]
+        assert [entry[key] for entry in log_of(tmp_path / "two")] == pytest.approx(expected, rel=1e-5)
+    expected, actual = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_wandb_logs_offline(model_path, pairs_file, tmp_path):
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", "out", *CPU, *STEPS]
+    launch(
+        REPOSITORY / "configs/accelerate/cpu.yaml",
+        [*argv, "--report_to", "wandb", "--run_name", "redi-test"],
+        tmp_path,
+        WANDB_MODE="offline",
+        WANDB_DIR=str(tmp_path),
+    )
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
