@@ -1,0 +1,70 @@
+"""Training dynamics from trainer logs: LogPS of both sides and gradient norm against the step (paper, Fig. 5)."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from redi.runs import UsageError
+
+PANELS = {
+    "logps/chosen": "chosen LogPS (nats per token)",
+    "logps/rejected": "rejected LogPS (nats per token)",
+    "grad_norm": "gradient norm, before clipping",
+}
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]  # Okabe and Ito
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The logged steps of a finished run or of its latest checkpoint.
+
+    Raises:
+        UsageError: the folder holds no trainer_state.json, or its log has no pair metrics.
+    """
+    checkpoints = sorted(run.glob("checkpoint-*/trainer_state.json"), key=_step)
+    path = next((state for state in [run / "trainer_state.json", *reversed(checkpoints)] if state.is_file()), None)
+    if path is None:
+        raise UsageError(f"{run} holds no trainer_state.json: it is no training run, or has saved no checkpoint yet")
+    log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
+    if not log or "logps/chosen" not in log[0]:
+        raise UsageError(f"{path} logs no {', '.join(PANELS)}: dynamics are drawn of REDI, SimPO and DPO runs")
+    return log
+
+
+def _step(state: Path) -> int:
+    return int(state.parent.name.removeprefix("checkpoint-"))
+
+
+def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
+    """Draws one panel per quantity with one line per run into a PNG.
+
+    Args:
+        runs: label -> folder of the run.
+        output: the PNG to write.
+    """
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.6), layout="constrained")
+    for colour, (label, folder) in zip(COLOURS * len(runs), runs.items(), strict=False):
+        log = read_log(folder)
+        for axis, key in zip(axes, PANELS, strict=True):
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]
+            axis.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6)
+    for axis, title in zip(axes, PANELS.values(), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    # Both LogPS in one scale, so that the two can be compared by eye.
+    limits = [axis.get_ylim() for axis in axes[:2]]
+    for axis in axes[:2]:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    axes[2].set_ylim(bottom=0)
+    if len(runs) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), frameon=False)
+    else:
+        figure.suptitle(next(iter(runs)), fontsize=11)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,23 @@
+"""Draws the training dynamics of one or several stage-2 runs: chosen and rejected LogPS and gradient norm over steps.
+
+python scripts/plot_training.py RUN [RUN ...] --output FILE.png
+"""
+
+from pathlib import Path
+
+from redi.evaluation.dynamics import plot_dynamics
+from redi.runs import StrictParser, entry_point
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    parser = StrictParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output_dir of a run; its name is the label")
+    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    options = parser.parse_args(argv)
+    plot_dynamics({run.name: run for run in options.runs}, options.output)
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
