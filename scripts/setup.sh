@@ -30,6 +30,6 @@ echo "setup: making .venv with $("$python" --version) and installing the package
 start=$SECONDS
 [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
 # DS_BUILD_OPS=0: DeepSpeed compiles its CUDA operators when a run first needs them, not now.
-DS_BUILD_OPS=0 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+DS_BUILD_OPS=0 .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".[dev]"
 echo "$wanted" >"$stamp"
 echo "setup: done in $((SECONDS - start)) s"
