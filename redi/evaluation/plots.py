@@ -1,0 +1,56 @@
+"""The report's plot."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLORS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#bbbbbb",
+)  # told apart by colour-blind eyes
+
+
+def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
+    """Bars of pass@1 with its standard error, grouped by benchmark, to a PNG."""
+    rows = table["rows"]
+    benchmarks = list(rows[0]["benchmarks"])
+    groups = [(name, [row["benchmarks"][name] for row in rows]) for name in benchmarks]
+    if len(benchmarks) > 1:
+        groups.append(("Avg", [row["average"] for row in rows]))
+    num_bars = len(groups) * len(rows)
+    figure, axes = plt.subplots(figsize=(min(16, max(4.5, 1.6 + 0.75 * num_bars)), 4), layout="constrained")
+    width = 0.8 / len(rows)
+    for index, row in enumerate(rows):
+        centers = [group + (index - (len(rows) - 1) / 2) * width for group in range(len(groups))]
+        heights = [100 * cells[index]["pass_at_1"] for _, cells in groups]
+        errors = [100 * cells[index]["sem"] for _, cells in groups]
+        color = COLORS[index % len(COLORS)]
+        axes.bar(centers, heights, 0.92 * width, yerr=errors, capsize=3, color=color, label=row["name"])
+        for center, height, error in zip(centers, heights, errors, strict=True):
+            axes.annotate(
+                f"{height:.1f}",
+                (center, height + error),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+    axes.set_xticks(range(len(groups)), [name for name, _ in groups])
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.set_ylabel("pass@1 (%)")
+    axes.set_ylim(0, min(110, 1.15 * max(5, *(bar.get_height() for bar in axes.patches)) + 2))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.grid(True, color="0.9")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=min(4, len(rows)), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

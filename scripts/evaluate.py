@@ -1,0 +1,85 @@
+"""Evaluates a model: sample answers, grade them, and put models side by side.
+
+python scripts/evaluate.py generate --model MODEL --benchmark math500 --output runs/eval/redi --backend vllm
+python scripts/evaluate.py grade --input runs/eval/redi
+python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output runs/eval/table --baseline sft
+"""
+
+import argparse
+from pathlib import Path
+
+from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
+from redi.runs import StrictParser, entry_point
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    if options.command == "generate":
+        from redi.evaluation.generate import generate
+        from redi.evaluation.plan import Settings
+
+        sampling = {name: getattr(options, name) for name in Settings.__dataclass_fields__}
+        generate(options.model, options.benchmark, options.output, Settings(**sampling), options.benchmark_folder)
+    elif options.command == "grade":
+        from redi.evaluation.grade_files import grade_folder
+
+        grade_folder(options.input, options.benchmark, options.benchmark_folder, options.workers)
+    else:
+        from redi.evaluation.report import report
+
+        report(options.input, options.output, options.baseline)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = StrictParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
+    add_generate(commands.add_parser("generate", help="sample n answers to every problem"))
+    add_grade(commands.add_parser("grade", help="grade generations.jsonl into graded.jsonl"))
+    add_report(commands.add_parser("report", help="a table and a plot of graded folders"))
+    return parser.parse_args(argv)
+
+
+def add_generate(parser: StrictParser) -> None:
+    parser.add_argument("--model", required=True, metavar="PATH", help="folder or Hub id; needs a chat template")
+    add_benchmark(parser, required=True)
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="new, or a stopped run to go on with"
+    )
+    parser.add_argument("--backend", choices=("vllm", "transformers"), default="vllm", help="what samples")
+    parser.add_argument("--n", type=int, default=16, help="samples a problem")
+    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy")
+    parser.add_argument("--top-p", type=float, default=0.95, help="nucleus; there is no top-k")
+    parser.add_argument("--max-tokens", type=int, default=32768, help="new tokens, cut to what the model has room for")
+    parser.add_argument("--prompt", choices=("paper", "bare"), default="paper", help="bare is the problem alone")
+    parser.add_argument("--seed", type=int, default=42, help="of the run")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16 on CUDA, else float32")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="transformers only: answers sampled together")
+
+
+def add_grade(parser: StrictParser) -> None:
+    parser.add_argument("--input", required=True, type=Path, metavar="DIR", help="an output of generate")
+    add_benchmark(parser, required=False)
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes; one a core if not given")
+
+
+def add_report(parser: StrictParser) -> None:
+    parser.add_argument(
+        "--input", required=True, nargs="+", type=Path, metavar="DIR", help="graded folders, a row each"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets table.md, table.json, a plot")
+    parser.add_argument("--baseline", metavar="DIR_OR_NAME", help="the row to give differences to")
+
+
+def add_benchmark(parser: StrictParser, required: bool) -> None:
+    help_text = f"a .jsonl file of id, problem, answer, or a name: {', '.join(KNOWN)}"
+    if not required:
+        help_text = "golds for a folder that holds none: " + help_text
+    parser.add_argument(
+        "--benchmark", required=required, nargs="+", default=[], metavar="NAME_OR_JSONL", help=help_text
+    )
+    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
+
+
+if __name__ == "__main__":
+    main()
