@@ -59,7 +59,7 @@ def test_numbers(tmp_path, capsys):
         in text
     )
     assert "n 4, temperature 0.6, top_p 0.95, max_tokens 100, prompt paper, backend vllm, seed 1." in text
-    assert "sft 1 timeouts" in text
+    assert "timeouts: sft 1." in text
     assert text in capsys.readouterr().out
     assert (tmp_path / "table" / "pass_at_1.png").stat().st_size > 5000
     assert (tmp_path / "table" / "manifest.json").is_file()

@@ -29,6 +29,7 @@ def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
     num_bars = len(groups) * len(rows)
     figure, axes = plt.subplots(figsize=(min(16, max(4.5, 1.6 + 0.75 * num_bars)), 4), layout="constrained")
     width = 0.8 / len(rows)
+    top = max(100 * (cell["pass_at_1"] + cell["sem"]) for _, cells in groups for cell in cells)
     for index, row in enumerate(rows):
         centers = [group + (index - (len(rows) - 1) / 2) * width for group in range(len(groups))]
         heights = [100 * cells[index]["pass_at_1"] for _, cells in groups]
@@ -39,7 +40,7 @@ def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
             axes.annotate(
                 f"{height:.1f}",
                 (center, height + error),
-                xytext=(0, 2),
+                xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
@@ -47,7 +48,7 @@ def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(len(groups)), [name for name, _ in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylabel("pass@1 (%)")
-    axes.set_ylim(0, min(110, 1.15 * max(5, *(bar.get_height() for bar in axes.patches)) + 2))
+    axes.set_ylim(0, max(5, 1.08 * top))
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.grid(True, color="0.9")
     axes.set_axisbelow(True)

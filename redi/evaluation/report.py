@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from redi.evaluation.benchmarks import KNOWN
 from redi.evaluation.records import CONFIG, GRADED, read_config, read_jsonl
 from redi.evaluation.statistics import mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
 from redi.evaluation.tables import markdown
@@ -109,10 +110,10 @@ def read_entry(folder: Path, name: str) -> Entry:
     rows = read_jsonl(folder / GRADED, FIELDS)
     if not rows:
         raise UsageError(f"{folder / GRADED} has no rows")
-    benchmarks = dict.fromkeys(row["benchmark"] for row in rows)
+    benchmarks = {row["benchmark"] for row in rows}
     scores = {
         benchmark: _scores([row for row in rows if row["benchmark"] == benchmark], f"{folder / GRADED}, {benchmark}")
-        for benchmark in sorted(benchmarks)
+        for benchmark in [name for name in KNOWN if name in benchmarks] + sorted(benchmarks - set(KNOWN))
     }
     return Entry(name, folder, protocol, scores)
 

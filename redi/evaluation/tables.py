@@ -70,20 +70,19 @@ def grid(header: list[str], rows: list[list[str]]) -> str:
 
 def _footer(table: dict[str, Any]) -> str:
     protocol = ", ".join(f"{key} {value}" for key, value in table["protocol"].items())
-    cells = [(row["name"], cell) for row in table["rows"] for cell in row["benchmarks"].values()]
-    failures = [
-        f"{name} {total} {kind}"
-        for kind in ("timeouts", "errors")
-        for name in dict.fromkeys(name for name, _ in cells)
-        if (total := sum(cell[f"num_{kind}"] for owner, cell in cells if owner == name))
-    ]
+    failures = [f"{kind}: {found}" for kind in ("timeouts", "errors") if (found := _undecided(table, f"num_{kind}"))]
     lines = [
         f"Protocol: {protocol or 'not recorded (no generation_config.json)'}.",
         f"{PLUS_MINUS} is the standard error over sample indices, the population standard deviation of the n means "
         "over the square root of n: the noise of sampling answers, not of choosing problems.",
         "truncated: cut off at the token limit. no answer: no </think>, or no box after it; counted as wrong.",
-        f"Undecided by the grader, counted as wrong: {', '.join(failures) or 'none'}.",
+        f"Undecided by the grader, counted as wrong: {'; '.join(failures) or 'none'}.",
     ]
     if table["baseline"]:
         lines.append("[,]: 95 % of 10,000 bootstrap draws over the same problems, and over samples within problems.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _undecided(table: dict[str, Any], kind: str) -> str:
+    totals = {row["name"]: sum(cell[kind] for cell in row["benchmarks"].values()) for row in table["rows"]}
+    return ", ".join(f"{name} {total}" for name, total in totals.items() if total)
