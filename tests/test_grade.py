@@ -59,6 +59,7 @@ UNITS_AND_WORDS = [
     (r"864 \mbox{ inches}^2", r"864\text{ square inches}", True),
     (r"5\text{ cm}", r"5\text{ m}", False),
     ("16", "16 square units", True),
+    ("7", r"7^{\text{th}}", True),
     ("8", r"8\text{ or more}", False),  # text that changes the answer is no unit
     ("8", r"8\text{ million}", False),
     ("6m", "6", False),  # a variable is no unit
@@ -77,6 +78,7 @@ STRUCTURE = [
     ("(2,2,2),(3,4,3)", "(3,4,3), (2,2,2)", True),  # and a list of tuples has both
     ("$69$,$84$", r"\{84, 69\}", True),
     ("3,4", r"3 \text{ and } 4", True),
+    ("2,3,5", r"2, 3\text{, and }5", True),
     ("60", r"60 \text{ or } 120", False),
     ("5,15", "x=5, x=15", True),
     ("-1,0,1", "-1, 0", False),

@@ -96,7 +96,9 @@ _RULES = [
     (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])"), r"\1 \\times 10^{\2}"),
     (re.compile(r"\^\{\+"), "^{"),
     (re.compile(r"(^|[(\[,;={])\s?\+"), r"\1"),  # a unary plus
-    (re.compile(r"(,?\s*\\text\s*\{\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+)"), ", "),
+    (re.compile(r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+"), ", "),
+    (re.compile(r"\^\s?\{?\s?\\(?:text|mathrm)\s?\{(?:st|nd|rd|th)\}\s?\}?"), ""),  # 7^{\text{th}}
+    (re.compile(r"(?:\\\\)+\s*$"), ""),
     (re.compile(r"\\[bpB]matrix"), "matrix"),
     (re.compile(r"\{[bpB]matrix\}"), "{pmatrix}"),
     (re.compile(r"\\varnothing|\\\{\s?\\\}"), r"\\emptyset "),
