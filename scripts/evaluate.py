@@ -68,7 +68,9 @@ def add_report(parser: StrictParser) -> None:
         "--input", required=True, nargs="+", type=Path, metavar="DIR", help="graded folders, a row each"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets table.md, table.json, a plot")
-    parser.add_argument("--baseline", metavar="DIR_OR_NAME", help="the row to give differences to")
+    parser.add_argument(
+        "--baseline", nargs="+", default=[], metavar="DIR_OR_NAME", help="rows to which differences are given"
+    )
 
 
 def add_benchmark(parser: StrictParser, required: bool) -> None:

@@ -106,7 +106,17 @@ def evaluation_stages(out: Path, seed: int, models: list[str], extra: list[tuple
         command = [*evaluate, "grade", "--input", str(folder)]
         yield Stage(f"grade_{name}", f"{name}: grading", command, folder / "graded.jsonl", (folder,))
     inputs = [str(folder) for folder in folders]
-    command = [*evaluate, "report", "--input", *inputs, "--baseline", "sft", "--output", str(out / "report")]
+    command = [
+        *evaluate,
+        "report",
+        "--input",
+        *inputs,
+        "--baseline",
+        "sft",
+        "sft_more",
+        "--output",
+        str(out / "report"),
+    ]
     yield Stage("report", "table and bars", command, out / "report", tuple(folders))
     runs = [str(out / name) for name in models if name not in ("base", "sft", "sft_more")]
     dynamics = out / "training_dynamics.png"

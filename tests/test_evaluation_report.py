@@ -44,7 +44,7 @@ def write_graded(folder, correct=CORRECT, benchmarks=("math500",), **protocol):
 
 
 def test_numbers(tmp_path, capsys):
-    report([write_graded(tmp_path / "sft")], tmp_path / "table", None)
+    report([write_graded(tmp_path / "sft")], tmp_path / "table", [])
     (row,) = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
     cell = row["benchmarks"]["math500"]
     assert cell["pass_at_1"] == pytest.approx(0.55)
@@ -71,12 +71,12 @@ def test_several_benchmarks_and_a_baseline(tmp_path):
         write_graded(tmp_path / "sft", benchmarks=("b", "a")),
         write_graded(tmp_path / "redi", better, ("a", "b")),
     ]
-    report(folders, tmp_path / "table", "sft")
+    report(folders, tmp_path / "table", ["sft"])
     table = json.loads((tmp_path / "table" / "table.json").read_text())
     sft, redi = table["rows"]
     assert sft["average"] == pytest.approx({"pass_at_1": 0.55, "sem": 0.043301 / 2**0.5}, abs=1e-6)
-    assert redi["benchmarks"]["a"]["difference"]["mean"] == pytest.approx(0.45)
-    assert "difference" not in sft["benchmarks"]["a"]
+    assert redi["benchmarks"]["a"]["differences"]["sft"]["mean"] == pytest.approx(0.45)
+    assert sft["benchmarks"]["a"]["differences"] == {}
     text = (tmp_path / "table" / "table.md").read_text(encoding="utf-8")
     assert text.splitlines()[0].split() == ["|", "pass@1", "(%)", "|", "a", "|", "b", "|", "Avg", "|"]
     assert "pass@1 minus sft" in text and "+45.0 [" in text
@@ -84,14 +84,14 @@ def test_several_benchmarks_and_a_baseline(tmp_path):
 
 def test_a_baseline_folder_becomes_the_first_row(tmp_path):
     folders = [write_graded(tmp_path / name) for name in ("sft", "redi")]
-    report(folders[1:], tmp_path / "table", str(folders[0]))
+    report(folders[1:], tmp_path / "table", [str(folders[0])])
     table = json.loads((tmp_path / "table" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["sft", "redi"]
-    assert table["rows"][1]["benchmarks"]["math500"]["difference"] == {"mean": 0, "low": 0, "high": 0}
+    assert table["rows"][1]["benchmarks"]["math500"]["differences"]["sft"] == {"mean": 0, "low": 0, "high": 0}
 
 
 def test_seeds_may_differ_and_are_both_named(tmp_path):
-    report([write_graded(tmp_path / "a"), write_graded(tmp_path / "b", seed=2)], tmp_path / "table", None)
+    report([write_graded(tmp_path / "a"), write_graded(tmp_path / "b", seed=2)], tmp_path / "table", [])
     assert "seed [1, 2]" in (tmp_path / "table" / "table.md").read_text(encoding="utf-8")
 
 
@@ -107,7 +107,7 @@ def test_seeds_may_differ_and_are_both_named(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path, other, message):
     folders = [write_graded(tmp_path / "a"), write_graded(tmp_path / "b", **other)]
     with pytest.raises(UsageError, match=message):
-        report(folders, tmp_path / "table", None)
+        report(folders, tmp_path / "table", [])
 
 
 def test_an_unfinished_folder_is_refused(tmp_path):
@@ -115,7 +115,7 @@ def test_an_unfinished_folder_is_refused(tmp_path):
     lines = (folder / GRADED).read_text().splitlines(keepends=True)
     (folder / GRADED).write_text("".join(lines[:-1]))
     with pytest.raises(UsageError, match="sample 3 of 'p4' is missing"):
-        report([folder], tmp_path / "table", None)
+        report([folder], tmp_path / "table", [])
 
 
 @pytest.mark.parametrize(

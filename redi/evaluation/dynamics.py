@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from redi.evaluation.plots import COLORS
 from redi.runs import UsageError
 
 PANELS = {
@@ -15,7 +16,6 @@ PANELS = {
     "logps/rejected": "rejected LogPS (nats per token)",
     "grad_norm": "gradient norm, before clipping",
 }
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]  # Okabe and Ito
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
@@ -46,11 +46,11 @@ def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
         output: the PNG to write.
     """
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.6), layout="constrained")
-    for colour, (label, folder) in zip(COLOURS * len(runs), runs.items(), strict=False):
+    for color, (label, folder) in zip(COLORS * len(runs), runs.items(), strict=False):
         log = read_log(folder)
         for axis, key in zip(axes, PANELS, strict=True):
             points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            axis.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6)
+            axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.6)
     for axis, title in zip(axes, PANELS.values(), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")

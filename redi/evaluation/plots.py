@@ -8,15 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLORS = (
-    "#4477aa",
-    "#ee6677",
-    "#228833",
-    "#ccbb44",
-    "#66ccee",
-    "#aa3377",
-    "#bbbbbb",
-)  # told apart by colour-blind eyes
+# Told apart by colour-blind eyes (Okabe and Ito)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
 def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
@@ -45,13 +38,21 @@ def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
                 ha="center",
                 fontsize=8,
             )
-    axes.set_xticks(range(len(groups)), [name for name, _ in groups])
-    axes.set_xlim(-0.6, len(groups) - 0.4)
+    if len(groups) == 1:  # one benchmark: the bars carry their names, and no legend is needed
+        ticks, labels = (
+            [(index - (len(rows) - 1) / 2) * width for index in range(len(rows))],
+            [r["name"] for r in rows],
+        )
+        axes.set_title(benchmarks[0], fontsize=10)
+    else:
+        ticks, labels = range(len(groups)), [name for name, _ in groups]
+        figure.legend(loc="outside upper center", ncols=min(4, len(rows)), frameon=False)
+    axes.set_xticks(ticks, labels, rotation=30 if len(labels) > 6 else 0, ha="right" if len(labels) > 6 else "center")
+    axes.set_xlim(-0.45 if len(groups) == 1 else -0.6, len(groups) - (0.55 if len(groups) == 1 else 0.4))
     axes.set_ylabel("pass@1 (%)")
     axes.set_ylim(0, max(5, 1.08 * top))
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.grid(True, color="0.9")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=min(4, len(rows)), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -42,13 +42,13 @@ class Entry:
     scores: dict[str, Scores]
 
 
-def report(inputs: list[Path], output: Path, baseline: str | None) -> None:
+def report(inputs: list[Path], output: Path, baselines: list[str]) -> None:
     """Writes the table and the plot of the graded folders `inputs` to `output`, and prints the table.
 
     Args:
         inputs: graded folders, one row each.
         output: gets `table.md`, `table.json`, `pass_at_1.png` and a manifest.
-        baseline: a folder, or the name of one of `inputs`, to which differences are given.
+        baselines: folders, or names of some of `inputs`, to which differences are given.
 
     Raises:
         UsageError: a folder is not graded or not complete, protocols or problems differ, or there is no such baseline.
@@ -56,11 +56,11 @@ def report(inputs: list[Path], output: Path, baseline: str | None) -> None:
     from redi.evaluation.plots import plot_pass_at_1
 
     started = time.time()
-    folders, baseline_at = _with_baseline(inputs, baseline)
+    folders = _with_baselines(inputs, baselines)
     entries = [read_entry(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     for entry in entries[1:]:
         _check_comparable(entries[0], entry)
-    table = summarize(entries, None if baseline_at is None else entries[baseline_at])
+    table = summarize(entries, [entries[_find(baseline, folders)] for baseline in baselines])
     output.mkdir(parents=True, exist_ok=True)
     text = markdown(table)
     write_text(output / "table.md", text)
@@ -68,7 +68,7 @@ def report(inputs: list[Path], output: Path, baseline: str | None) -> None:
     plot_pass_at_1(table, output / "pass_at_1.png")
     write_manifest(
         output,
-        config={"input": [str(folder) for folder in folders], "baseline": table["baseline"]},
+        config={"input": [str(folder) for folder in folders], "baseline": table["baselines"]},
         inputs={entry.name: entry.folder / GRADED for entry in entries},
         counts={entry.name: sum(s.correct.size for s in entry.scores.values()) for entry in entries},
         started=started,
@@ -76,16 +76,21 @@ def report(inputs: list[Path], output: Path, baseline: str | None) -> None:
     print(text)
 
 
-def _with_baseline(inputs: list[Path], baseline: str | None) -> tuple[list[Path], int | None]:
-    """The folders, with the baseline put first where it is not among them, and where it is."""
-    if baseline is None:
-        return inputs, None
-    for index, (folder, name) in enumerate(zip(inputs, _names(inputs), strict=True)):
+def _with_baselines(inputs: list[Path], baselines: list[str]) -> list[Path]:
+    """The folders, with baselines that are not among them put first."""
+    extra = [Path(baseline) for baseline in baselines if _find(baseline, inputs) is None]
+    for folder in extra:
+        if not folder.is_dir():
+            raise UsageError(f"--baseline {folder} is neither a folder nor one of: {', '.join(_names(inputs))}")
+    return [*extra, *inputs]
+
+
+def _find(baseline: str, folders: list[Path]) -> int | None:
+    """Where the baseline, a folder or a name, is among the folders."""
+    for index, (folder, name) in enumerate(zip(folders, _names(folders), strict=True)):
         if baseline in (name, folder.name) or Path(baseline).resolve() == folder.resolve():
-            return inputs, index
-    if Path(baseline).is_dir():
-        return [Path(baseline), *inputs], 0
-    raise UsageError(f"--baseline {baseline} is neither a folder nor one of: {', '.join(_names(inputs))}")
+            return index
+    return None
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -164,12 +169,12 @@ def _check_comparable(first: Entry, other: Entry) -> None:
             )
 
 
-def summarize(entries: list[Entry], baseline: Entry | None) -> dict[str, Any]:
+def summarize(entries: list[Entry], baselines: list[Entry]) -> dict[str, Any]:
     """All numbers of the report, as `table.json` holds them; shares are between 0 and 1."""
     return {
         "protocol": _protocol(entries),
-        "baseline": baseline.name if baseline else None,
-        "rows": [_summarize_entry(entry, baseline) for entry in entries],
+        "baselines": [baseline.name for baseline in baselines],
+        "rows": [_summarize_entry(entry, baselines) for entry in entries],
     }
 
 
@@ -179,7 +184,7 @@ def _protocol(entries: list[Entry]) -> dict[str, Any]:
     return {key: found[0] if len(found) == 1 else found for key, found in values.items() if found != [None]}
 
 
-def _summarize_entry(entry: Entry, baseline: Entry | None) -> dict[str, Any]:
+def _summarize_entry(entry: Entry, baselines: list[Entry]) -> dict[str, Any]:
     benchmarks = {}
     for name, scores in entry.scores.items():
         mean, sem = pass_at_1(scores.correct)
@@ -196,9 +201,15 @@ def _summarize_entry(entry: Entry, baseline: Entry | None) -> dict[str, Any]:
             "no_answer": float(scores.no_answer.mean()),
             "num_timeouts": scores.num_timeouts,
             "num_errors": scores.num_errors,
+            "differences": {
+                baseline.name: _difference(scores, baseline.scores[name])
+                for baseline in baselines
+                if baseline is not entry
+            },
         }
-        if baseline is not None and baseline is not entry:
-            difference = paired_difference(scores.correct, baseline.scores[name].correct)
-            benchmarks[name]["difference"] = dict(zip(("mean", "low", "high"), difference, strict=True))
     mean, sem = mean_of_benchmarks([(b["pass_at_1"], b["sem"]) for b in benchmarks.values()])
     return {"name": entry.name, "average": {"pass_at_1": mean, "sem": sem}, "benchmarks": benchmarks}
+
+
+def _difference(scores: Scores, baseline: Scores) -> dict[str, float]:
+    return dict(zip(("mean", "low", "high"), paired_difference(scores.correct, baseline.correct), strict=True))

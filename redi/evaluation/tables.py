@@ -28,13 +28,13 @@ def _benchmark_table(table: dict[str, Any], name: str) -> tuple[list[str], list[
     header = [f"{name} ({cells[0]['num_problems']})", "pass@1 (%)"]
     header += [f"pass@{num_samples} (%)"] if num_samples > 1 else []
     header += ["mean tokens", "truncated (%)", "no answer (%)"]
-    header += [f"pass@1 minus {table['baseline']}"] if table["baseline"] else []
+    header += [f"pass@1 minus {baseline}" for baseline in table["baselines"]]
     lines = []
     for row, cell in zip(table["rows"], cells, strict=True):
         line = [row["name"], with_error(cell)]
         line += [percent(cell["pass_at_k"][str(num_samples)])] if num_samples > 1 else []
         line += [f"{cell['mean_tokens']:.0f}", percent(cell["truncated"]), percent(cell["no_answer"])]
-        line += [_difference(cell.get("difference"))] if table["baseline"] else []
+        line += [_difference(cell["differences"].get(baseline)) for baseline in table["baselines"]]
         lines.append(line)
     return header, lines
 
@@ -78,7 +78,7 @@ def _footer(table: dict[str, Any]) -> str:
         "truncated: cut off at the token limit. no answer: no </think>, or no box after it; counted as wrong.",
         f"Undecided by the grader, counted as wrong: {'; '.join(failures) or 'none'}.",
     ]
-    if table["baseline"]:
+    if table["baselines"]:
         lines.append("[,]: 95 % of 10,000 bootstrap draws over the same problems, and over samples within problems.")
     return "\n".join(f"- {line}" for line in lines)
 
