@@ -34,13 +34,13 @@ def build_tokenizer(text: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(folder: Path, max_positions: int = 2048, seed: int = 0) -> Path:
-    """A random Qwen2 of 2 layers and hidden size 32, with a Qwen-like generation config that must not be obeyed."""
+def build_model(folder: Path, max_positions: int = 2048, seed: int = 0, hidden_size: int = 32) -> Path:
+    """A random Qwen2 of 2 layers and 4 heads, with a Qwen-like generation config that must not be obeyed."""
     tokenizer = build_tokenizer(["Solve the following math problem. What is 1 + 2?"])
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

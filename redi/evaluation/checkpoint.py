@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from redi.evaluation.plan import Sample
 from redi.evaluation.prompts import stop_token_ids, template_hash
 from redi.runs import UsageError
 
@@ -44,6 +45,19 @@ class Checkpoint:
         budget = 0.4 * torch.cuda.get_device_properties(0).total_memory if gpu else 4 << 30
         fits = int(budget // (bytes_per_token * min(max_tokens, self.max_positions)))
         return min(MAX_BATCH_SIZE, 1 << max(0, fits.bit_length() - 1))
+
+    def decode(self, answers: list[list[int]]) -> list[Sample]:
+        """Answers as text, without the stop token. Other special tokens stay in it, for `</think>` may be one."""
+        stopped = [bool(tokens) and tokens[-1] in self.stop_token_ids for tokens in answers]
+        texts = self.tokenizer.batch_decode(
+            [tokens[:-1] if stop else tokens for tokens, stop in zip(answers, stopped, strict=True)],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        return [
+            Sample(text, "stop" if stop else "length", len(tokens))
+            for text, stop, tokens in zip(texts, stopped, answers, strict=True)
+        ]
 
 
 def load_checkpoint(path: str) -> Checkpoint:

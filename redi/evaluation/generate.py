@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,6 +65,8 @@ def _sampler(settings: Settings) -> Sampler:
     if settings.backend == "vllm":
         if settings.batch_size is not None:
             raise UsageError("--batch-size is for --backend transformers; vLLM makes its own batches")
+        if find_spec("vllm") is None:
+            raise UsageError('--backend vllm: vLLM is missing; pip install -e ".[gpu]", or --backend transformers')
         from redi.evaluation.vllm_backend import sample
     else:
         from redi.evaluation.transformers_backend import sample

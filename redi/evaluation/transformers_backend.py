@@ -31,7 +31,7 @@ def sample(checkpoint: Checkpoint, batches: list[Batch], settings: Settings) -> 
         answers = generate_tokens(
             model, prompts, checkpoint.stop_token_ids, max_tokens, settings.temperature, settings.top_p
         )
-        yield batch, _decode(checkpoint, answers)
+        yield batch, checkpoint.decode(answers)
     torch.set_num_threads(num_threads)
 
 
@@ -123,17 +123,3 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tens
     drawn = torch.rand_like(mass[:, :1]) * mass.gather(-1, last)
     chosen = torch.searchsorted(mass, drawn, right=True).minimum(last)
     return (chosen if indices is None else indices.gather(-1, chosen)).squeeze(-1)
-
-
-def _decode(checkpoint: Checkpoint, answers: list[list[int]]) -> list[Sample]:
-    stopped = [tokens[-1] in checkpoint.stop_token_ids for tokens in answers]
-    # Special tokens stay in the text, for `</think>` may be one.
-    texts = checkpoint.tokenizer.batch_decode(
-        [tokens[:-1] if stop else tokens for tokens, stop in zip(answers, stopped, strict=True)],
-        skip_special_tokens=False,
-        clean_up_tokenization_spaces=False,
-    )
-    return [
-        Sample(text, "stop" if stop else "length", len(tokens))
-        for text, stop, tokens in zip(texts, stopped, answers, strict=True)
-    ]
