@@ -39,7 +39,7 @@ def test_from_model_to_table(model, tmp_path, capsys):
         (0, True, "ok"),
         (1, False, "no_think_end"),
     }
-    assert graded[0]["gold"] == [graded[0]["answer"]]
+    assert all(row["gold"] == row["id"][1:] for row in graded)
     manifest = json.loads((tmp_path / "redi" / "manifest.json").read_text())
     assert manifest["grading"]["counts"]["small"]["correct"] == 5
     assert manifest["counts"]["samples"] == 10
@@ -49,6 +49,17 @@ def test_from_model_to_table(model, tmp_path, capsys):
     table = json.loads((tmp_path / "table" / "table.json").read_text())
     # P = 1, 0: mean .5, SEM .5 / sqrt(2)
     assert table["rows"][1]["average"] == pytest.approx({"pass_at_1": 0.5, "sem": 0.353553}, abs=1e-6)
+
+
+def test_answers_changed_after_grading_are_not_reported(tmp_path, capsys):
+    benchmark = write_benchmark(tmp_path / "small.jsonl")
+    folder = generations(tmp_path / "out", {"benchmark": "small", "id": "p1"})
+    main(["grade", "--input", str(folder), "--benchmark", str(benchmark)])
+    with (folder / "generations.jsonl").open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(SystemExit):
+        main(["report", "--input", str(folder), "--output", str(tmp_path / "table")])
+    assert "changed after it was graded" in capsys.readouterr().err
 
 
 def _answer_correctly(path: Path, sample_idx: int) -> None:

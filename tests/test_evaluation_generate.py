@@ -132,7 +132,7 @@ def test_a_small_run(command, tmp_path, model_folder):
         assert not row["response"].endswith(("<|im_end|>", "<|endoftext|>"))
     assert {row["finish_reason"] for row in rows} >= {"length"}
     golds = rows_of(tmp_path / "out" / "benchmark.jsonl")
-    assert golds[1] == {"benchmark": "small", "id": "p1", "problem": "What is 1 + 2? " * 2, "answer": ["1"]}
+    assert golds[1] == {"benchmark": "small", "id": "p1", "problem": "What is 1 + 2? " * 2, "answer": "1"}
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["samples"] == 15
     assert manifest["config"]["stop_token_ids"] == stop_token_ids(tokenizer, None)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from redi.evaluation.records import read_jsonl
+from redi.evaluation.records import iter_jsonl
 from redi.runs import UsageError, nearest
 
 # Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
@@ -14,11 +14,11 @@ DEFAULT_FOLDER = Path("data/benchmarks")
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem; `golds` are alternatives, any of which counts."""
+    """One problem; `answer` is the gold answer, or a list of alternatives, any of which counts."""
 
-    id: str
+    id: str | int
     problem: str
-    golds: tuple[str, ...]
+    answer: str | list[str]
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,21 @@ def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Ben
 
 
 def _read_problems(path: Path) -> list[Problem]:
-    seen: set[str] = set()
+    seen: set[str | int] = set()
     problems = []
-    for number, row in enumerate(read_jsonl(path, ("id", "problem", "answer")), start=1):
-        where, name = f"{path}, row {number}", str(row["id"])
+    for number, row in enumerate(iter_jsonl(path, ("id", "problem", "answer")), start=1):
+        where = f"{path}, row {number}"
+        if not isinstance(row["id"], str | int):
+            raise UsageError(f"{where}: 'id' must be text or a whole number, not {row['id']!r}")
         golds = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
         if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
             raise UsageError(f"{where}: 'answer' must be text or a list of texts, not {row['answer']!r}")
         if not isinstance(row["problem"], str) or not row["problem"].strip():
             raise UsageError(f"{where}: 'problem' is empty")
-        if name in seen:
-            raise UsageError(f"{where}: id '{name}' occurs twice")
-        seen.add(name)
-        problems.append(Problem(name, row["problem"], tuple(golds)))
+        if row["id"] in seen:
+            raise UsageError(f"{where}: id '{row['id']}' occurs twice")
+        seen.add(row["id"])
+        problems.append(Problem(row["id"], row["problem"], row["answer"]))
     if not problems:
         raise UsageError(f"{path} has no rows")
     return problems

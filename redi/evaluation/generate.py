@@ -21,7 +21,7 @@ from redi.evaluation.checkpoint import Checkpoint, load_checkpoint
 from redi.evaluation.output import Output
 from redi.evaluation.plan import Batch, Sample, Settings, check_lengths, make_batches, make_requests
 from redi.evaluation.records import CONFIG, read_config
-from redi.runs import PACKAGES, UsageError, fingerprint, write_manifest
+from redi.runs import PACKAGES, UsageError, fingerprint, read_manifest, write_manifest
 
 Sampler = Callable[[Checkpoint, list[Batch], Settings], Iterator[tuple[Batch, list[Sample]]]]
 
@@ -50,6 +50,9 @@ def generate(model: str, benchmarks: list[str], output: Path, settings: Settings
     folder = Output(output, config, tasks)
     batches = make_batches(requests, settings.n, settings.batch_size)
     left = folder.recover(batches)
+    if not left and read_manifest(output) is not None:
+        print(f"nothing left to do: {folder.generations} is complete")
+        return
     total = len(requests) * settings.n
     with tqdm(total=total, initial=total - sum(map(len, left)), desc="samples", unit="") as bar:
         num_tokens, begun = 0, time.time()

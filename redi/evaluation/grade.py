@@ -83,6 +83,12 @@ def _grade_in_worker(box: str, golds: list[str]) -> Grade:
     return Grade(reply["correct"], reply.get("status", "ok"), box.strip())
 
 
+def graded_part(response: str) -> str:
+    """What the grade depends on: the response from its last `</think>` on, or the empty string."""
+    _, tag, final = response.rpartition(THINK_END)
+    return tag + final if tag else ""
+
+
 def _box_of(response: str) -> str:
     return last_box(response.rpartition(THINK_END)[2]) or ""
 

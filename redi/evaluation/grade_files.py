@@ -1,17 +1,18 @@
 """Grades a folder of generations: `generations.jsonl` and the golds beside it give `graded.jsonl`."""
 
 import json
+import os
 import time
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from redi.evaluation.benchmarks import load_benchmarks
-from redi.evaluation.grade import STATUSES, grade_many
-from redi.evaluation.records import BENCHMARK, GENERATIONS, GRADED, line, read_jsonl
+from redi.evaluation.grade import STATUSES, Grade, grade_many, graded_part
+from redi.evaluation.records import BENCHMARK, GENERATIONS, GRADED, iter_jsonl, line
 from redi.runs import MANIFEST, UsageError, fingerprint, git_revision, read_manifest, write_text
 
 FIELDS = ("benchmark", "id", "sample_idx", "response")
-Key = tuple[str, str]  # benchmark, id
+Golds = dict[tuple[str, str | int], str | list[str]]  # by benchmark and id
 
 
 def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, workers: int | None = None) -> None:
@@ -27,20 +28,15 @@ def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, wo
         UsageError: missing or malformed files, a sample that occurs twice, a problem without gold.
     """
     started = time.time()
-    rows = _read_generations(folder / GENERATIONS)
-    golds = _read_golds(folder, rows, benchmarks, benchmark_folder)
-    for row in rows:
-        if (row["benchmark"], row["id"]) not in golds:
-            raise UsageError(f"{folder / GENERATIONS}: no gold for {row['benchmark']} '{row['id']}'")
-        row["gold"] = golds[row["benchmark"], row["id"]]
-    grades = grade_many([row["response"] for row in rows], [row["gold"] for row in rows], workers)
-    for row, grade in zip(rows, grades, strict=True):
-        row.update(correct=grade.correct, status=grade.status, answer=grade.answer)
-    write_text(folder / GRADED, "".join(line(row) for row in rows))
-    counts = {
-        name: _count([row for row in rows if row["benchmark"] == name]) for name in sorted({k[0] for k in golds})
-    }
-    counts = {name: count for name, count in counts.items() if count["samples"]}
+    samples = _read_samples(folder / GENERATIONS)
+    golds = _read_golds(folder, {sample[0] for sample in samples}, benchmarks, benchmark_folder)
+    for benchmark, name, _, _ in samples:
+        if (benchmark, name) not in golds:
+            raise UsageError(f"{folder / GENERATIONS}: no gold for {benchmark} '{name}'")
+    sample_golds = [golds[benchmark, name] for benchmark, name, _, _ in samples]
+    grades = grade_many([part for _, _, _, part in samples], sample_golds, workers)
+    _write_graded(folder, sample_golds, grades)
+    counts = _count([sample[0] for sample in samples], grades)
     manifest = (read_manifest(folder) or {}) | {
         "grading": {
             "generations_sha256": fingerprint(folder / GENERATIONS),
@@ -54,37 +50,48 @@ def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, wo
     _print_counts(counts, folder / GRADED)
 
 
-def _read_generations(path: Path) -> list[dict]:
-    rows = read_jsonl(path, FIELDS)
-    if not rows:
-        raise UsageError(f"{path} has no rows")
-    seen = set()
-    for row in rows:
-        key = (row["benchmark"], str(row["id"]), row["sample_idx"])
+def _read_samples(path: Path) -> list[tuple[str, str | int, int, str]]:
+    """Benchmark, id, sample index and the graded part of each response."""
+    samples, seen = [], set()
+    for row in iter_jsonl(path, FIELDS):
+        key = (row["benchmark"], row["id"], row["sample_idx"])
         if key in seen:
             raise UsageError(f"{path}: sample {key[2]} of {key[0]} '{key[1]}' occurs twice")
         if not isinstance(row["response"], str):
             raise UsageError(f"{path}: the response of sample {key[2]} of {key[0]} '{key[1]}' is no text")
         seen.add(key)
-        row["id"] = str(row["id"])
-    return rows
+        samples.append((*key, graded_part(row["response"])))
+    if not samples:
+        raise UsageError(f"{path} has no rows")
+    return samples
 
 
-def _read_golds(folder: Path, rows: list[dict], benchmarks: list[str], benchmark_folder: Path) -> dict[Key, list[str]]:
+def _read_golds(folder: Path, names: set[str], benchmarks: list[str], benchmark_folder: Path) -> Golds:
     if (folder / BENCHMARK).is_file() and not benchmarks:
-        golds = read_jsonl(folder / BENCHMARK, ("benchmark", "id", "answer"))
-        return {(gold["benchmark"], str(gold["id"])): gold["answer"] for gold in golds}
-    names = benchmarks or sorted({row["benchmark"] for row in rows})
+        rows = iter_jsonl(folder / BENCHMARK, ("benchmark", "id", "answer"))
+        return {(row["benchmark"], row["id"]): row["answer"] for row in rows}
     return {
-        (benchmark.name, problem.id): list(problem.golds)
-        for benchmark in load_benchmarks(names, benchmark_folder)
+        (benchmark.name, problem.id): problem.answer
+        for benchmark in load_benchmarks(benchmarks or sorted(names), benchmark_folder)
         for problem in benchmark.problems
     }
 
 
-def _count(rows: list[dict]) -> dict[str, int]:
-    statuses = Counter(row["status"] for row in rows)
-    return {"samples": len(rows), "correct": sum(row["correct"] for row in rows)} | {s: statuses[s] for s in STATUSES}
+def _write_graded(folder: Path, golds: list[str | list[str]], grades: list[Grade]) -> None:
+    temporary = folder / f".{GRADED}.tmp-{os.getpid()}"
+    with temporary.open("w", encoding="ascii") as stream:
+        for row, gold, grade in zip(iter_jsonl(folder / GENERATIONS, FIELDS), golds, grades, strict=True):
+            stream.write(line(row | asdict(grade) | {"gold": gold}))
+    temporary.replace(folder / GRADED)
+
+
+def _count(benchmarks: list[str], grades: list[Grade]) -> dict[str, dict[str, int]]:
+    counts = {name: dict.fromkeys(("samples", "correct", *STATUSES), 0) for name in sorted(set(benchmarks))}
+    for name, grade in zip(benchmarks, grades, strict=True):
+        counts[name]["samples"] += 1
+        counts[name]["correct"] += grade.correct
+        counts[name][grade.status] += 1
+    return counts
 
 
 def _print_counts(counts: dict[str, dict[str, int]], path: Path) -> None:

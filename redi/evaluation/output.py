@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Output:
             raise UsageError(f"--output {folder} exists and holds no generations; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
-            {"benchmark": benchmark.name, "id": problem.id, "problem": problem.problem, "answer": list(problem.golds)}
+            {"benchmark": benchmark.name, "id": problem.id, "problem": problem.problem, "answer": problem.answer}
             for benchmark in benchmarks
             for problem in benchmark.problems
         ]
@@ -46,19 +47,26 @@ class Output:
         """Keeps the lines of the batches that are there in full, and returns the batches that are not."""
         if not self.generations.is_file():
             return batches
-        content = self.generations.read_bytes()
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            print(f"note: cut a half-written last line off {self.generations}", file=sys.stderr)
-            lines.pop()
         batch_of = {_key(slot): number for number, batch in enumerate(batches) for slot in batch}
-        owners = [batch_of.get(self._key_of_line(text, number)) for number, text in enumerate(lines, start=1)]
+        owners = [batch_of.get(key) for key in self._keys()]
         found = Counter(owners)
         complete = {number for number, batch in enumerate(batches) if found[number] == len(batch)}
-        kept = b"".join(text for text, owner in zip(lines, owners, strict=True) if owner in complete)
-        if kept != content:
-            write_text(self.generations, kept.decode("ascii"))
+        kept = self.generations.with_name(f".{self.generations.name}.tmp-{os.getpid()}")
+        with self.generations.open("rb") as lines, kept.open("wb") as stream:
+            # Stops before a half-written last line, which has no owner.
+            stream.writelines(text for owner, text in zip(owners, lines, strict=False) if owner in complete)
+        kept.replace(self.generations)
         return [batch for number, batch in enumerate(batches) if number not in complete]
+
+    def _keys(self) -> Iterator[tuple[str, str | int, int]]:
+        with self.generations.open("rb") as stream:
+            for number, text in enumerate(stream, start=1):
+                if not text.endswith(b"\n"):
+                    print(f"note: cut a half-written last line off {self.generations}", file=sys.stderr)
+                    return
+                where = f"{self.generations}, line {number}"
+                row = parse_line(text.decode("ascii", errors="replace"), where, ("benchmark", "id", "sample_idx"))
+                yield row["benchmark"], row["id"], row["sample_idx"]
 
     def append(self, batch: Batch, samples: list[Sample]) -> None:
         """Writes one batch and waits until it is on disk."""
@@ -72,13 +80,8 @@ class Output:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def _key_of_line(self, text: bytes, number: int) -> tuple[str, str, int]:
-        where = f"{self.generations}, line {number}"
-        row = parse_line(text.decode("ascii", errors="replace"), where, ("benchmark", "id", "sample_idx"))
-        return row["benchmark"], row["id"], row["sample_idx"]
 
-
-def _key(slot: Slot) -> tuple[str, str, int]:
+def _key(slot: Slot) -> tuple[str, str | int, int]:
     return slot[0].benchmark, slot[0].id, slot[1]
 
 

@@ -15,7 +15,7 @@ class Request:
     """One problem, to be sampled n times."""
 
     benchmark: str
-    id: str
+    id: str | int
     prompt: str
     token_ids: tuple[int, ...]
 

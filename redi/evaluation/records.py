@@ -1,7 +1,7 @@
 """The JSONL files between generation, grading and the report, and the errors that name a file and a line."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def parse_line(text: str, where: str, fields: Iterable[str]) -> dict[str, Any]:
     return row
 
 
-def read_jsonl(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
-    """All rows of a file.
+def iter_jsonl(path: Path, fields: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file one by one, for a run's answers may be gigabytes.
 
     Raises:
         UsageError: there is no such file, a line is no JSON object, or one of `fields` is missing; names the line.
@@ -44,11 +44,9 @@ def read_jsonl(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
         raise UsageError(f"{path}: no such file")
     fields = tuple(fields)
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:
-        return [
-            parse_line(text, f"{path}, line {number}", fields)
-            for number, text in enumerate(stream, start=1)
-            if text.strip()
-        ]
+        for number, text in enumerate(stream, start=1):
+            if text.strip():
+                yield parse_line(text, f"{path}, line {number}", fields)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

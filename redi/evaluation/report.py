@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.records import CONFIG, GRADED, read_config, read_jsonl
+from redi.evaluation.records import CONFIG, GENERATIONS, GRADED, iter_jsonl, read_config
 from redi.evaluation.statistics import mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
 from redi.evaluation.tables import markdown
-from redi.runs import UsageError, write_manifest, write_text
+from redi.runs import UsageError, fingerprint, read_manifest, write_manifest, write_text
 
 FIELDS = ("benchmark", "id", "sample_idx", "finish_reason", "num_tokens", "correct", "status")
 PROTOCOL = ("n", "temperature", "top_p", "max_tokens", "prompt", "backend", "seed", "dtype")
@@ -23,7 +23,7 @@ MAY_DIFFER = ("seed", "dtype", "backend")
 class Scores:
     """One model on one benchmark; rows of the arrays are problems in the order of `ids`, columns sample indices."""
 
-    ids: tuple[str, ...]
+    ids: tuple[str | int, ...]
     correct: np.ndarray  # (P, n)
     num_tokens: np.ndarray  # (P, n)
     truncated: np.ndarray  # (P, n)
@@ -110,9 +110,12 @@ def read_entry(folder: Path, name: str) -> Entry:
     """Reads one graded folder."""
     if not (folder / GRADED).is_file():
         raise UsageError(f"--input {folder} has no {GRADED}; run `scripts/evaluate.py grade --input {folder}` first")
+    graded = (read_manifest(folder) or {}).get("grading", {}).get("generations_sha256")
+    if graded is not None and graded != fingerprint(folder / GENERATIONS):
+        raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
     config = read_config(folder) if (folder / CONFIG).is_file() else {}
     protocol = {key: config[key] for key in PROTOCOL if key in config}
-    rows = read_jsonl(folder / GRADED, FIELDS)
+    rows = [{field: row[field] for field in FIELDS} for row in iter_jsonl(folder / GRADED, FIELDS)]
     if not rows:
         raise UsageError(f"{folder / GRADED} has no rows")
     benchmarks = {row["benchmark"] for row in rows}
@@ -124,9 +127,9 @@ def read_entry(folder: Path, name: str) -> Entry:
 
 
 def _scores(rows: list[dict[str, Any]], where: str) -> Scores:
-    ids = sorted({str(row["id"]) for row in rows})
+    ids = sorted({row["id"] for row in rows}, key=str)
     num_samples = len({row["sample_idx"] for row in rows})
-    cells = {(str(row["id"]), row["sample_idx"]): row for row in rows}
+    cells = {(row["id"], row["sample_idx"]): row for row in rows}
     for name in ids:
         for index in range(num_samples):
             if (name, index) not in cells:
@@ -160,7 +163,7 @@ def _check_comparable(first: Entry, other: Entry) -> None:
     for benchmark, ours in first.scores.items():
         theirs = other.scores[benchmark]
         if ours.ids != theirs.ids:
-            odd = min(set(ours.ids) ^ set(theirs.ids))
+            odd = min(set(ours.ids) ^ set(theirs.ids), key=str)
             raise UsageError(f"{first.name} and {other.name} have other problems in {benchmark}, such as '{odd}'")
         if ours.correct.shape != theirs.correct.shape:
             raise UsageError(
