@@ -57,14 +57,9 @@ def generate_tokens(
         temperature: 0 is greedy.
         top_p: nucleus; 1 is all tokens.
     """
-    device, width = model.device, max(map(len, prompts))
-    tokens = torch.tensor(
-        [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
-    )  # (B, width)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = (torch.arange(width, device=device) >= (width - lengths)[:, None]).long()  # (B, width)
+    tokens, mask = _pad(prompts, model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    stops = torch.tensor(stop_ids, device=device)
+    stops = torch.tensor(stop_ids, device=model.device)
     cache = DynamicCache(config=model.config)
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which answer each row of the batch is
@@ -89,11 +84,19 @@ def generate_tokens(
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if left <= 0.8 * len(rows):  # finished answers leave the batch, a few at a time since this copies the cache
-            keep = torch.tensor([index for index, row in enumerate(rows) if row is not None], device=device)
+            keep = torch.tensor([index for index, row in enumerate(rows) if row is not None], device=model.device)
             cache.batch_select_indices(keep)
             tokens, positions, mask = tokens[keep], positions[keep], mask[keep]
             rows = [row for row in rows if row is not None]
     return answers
+
+
+def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the left, and the mask of what is no padding; both (B, width)."""
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
 def choose(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
