@@ -26,7 +26,6 @@ UNREAD_OPTIONS = {
     "ref_model_sync_steps": _NO_REFERENCE,
     "precompute_ref_log_probs": _NO_REFERENCE,
     "precompute_ref_batch_size": _NO_REFERENCE,
-    "padding_free": "TRL 1.16 ignores it in preference training; batches are padded",
     "pad_token": "set the pad token of the tokenizer instead",
 }
 
@@ -45,10 +44,17 @@ class REDIConfig(DPOConfig):
             `"redi"`, Eq. (5), or the baseline `"simpo"`, Eq. (3).
         simpo_beta (`float`, *optional*): beta of SimPO; 2.0 when `objective="simpo"`.
         simpo_gamma (`float`, *optional*): gamma of SimPO; 1.0 when `objective="simpo"`.
+        padding_free (`bool`, *optional*, defaults to `True` for REDI):
+            Train on traces, packed without padding and balanced over micro-batches and ranks, instead of on padded
+            pairs. The loss and its gradient are the same. SimPO is not a sum over traces and is padded.
+        max_tokens_per_micro_batch (`int`, *optional*):
+            Room of a packed micro-batch, in tokens: what bounds the memory of a step. As many micro-batches are made
+            as this needs. By default there are `gradient_accumulation_steps` of them, whatever they hold.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.DPOConfig`]:
     > - `max_length`: Defaults to `None` (nothing is truncated) instead of `1024`.
+    > - `padding_free`: Defaults to `True` (with `objective="redi"`) and does what it says.
     """
 
     alpha: float = field(default=0.8, metadata={"help": "Weight of the negative term in Eq. (5), in [0, 1]."})
@@ -58,6 +64,12 @@ class REDIConfig(DPOConfig):
     )
     simpo_beta: float | None = field(default=None, metadata={"help": "beta of SimPO; 2.0 with objective 'simpo'."})
     simpo_gamma: float | None = field(default=None, metadata={"help": "gamma of SimPO; 1.0 with objective 'simpo'."})
+    padding_free: bool | None = field(
+        default=None, metadata={"help": "Train on packed traces instead of padded pairs. True for REDI."}
+    )
+    max_tokens_per_micro_batch: int | None = field(
+        default=None, metadata={"help": "Room of a packed micro-batch in tokens; bounds the memory of a step."}
+    )
     max_length: int | None = field(
         default=None,
         metadata={
@@ -82,7 +94,6 @@ class REDIConfig(DPOConfig):
     ref_model_sync_steps: int | None = None
     precompute_ref_log_probs: bool | None = None
     precompute_ref_batch_size: int | None = None
-    padding_free: bool | None = None
     pad_token: str | None = None
 
     def __post_init__(self):
@@ -107,6 +118,11 @@ class REDIConfig(DPOConfig):
                     raise ValueError(f"{name}={getattr(self, name)} is read only with objective='simpo'. Remove it.")
         else:
             raise ValueError(f"objective={self.objective!r} is unknown; use 'redi' or 'simpo'.")
+        if self.padding_free and self.objective == "simpo":
+            raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
+        self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
+        if self.max_tokens_per_micro_batch is not None and not self.padding_free:
+            raise ValueError("max_tokens_per_micro_batch is read only with padding_free=True. Remove it.")
 
     def _restore_parent_defaults(self) -> None:
         """`DPOTrainer.__init__` reads the unread options, so they must hold the values it expects."""

@@ -1,22 +1,27 @@
 """`REDITrainer`: the only module that touches TRL's private hooks (TRL 1.16)."""
 
+import contextlib
+import copy
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOTrainer
-from trl.trainer.utils import add_fused_lm_head, global_then_local_main_first
+from trl.trainer.utils import global_then_local_main_first
 
+from redi.attention import enable_packing
+from redi.batching import StepDataset, step_cost
 from redi.config import REDIConfig
-from redi.data.tokens import encode, split_pair
+from redi.data.problems import NAME, PAIR_COLUMNS, tokenize_problems
 from redi.losses import redi_loss, simpo_loss
+from redi.scoring import add_scoring
 
 logger = get_logger(__name__)
-
-TOKEN_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 
 
 class REDITrainer(DPOTrainer):
@@ -34,16 +39,22 @@ class REDITrainer(DPOTrainer):
     trainer.train()
     ```
 
-    The only changes with respect to [`~trl.DPOTrainer`] are
+    Rows of `train_dataset` are pairs, in either shape that `redi.data.tokens.split_pair` takes, or traces (`prompt,
+    completion, label, weight?`): unpaired, or several of either side to a problem. The objective is then the mean over
+    the problems of the global batch of the weighted mean over each side's traces, which for pairs is Eq. (5):
+    a problem without a trace of one side contributes nothing there, and still counts as a problem.
+
+    What is different from [`~trl.DPOTrainer`]:
     - `_prepare_dataset`: prompt and completion are tokenised separately and one eos token is appended, scored and
       counted;
-    - `_precompute_ref_logps`: does nothing, so that no reference model is ever loaded or run;
-    - `_compute_loss`: the objective, and metrics in mean per-token log-probabilities (the paper's LogPS).
+    - `_precompute_ref_logps`: does nothing, so that no reference model is ever run;
+    - `get_train_dataloader` and `training_step` (with `padding_free`, the default): an optimizer step is a list of
+      micro-batches of whole traces, packed without padding and balanced over ranks (`redi.batching`);
+    - `_compute_loss`: the padded computation on pairs, for evaluation, for SimPO and for `padding_free=False`;
+    - metrics are mean per-token log-probabilities (the paper's LogPS).
 
-    Rows of `train_dataset` are conversational, in either shape that `redi.data.tokens.split_pair` takes.
-
-    Logged metrics, averaged over the pairs since the last log: `loss`; `logps/chosen`, `logps/rejected` (per-token
-    log-probabilities, averaged over each completion's tokens, then over pairs); `rewards/margins` and
+    Logged metrics, averaged over the problems since the last log: `loss`; `logps/chosen`, `logps/rejected` (per-token
+    log-probabilities, averaged over each completion's tokens, then over problems); `rewards/margins` and
     `rewards/accuracies` (chosen minus rejected LogPS, and how often it is positive); `completions/chosen_length` and
     `completions/rejected_length` (scored tokens).
     """
@@ -58,16 +69,28 @@ class REDITrainer(DPOTrainer):
     def __init__(self, model: Any, args: REDIConfig, **kwargs: Any):
         if not isinstance(args, REDIConfig):
             raise TypeError(f"`args` must be a `REDIConfig`, got `{type(args).__name__}`")
+        self.pairs_per_device = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self.num_micro_batches = args.gradient_accumulation_steps
+        self.padding_free = args.padding_free
+        args = copy.copy(args)
+        if self.padding_free:
+            # A step of the Trainer is here a whole optimizer step: `training_step` accumulates by itself.
+            args.per_device_train_batch_size, args.gradient_accumulation_steps = self.pairs_per_device, 1
+            args.padding_free = False  # DPOTrainer would warn that it has no such thing
         super().__init__(model=model, args=args, **kwargs)
         # The flag only kept the reference model from being loaded; left on, it would make `evaluate` refuse to run.
         self.precompute_ref_logps = False
-        # DPOTrainer asks its fused LM head for four outputs per token; REDI reads only the log-probabilities.
-        add_fused_lm_head(self.model, outputs=("log_probs",))
+        base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        add_scoring(base_model)
         self.pair_loss = (
             partial(redi_loss, alpha=args.alpha)
             if args.objective == "redi"
             else partial(simpo_loss, beta=args.simpo_beta, gamma=args.simpo_gamma)
         )
+        if self.padding_free:
+            self._plan_steps(base_model)
+
+    # --- data ------------------------------------------------------------------------------------------------------
 
     def _prepare_dataset(
         self,
@@ -76,54 +99,163 @@ class REDITrainer(DPOTrainer):
         args: REDIConfig,
         dataset_name: str,
     ) -> Dataset:
-        """Tokenises pairs into `prompt_ids, chosen_ids, rejected_ids`; a dataset that has these columns is kept."""
+        """Tokenises pairs or traces, see `tokenize_problems`; says what it dropped and what will be cut."""
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
-        if set(TOKEN_COLUMNS) <= set(dataset.column_names):
-            return dataset
-        missing = {"chosen", "rejected"} - set(dataset.column_names)
-        if missing:
-            raise ValueError(
-                f"the {dataset_name} dataset has no column {sorted(missing)}; it has {dataset.column_names}. REDI "
-                "trains on pairs: make them with data_preprocess/build_pairs.py"
-            )
         with global_then_local_main_first():
-            dataset = dataset.map(
-                _tokenize_pair,
-                with_indices=True,
-                fn_kwargs={"tokenizer": processing_class},
-                remove_columns=dataset.column_names,
-                num_proc=args.dataset_num_proc,
-                desc=f"Tokenizing {dataset_name} dataset",
+            problems, dropped = tokenize_problems(dataset, processing_class, args.max_length, args.dataset_num_proc)
+        for reason, names in dropped.items():
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            logger.warning(
+                f"{dataset_name} dataset: {len(names)} of {len(dataset)} rows dropped for {reason}: {shown}"
             )
-            return _limit_length(dataset, args.max_length, dataset_name)
+        if not len(problems):
+            raise ValueError(f"the {dataset_name} dataset has no row left to train on")
+        are_pairs = set(PAIR_COLUMNS) <= set(problems.column_names)
+        if not are_pairs and not (self.padding_free and dataset_name == "train"):
+            raise ValueError(f"the {dataset_name} dataset must hold pairs here: traces need padding_free training")
+        return problems
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         return dataset
 
+    def _plan_steps(self, model: torch.nn.Module) -> None:
+        """Sets up `self.steps`, what this rank computes in each optimizer step."""
+        reason = enable_packing(model)
+        if reason is not None:
+            logger.warning(f"traces are padded, not packed: {reason}")
+        text_config = model.config.get_text_config()
+        crossover = model.num_parameters() / (text_config.num_hidden_layers * text_config.hidden_size)
+        self.steps = StepDataset(
+            self.train_dataset,
+            global_batch_size=self.pairs_per_device * self.args.world_size,
+            num_micro_batches=self.num_micro_batches,
+            max_tokens=self.args.max_tokens_per_micro_batch,
+            max_length=self.args.max_length,
+            alpha=self.args.alpha,
+            cost=step_cost(crossover),
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+            pack=reason is None,
+            pad_token_id=self._tokenizer.pad_token_id,
+            seed=self.args.seed,
+        )
+        self.add_callback(_SetEpoch(self.steps))
+        logger.info(self.steps.describe())
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not self.padding_free:
+            return super().get_train_dataloader()
+        # Not prepared by accelerate: every rank already gets its own share of each step.
+        return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        return (
+            len(self.train_dataset)
+            if dataloader.dataset is self.__dict__.get("steps")
+            else super().num_examples(dataloader)
+        )
+
+    def floating_point_ops(self, inputs: Any) -> float:
+        if isinstance(inputs, dict):
+            return super().floating_point_ops(inputs)
+        num_tokens = sum(micro_batch["model_inputs"]["input_ids"].numel() for micro_batch in inputs)
+        return 6 * num_tokens * self.model.num_parameters(exclude_embeddings=True)
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of this rank's share of an optimizer step; gradients are synchronised once, at its end.
+
+        Returns:
+            What this rank adds to the loss, times the number of ranks, since the Trainer logs the mean over ranks.
+        """
+        if not self.padding_free:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        micro_batches = self._prepare_inputs(inputs)
+        num_ranks = self.args.world_size
+        sums = torch.zeros(micro_batches[0]["num_problems"], 2, 3, device=self.args.device)
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(micro_batches, 1):
+            is_last = number == len(micro_batches)
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            # DeepSpeed takes the boundary from `sync_gradients`; DDP and FSDP are told not to reduce before it.
+            quiet = (
+                contextlib.nullcontext() if is_last or self.is_deepspeed_enabled else self.accelerator.no_sync(model)
+            )
+            with quiet, self.maybe_activation_offload_context:
+                with self.compute_loss_context_manager():
+                    logps = self._trace_logps(model, batch)  # (traces,)
+                    # Gradients are averaged over ranks, Eq. (5) is a sum over the traces of all of them.
+                    loss = (batch["coefficients"] * logps).sum() * num_ranks
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+            total += loss.detach()
+            _add_to_sums(sums, batch, logps.detach())
+        self._record_problems(self.accelerator.reduce(sums, reduction="sum"), micro_batches[0]["rows"])
+        return total
+
+    def _trace_logps(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """log p(y|x) of each trace of a micro-batch, float32. `(traces,)`"""
+        logps = model(**batch["model_inputs"], positions=batch["positions"], targets=batch["targets"])  # (S,)
+        return torch.zeros_like(batch["coefficients"]).index_add(0, batch["segments"], logps)
+
+    @torch.no_grad()
+    def _record_problems(self, sums: torch.Tensor, rows: list[int]) -> None:
+        """Adds the metrics of a global batch, one value a problem.
+
+        Args:
+            sums: per problem and side (rejected, chosen): per-token logps, lengths, and ones, summed over traces with
+                their shares; the shares of a side sum to 1 where it has traces. `(N, 2, 3)`
+            rows: dataset rows of the problems.
+
+        Raises:
+            FloatingPointError: a log-probability is NaN or infinite. Raised on all ranks, before the optimizer's step.
+        """
+        if not torch.isfinite(sums).all():
+            names = [self.train_dataset[row].get(NAME, f"row {row}") for row in rows]
+            raise FloatingPointError(
+                f"NaN or infinite log-probability in step {self.state.global_step + 1}; batch: {', '.join(names)}"
+            )
+        sums = sums.cpu()
+        present = sums[:, :, 2] > 0
+        values = {}
+        for side, name in ((1, "chosen"), (0, "rejected")):
+            values[f"logps/{name}"] = sums[present[:, side], side, 0]
+            values[f"completions/{name}_length"] = sums[present[:, side], side, 1]
+        both = present.all(dim=1)
+        values["rewards/margins"] = sums[both, 1, 0] - sums[both, 0, 0]
+        values["rewards/accuracies"] = (values["rewards/margins"] > 0).float()
+        for name, problems in values.items():
+            if len(problems):
+                self._metrics["train"][name].extend(problems.tolist())
+
+    # --- pairs, padded: evaluation, SimPO, padding_free=False ------------------------------------------------------
+
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        mask = inputs["completion_mask"]  # (2B, T): the first B rows are chosen, the last B rejected
-        outputs = model(
+        if return_outputs:
+            raise ValueError("`compute_metrics` is not supported: REDI computes no logits")
+        mask = inputs["completion_mask"][:, 1:]  # (2B, T-1): the first B rows are chosen, the last B rejected
+        scored = torch.nn.functional.pad(mask, (0, 1)).bool()  # position t predicts token t + 1
+        logps = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
-            labels=inputs["input_ids"].masked_fill(mask == 0, -100),
-            use_cache=False,
-            fused_lm_head=True,
+            positions=scored.flatten().nonzero()[:, 0],
+            targets=inputs["input_ids"][:, 1:][mask.bool()],
         )
-        # (2B, T-1), zero outside the completion; summed in float32, where 19k bf16 terms would lose whole nats
-        logps = outputs.log_probs.float().sum(dim=1)
-        # |y| is what is scored: after truncation, the kept tokens only. The first column predicts nothing.
-        lengths = mask[:, 1:].sum(dim=1)
+        # |y| is what is scored: after truncation, the kept tokens only.
+        lengths = mask.sum(dim=1)
+        segments = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), lengths)
+        logps = torch.zeros(len(mask), device=mask.device).index_add(0, segments, logps)  # (2B,)
         chosen_logps, rejected_logps = logps.chunk(2)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
-        loss = self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()
-        self._record(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths)
-        return (loss, outputs) if return_outputs else loss
+        self._record_pairs(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths)
+        return self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()
 
     @torch.no_grad()
-    def _record(
+    def _record_pairs(
         self,
         chosen_logps: torch.Tensor,
         rejected_logps: torch.Tensor,
@@ -147,36 +279,22 @@ class REDITrainer(DPOTrainer):
             metrics[name].append(mean)
 
 
-def _tokenize_pair(row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    try:
-        prompt, chosen, rejected = split_pair(row)
-        prompt_ids, chosen_ids = encode(tokenizer, prompt, chosen)
-        return {
-            "prompt_ids": prompt_ids,
-            "chosen_ids": chosen_ids,
-            "rejected_ids": encode(tokenizer, prompt, rejected)[1],
-        }
-    except ValueError as error:
-        raise ValueError(f"row {index} of the pairs: {error}") from error
+class _SetEpoch(TrainerCallback):
+    """Tells the steps which epoch begins, also in a resumed run."""
+
+    def __init__(self, steps: StepDataset):
+        self.steps = steps
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.steps.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-def _limit_length(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
-    """Drops pairs whose prompt fills `max_length`, counts the traces that the collator will cut, and says both."""
-    if max_length is None:
-        return dataset
+def _only(items: list[Any]) -> Any:
+    return items[0]
 
-    def longest(rows: dict[str, list[list[int]]]) -> dict[str, list[int]]:
-        prompts = [len(ids) for ids in rows["prompt_ids"]]
-        completions = zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)
-        longer = [max(map(len, pair)) for pair in completions]
-        return {"prompt_len": prompts, "total_len": [p + c for p, c in zip(prompts, longer, strict=True)]}
 
-    lengths = dataset.map(longest, batched=True, remove_columns=dataset.column_names)
-    kept = [i for i, length in enumerate(lengths["prompt_len"]) if length < max_length]
-    num_cut = sum(length > max_length for length in lengths["total_len"])
-    if num_cut:
-        logger.warning(
-            f"max_length={max_length} is exceeded by {num_cut} of {len(dataset)} pairs of the {name} dataset: "
-            f"{len(dataset) - len(kept)} are dropped (the prompt fills it), the others cut at the end"
-        )
-    return dataset if len(kept) == len(dataset) else dataset.select(kept)
+def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], logps: torch.Tensor) -> None:
+    """Adds share * (per-token logp, length, 1) of each trace to its problem and side of `sums` `(N, 2, 3)`."""
+    columns = torch.stack([logps / batch["num_scored"], batch["num_scored"].float(), torch.ones_like(logps)], dim=1)
+    index = (batch["problems"], batch["is_chosen"].long())
+    sums.index_put_(index, columns * batch["shares"][:, None], accumulate=True)

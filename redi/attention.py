@@ -1,0 +1,115 @@
+"""Attention within each trace of a packed row, without flash-attn as a requirement.
+
+The model's forward is given cumulative lengths (`cu_seq_lens_q`); attention then runs trace by trace: torch's varlen
+flash kernel for half precision on CUDA, scaled-dot-product attention per trace otherwise. No mask over the whole pack
+is ever built, so memory is linear in its length. Without cumulative lengths (evaluation, generation) it is plain SDPA.
+"""
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "redi_packed"
+_HALF = (torch.float16, torch.bfloat16)
+_KERNELS_OF_THEIR_OWN = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of a packed row, as transformers calls an attention implementation.
+
+    Args:
+        query: `(1, H, T, D)`; key and value: `(1, H_kv, T, D)`.
+        attention_mask: None for a packed row.
+        scaling: factor of the scores.
+        cu_seq_lens_q: where each trace begins, and T. `(num_traces + 1,)`, int32
+        max_length_q: longest trace.
+        sliding_window: how many positions, its own included, a token sees; None for all before it.
+
+    Returns:
+        The outputs `(1, T, H, D)`, and None for the weights.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if query.is_cuda and query.dtype in _HALF:
+        from torch.nn.attention.varlen import varlen_attn
+
+        rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # (T, H, D)
+        window = (-1 if sliding_window is None else sliding_window - 1, 0)
+        output = varlen_attn(
+            *rows,
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=window,
+            enable_gqa=True,
+        )
+        return output[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    traces = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    outputs = [_one_trace(*states, scaling, dropout, sliding_window) for states in traces]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _one_trace(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float, window: int | None
+) -> torch.Tensor:
+    """Causal attention of one trace. All `(1, heads, n, D)`."""
+    n = query.shape[2]
+    mask = None
+    if window is not None and n > window:
+        distance = torch.arange(n, device=query.device)[:, None] - torch.arange(n, device=query.device)[None]
+        mask = (distance >= 0) & (distance < window)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _mask(attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:
+    """No mask for a packed row, which comes without an attention mask; SDPA's for a padded batch."""
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def enable_packing(model: PreTrainedModel) -> str | None:
+    """Makes the model attend within the traces of a packed row.
+
+    A model that runs on a flash-attention package keeps it: those kernels read the cumulative lengths themselves.
+
+    Returns:
+        None, or why this model cannot be packed, in which case it is left as it was.
+    """
+    config = model.config.get_text_config()
+    if config._attn_implementation in _KERNELS_OF_THEIR_OWN:
+        return None
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "its attention caps logits (attn_logit_softcapping), which needs flash-attention to be packed"
+    layers = set(getattr(config, "layer_types", None) or [])
+    if not model._supports_attention_backend or model._is_stateful or layers - {"full_attention", "sliding_attention"}:
+        return f"not all layers of {type(model).__name__} are attention that can be told where traces begin"
+    model.set_attn_implementation(NAME)
+    return None
