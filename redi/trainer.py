@@ -71,9 +71,9 @@ class REDITrainer(DPOTrainer):
             raise TypeError(f"`args` must be a `REDIConfig`, got `{type(args).__name__}`")
         self.pairs_per_device = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self.num_micro_batches = args.gradient_accumulation_steps
-        self.padding_free = args.padding_free
+        self.trains_on_traces = args.padding_free
         args = copy.copy(args)
-        if self.padding_free:
+        if self.trains_on_traces:
             # A step of the Trainer is here a whole optimizer step: `training_step` accumulates by itself.
             args.per_device_train_batch_size, args.gradient_accumulation_steps = self.pairs_per_device, 1
             args.padding_free = False  # DPOTrainer would warn that it has no such thing
@@ -87,7 +87,7 @@ class REDITrainer(DPOTrainer):
             if args.objective == "redi"
             else partial(simpo_loss, beta=args.simpo_beta, gamma=args.simpo_gamma)
         )
-        if self.padding_free:
+        if self.trains_on_traces:
             self._plan_steps(base_model)
 
     # --- data ------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class REDITrainer(DPOTrainer):
         if not len(problems):
             raise ValueError(f"the {dataset_name} dataset has no row left to train on")
         are_pairs = set(PAIR_COLUMNS) <= set(problems.column_names)
-        if not are_pairs and not (self.padding_free and dataset_name == "train"):
+        if not are_pairs and not (self.trains_on_traces and dataset_name == "train"):
             raise ValueError(f"the {dataset_name} dataset must hold pairs here: traces need padding_free training")
         return problems
 
@@ -144,7 +144,7 @@ class REDITrainer(DPOTrainer):
         logger.info(self.steps.describe())
 
     def get_train_dataloader(self) -> DataLoader:
-        if not self.padding_free:
+        if not self.trains_on_traces:
             return super().get_train_dataloader()
         # Not prepared by accelerate: every rank already gets its own share of each step.
         return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
@@ -170,7 +170,7 @@ class REDITrainer(DPOTrainer):
         Returns:
             What this rank adds to the loss, times the number of ranks, since the Trainer logs the mean over ranks.
         """
-        if not self.padding_free:
+        if not self.trains_on_traces:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         micro_batches = self._prepare_inputs(inputs)
