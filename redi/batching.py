@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
@@ -234,6 +235,20 @@ class StepDataset(torch.utils.data.Dataset):
             f"{self.num_micro_batches} micro-batch(es) or more a rank{room}; {len(self)} steps an epoch"
         )
 
+    def largest(self) -> dict[str, Any]:
+        """This rank's micro-batch with most tokens in the first epoch, found from lengths alone."""
+        lengths = _lengths(self.problems, self.alpha)
+        limit = self.max_length or max(max(problem, default=0) for problem in lengths)
+        best = (-1, 0, 0)
+        for step in range(len(self)):
+            traces = [min(length, limit) for row in self.rows(step) for length in lengths[row]]
+            plan = plan_step(traces, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
+            for number, indices in enumerate(plan[self.rank]):
+                sizes = [traces[i] for i in indices]
+                tokens = sum(sizes) if self.pack else len(sizes) * max(sizes, default=0)
+                best = max(best, (tokens, step, number))
+        return self[best[1]][best[2]]
+
     def __getitem__(self, step: int) -> list[dict[str, Any]]:
         rows = self.rows(step)
         traces = [
@@ -264,3 +279,19 @@ class StepDataset(torch.utils.data.Dataset):
             "num_scored": scored,
             "problems": torch.tensor([trace.problem for trace in traces]),
         }
+
+
+def _lengths(problems: Dataset, alpha: float) -> list[list[int]]:
+    """Tokens of each trace of each problem, in the order of `traces_of`, without reading the tokens."""
+    lengths = []
+    for table in problems.with_format("arrow").iter(1000):
+        prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
+        if "chosen_ids" in table.column_names:
+            sides = [table["chosen_ids"], table["rejected_ids"]][: 1 if alpha == 0 else 2]
+            completions = zip(*(pc.list_value_length(side).to_pylist() for side in sides), strict=True)
+        else:
+            flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
+            labels = table["labels"].to_pylist()
+            completions = [[n for n, label in zip(flat, row, strict=False) if label or alpha > 0] for row in labels]
+        lengths += [[prompt + n for n in row] for prompt, row in zip(prompts, completions, strict=True)]
+    return lengths

@@ -11,6 +11,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_pt_utils import get_model_param_count
 from trl import DPOTrainer
 from trl.trainer.utils import global_then_local_main_first
 
@@ -125,7 +126,8 @@ class REDITrainer(DPOTrainer):
         if reason is not None:
             logger.warning(f"traces are padded, not packed: {reason}")
         text_config = model.config.get_text_config()
-        crossover = model.num_parameters() / (text_config.num_hidden_layers * text_config.hidden_size)
+        self.num_parameters = get_model_param_count(model)  # also where ZeRO-3 has sharded them
+        crossover = self.num_parameters / (text_config.num_hidden_layers * text_config.hidden_size)
         self.steps = StepDataset(
             self.train_dataset,
             global_batch_size=self.pairs_per_device * self.args.world_size,
@@ -141,6 +143,7 @@ class REDITrainer(DPOTrainer):
             seed=self.args.seed,
         )
         self.add_callback(_SetEpoch(self.steps))
+        self.has_rehearsed = False
         logger.info(self.steps.describe())
 
     def get_train_dataloader(self) -> DataLoader:
@@ -160,7 +163,7 @@ class REDITrainer(DPOTrainer):
         if isinstance(inputs, dict):
             return super().floating_point_ops(inputs)
         num_tokens = sum(micro_batch["model_inputs"]["input_ids"].numel() for micro_batch in inputs)
-        return 6 * num_tokens * self.model.num_parameters(exclude_embeddings=True)
+        return 6 * num_tokens * self.num_parameters
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -173,6 +176,9 @@ class REDITrainer(DPOTrainer):
         if not self.trains_on_traces:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
+        if not self.has_rehearsed:
+            self._rehearse(model)
+            self.has_rehearsed = True
         micro_batches = self._prepare_inputs(inputs)
         num_ranks = self.args.world_size
         sums = torch.zeros(micro_batches[0]["num_problems"], 2, 3, device=self.args.device)
@@ -194,6 +200,30 @@ class REDITrainer(DPOTrainer):
             _add_to_sums(sums, batch, logps.detach())
         self._record_problems(self.accelerator.reduce(sums, reduction="sum"), micro_batches[0]["rows"])
         return total
+
+    def _rehearse(self, model: torch.nn.Module) -> None:
+        """Runs the largest micro-batch of the epoch forward and backward, so that too little memory shows at once.
+
+        Its loss is multiplied by 0: it adds exact zeros to the gradients of the first step, on every kind of launcher,
+        and leaves weights, optimizer and random state alone.
+        """
+        (batch,) = self._prepare_inputs([self.steps.largest()])
+        num_tokens = batch["model_inputs"]["input_ids"].numel()
+        logger.info(f"rehearsing the largest micro-batch: {num_tokens:,} tokens")
+        self.accelerator.gradient_state._set_sync_gradients(False)
+        quiet = contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model)
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices), quiet, self.maybe_activation_offload_context:
+                with self.compute_loss_context_manager():
+                    loss = 0.0 * self._trace_logps(model, batch).sum()
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"out of memory on the largest micro-batch, {num_tokens:,} tokens: lower max_tokens_per_micro_batch "
+                f"(now {self.args.max_tokens_per_micro_batch}) down to the longest trace, then max_length (now "
+                f"{self.args.max_length}); gradient_checkpointing is {self.args.gradient_checkpointing}"
+            ) from error
 
     def _trace_logps(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         """log p(y|x) of each trace of a micro-batch, float32. `(traces,)`"""

@@ -84,6 +84,59 @@ def test_alpha_zero_spends_nothing_on_negatives(tmp_path, model_path, tokenizer,
     assert logged(trainer, "logps/rejected") == []
 
 
+def test_the_largest_micro_batch_is_found_from_lengths(tmp_path, model_path, tokenizer):
+    args = config(tmp_path, per_device_train_batch_size=4, max_tokens_per_micro_batch=300)
+    dataset = Dataset.from_list(make_pairs(20))
+    trainer = REDITrainer(model=model_path, args=args, train_dataset=dataset, processing_class=tokenizer)
+    sizes = [batch["model_inputs"]["input_ids"].numel() for step in range(5) for batch in trainer.steps[step]]
+    assert trainer.steps.largest()["model_inputs"]["input_ids"].numel() == max(sizes)
+
+
+def test_the_rehearsal_changes_nothing(tmp_path, model_path, tokenizer, pairs, monkeypatch):
+    """Bit for bit the same weights and random state as without it; one more micro-batch goes through the model."""
+    calls = []
+    original = REDITrainer._trace_logps
+    monkeypatch.setattr(REDITrainer, "_trace_logps", lambda *args: calls.append(1) or original(*args))
+    args = config(tmp_path, max_steps=2, per_device_train_batch_size=8)
+    rehearsed = trained(model_path, tokenizer, args, pairs)
+    state = torch.random.get_rng_state()
+    assert len(calls) == 3
+    monkeypatch.setattr(REDITrainer, "_rehearse", lambda self, model: None)
+    plain = trained(model_path, tokenizer, args, pairs)
+    assert len(calls) == 5
+    assert torch.equal(state, torch.random.get_rng_state())
+    for expected, actual in zip(plain.model.parameters(), rehearsed.model.parameters(), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_out_of_memory_names_the_knob(tmp_path, model_path, tokenizer, pairs, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(REDITrainer, "_trace_logps", fail)
+    with pytest.raises(RuntimeError, match="out of memory on the largest micro-batch, .* lower max_tokens_per_micro"):
+        trained(model_path, tokenizer, config(tmp_path), pairs)
+
+
+def test_lora_trains_adapters_and_leaves_the_base(tmp_path, model_path, tokenizer, pairs):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    args = config(tmp_path, per_device_train_batch_size=8, max_steps=2)
+    trainer = trained(model_path, tokenizer, args, pairs, peft_config=lora)
+    base = AutoModelForCausalLM.from_pretrained(model_path)
+    expected = oracle_losses(base, tokenizer, make_pairs(), alpha=0.8).mean().item()
+    assert logged(trainer, "loss")[0] == pytest.approx(expected, abs=2e-5)  # adapters start at zero
+    assert trainer.ref_model is None
+    adapters = {n: p for n, p in trainer.model.named_parameters() if "lora_B" in n}
+    assert adapters and all(p.abs().sum() > 0 for p in adapters.values())
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    for name, weight in base.state_dict().items():
+        changed = not torch.equal(loaded[name], weight)
+        assert changed == (name.endswith(("q_proj.weight", "v_proj.weight"))), name
+
+
 # --- architectures -----------------------------------------------------------------------------------------------
 
 
@@ -220,14 +273,11 @@ ARGUMENTS = "--per_device_train_batch_size 2 --max_steps 3 --logging_steps 1 --s
 ARGUMENTS += " --lr_scheduler_type constant --use_cpu true --bf16 false --gradient_checkpointing false"
 
 
-def launch(folder: Path, name: str, accelerate_config: dict, model_path: str, accumulation: int) -> Path:
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(accelerate_config))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    command += [str(REPOSITORY / "scripts/train_redi.py"), *ARGUMENTS.split()]
+def launch(folder: Path, name: str, launcher: list[str], model_path: str, accumulation: int) -> Path:
+    command = [sys.executable, "-m", *launcher, str(REPOSITORY / "scripts/train_redi.py"), *ARGUMENTS.split()]
     command += ["--model_name_or_path", model_path, "--dataset_name", str(folder / "pairs.parquet")]
     command += ["--output_dir", str(folder / name), "--gradient_accumulation_steps", str(accumulation)]
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29577"}
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder / name
@@ -238,12 +288,15 @@ def launch(folder: Path, name: str, accelerate_config: dict, model_path: str, ac
 def test_two_processes_equal_one(tmp_path, model_path, kind):
     """18 pairs in global batches of 8 (the last has 2): traces of a pair land on either rank, with the same result."""
     Dataset.from_list(make_pairs(18)).to_parquet(tmp_path / "pairs.parquet")
-    shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
-    shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
-    if kind == "ddp":
-        shipped["distributed_type"] = "MULTI_CPU"
-    cpu = yaml.safe_load((REPOSITORY / "configs/accelerate/cpu.yaml").read_text())
-    two = launch(tmp_path, kind, shipped, model_path, accumulation=2)
+    if kind == "ddp":  # accelerate launches several CPU processes through MPI alone; torchrun is what it uses for GPUs
+        launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+    else:
+        shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
+        shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
+        (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(shipped))
+        launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
+    two = launch(tmp_path, kind, launcher, model_path, accumulation=2)
+    cpu = ["accelerate.commands.launch", "--config_file", str(REPOSITORY / "configs/accelerate/cpu.yaml")]
     one = launch(tmp_path, "one", cpu, model_path, accumulation=4)
     logs = []
     for folder in (one, two):

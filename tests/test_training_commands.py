@@ -265,28 +265,6 @@ def launch(accelerate_config: Path, arguments: list[str], cwd: Path, **environme
 
 
 @pytest.mark.slow
-def test_zero2_on_two_processes_equals_one_process(model_path, pairs_file, tmp_path):
-    """2 ranks x 2 pairs x 2 accumulation and 1 process x 2 pairs x 4: the same global batches, losses and weights."""
-    zero2 = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
-    zero2.update(use_cpu=True, num_processes=2, mixed_precision="no")
-    (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(zero2))
-    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, *CPU, *STEPS]
-    argv += ["--per_device_train_batch_size", "2", "--lr_scheduler_type", "constant"]
-    two = ["--gradient_accumulation_steps", "2", "--output_dir", "two"]
-    launch(tmp_path / "zero2.yaml", [*argv, *two], tmp_path)
-    one = ["--gradient_accumulation_steps", "4", "--output_dir", "one"]
-    launch(REPOSITORY / "configs/accelerate/cpu.yaml", [*argv, *one], tmp_path)
-
-    assert json.loads((tmp_path / "two/manifest.json").read_text())["counts"]["world_size"] == 2
-    for key in ("loss", "logps/chosen", "logps/rejected", "grad_norm"):
-        expected = [entry[key] for entry in log_of(tmp_path / "one")]
-        assert [entry[key] for entry in log_of(tmp_path / "two")] == pytest.approx(expected, rel=1e-5)
-    expected, actual = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.slow
 def test_wandb_logs_offline(model_path, pairs_file, tmp_path):
     argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", "out", *CPU, *STEPS]
     launch(
