@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
 VOCABULARY = (
-    ["<eos>", "<pad>", "<user>", "<assistant>", "<end>", "<think>", "</think>", "\\boxed{", "}"]
+    ["<eos>", "<pad>", "<unk>", "<user>", "<assistant>", "<end>", "<think>", "</think>", "\\boxed{", "}"]
     + [str(digit) for digit in range(10)]
     + [*WORDS, *WORDS.values(), "=", ";", "Start", "with", "mod", "10", ".", "?"]
 )
