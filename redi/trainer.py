@@ -17,6 +17,7 @@ from trl.trainer.utils import global_then_local_main_first
 
 from redi.attention import enable_packing
 from redi.batching import StepDataset, step_cost
+from redi.callbacks import make_callbacks
 from redi.config import REDIConfig
 from redi.data.problems import NAME, PAIR_COLUMNS, tokenize_problems
 from redi.losses import redi_loss, simpo_loss
@@ -90,6 +91,8 @@ class REDITrainer(DPOTrainer):
         )
         if self.trains_on_traces:
             self._plan_steps(base_model)
+        for callback in make_callbacks(args, self.accelerator, self._metrics["train"]):
+            self.add_callback(callback)
 
     # --- data ------------------------------------------------------------------------------------------------------
 

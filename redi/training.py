@@ -1,7 +1,9 @@
 """What the training scripts share: loading, resuming, saving, and the manifest of a run."""
 
 import json
+import re
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +11,10 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
+from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.runs import UsageError, read_manifest, write_manifest
 
 
@@ -43,7 +46,7 @@ def run_training(
     prepare: Callable[[Dataset, PreTrainedTokenizerBase], Dataset],
     trainer_class: type[Trainer],
 ) -> None:
-    """Trains, resuming from the last checkpoint in `output_dir` if there is one, and saves the model and its manifest.
+    """Trains, resuming from the last complete checkpoint in `output_dir` if any, and saves the model and its manifest.
 
     Args:
         run: the script's options.
@@ -54,12 +57,18 @@ def run_training(
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
+        SystemExit: the training was stopped, and neither model nor manifest written: with code 3 by the collapse
+            guard, with code 143 by SIGTERM.
     """
     started = time.time()
     given = {key: value for key, value in given.items() if key != "check_only"}
     if args.save_only_model:
         raise UsageError(
             "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
+        )
+    if args.enable_jit_checkpoint:
+        raise UsageError(
+            "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
         )
     if run.check_only or _is_finished(args, given):
         return
@@ -77,29 +86,94 @@ def run_training(
         )
     except ValueError as error:  # rows or options that the trainer refuses
         raise UsageError(str(error)) from error
-    checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if checkpoint and trainer.is_world_process_zero():
-        print(f"resuming from {checkpoint}", flush=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    _train(trainer)
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.save_state()  # trainer_state.json: the log history that the plots read
-        write_manifest(
-            Path(args.output_dir),
-            config=given,
-            inputs={"model": run.model_name_or_path, "dataset": run.dataset_name},
-            counts={
-                "rows": num_rows,
-                "rows_trained_on": len(trainer.train_dataset),
-                "steps": trainer.state.global_step,
-                "world_size": args.world_size,
-            },
-            seed=args.seed,
-            started=started,
-        )
+        counts = {
+            "rows": num_rows,
+            "rows_trained_on": len(trainer.train_dataset),
+            "steps": trainer.state.global_step,
+            "world_size": args.world_size,
+        }
+        inputs = {"model": run.model_name_or_path, "dataset": run.dataset_name}
+        folder = Path(args.output_dir)
+        write_manifest(folder, config=given, inputs=inputs, counts=counts, seed=args.seed, started=started)
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json", flush=True)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _train(trainer: Trainer) -> None:
+    """Trains from the last complete checkpoint; raises `SystemExit` where the training was stopped before its end."""
+    is_main = trainer.is_world_process_zero()
+    checkpoint, incomplete = last_complete_checkpoint(trainer.args.output_dir)
+    if incomplete and is_main:
+        print(f"skipping checkpoints that were not written to the end: {', '.join(map(str, incomplete))}", flush=True)
+    if checkpoint and is_main:
+        print(f"resuming from {checkpoint}", flush=True)
+    trainer.add_callback(SkipTrained())
+    with StopOnSigterm() as sigterm:
+        trainer.add_callback(sigterm)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except AlreadyTrained:
+            return
+    guards = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, CollapseGuard)]
+    if any(guard.stops and guard.collapse for guard in guards):
+        code, message = 3, "stopped by collapse_guard; no model was written"
+    elif sigterm.stopped:
+        code, message = 143, f"stopped by SIGTERM after step {trainer.state.global_step}; the same command resumes"
+    else:
+        return
+    if is_main:
+        print(message, flush=True)
+    # A launcher kills the other ranks as soon as one has ended with an error.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    raise SystemExit(code)
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint to resume from, and the newer ones that a kill cut off, which are left as they are."""
+    checkpoints = {
+        int(match[1]): path
+        for path in Path(output_dir).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    }
+    incomplete = []
+    for _, path in sorted(checkpoints.items(), reverse=True):
+        if _is_complete(path):
+            return path, incomplete
+        incomplete.append(path)
+    return None, incomplete
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether all that a resume reads is there and readable to its end; reads little of each file.
+
+    transformers 5.19 writes model, optimizer, scheduler, random states and at last `trainer_state.json`, in place. So
+    without that file the rest is cut off, but with it a file may still be, on a disk that lost what was not flushed.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for path in checkpoint.glob("*.index.json"):  # of a model in several files
+            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+            if not all((checkpoint / shard).is_file() for shard in shards):
+                return False
+        for path in checkpoint.rglob("*.safetensors"):
+            with safe_open(path, framework="pt"):  # compares the header with the size of the file
+                pass
+        parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
+        if (checkpoint / "latest").is_file():  # DeepSpeed's, written when all ranks have written theirs
+            parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
+        if not all(any(checkpoint.glob(part)) for part in parts):
+            return False
+    except (OSError, ValueError, SafetensorError):
+        return False
+    # torch.save writes a zip file, whose directory is at its end.
+    pickled = [path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]
+    return all(zipfile.is_zipfile(path) for path in pickled)
 
 
 def _is_finished(args: TrainingArguments, given: dict[str, Any]) -> bool:

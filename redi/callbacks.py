@@ -1,0 +1,252 @@
+"""What watches a run: the collapse guard, the norm of the parameter updates, and the stop on SIGTERM."""
+
+import math
+import signal
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.logging import get_logger
+from transformers import TrainerCallback, TrainerControl, TrainingArguments
+
+from redi.config import REDIConfig
+
+logger = get_logger(__name__)
+
+
+# --- collapse guard --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Collapse:
+    """A collapse, as `find_collapse` saw it. LogPS in nats per token; norms as logged, before clipping.
+
+    Parameters:
+        step (`int`): the last logged step.
+        last_good_step (`int`): the last logged step whose chosen LogPS was still above the threshold.
+        logps (`float`), logps_at_start (`float`): chosen LogPS, at `step` and averaged over the reference window.
+        grad_norm (`float`), grad_norm_at_start (`float`): the highest median over a few logged steps, and the median
+            over the window.
+    """
+
+    step: int
+    last_good_step: int
+    logps: float
+    logps_at_start: float
+    grad_norm: float
+    grad_norm_at_start: float
+
+    def __str__(self) -> str:
+        return (
+            f"collapse at step {self.step}: logps/chosen {self.logps:.2f} nats per token, at the start "
+            f"{self.logps_at_start:.2f}; grad_norm up to {self.grad_norm:.3g}, at the start "
+            f"{self.grad_norm_at_start:.3g}. Lower learning_rate or alpha and train anew; checkpoints up to step "
+            f"{self.last_good_step} are from before it"
+        )
+
+
+def find_collapse(
+    history: list[dict[str, float]], *, drop: float, ratio: float, window: int, patience: int
+) -> Collapse | None:
+    """Whether the last logged steps are a collapse in the sense of https://huggingface.co/papers/2505.24850.
+
+    There, both LogPS plunge together while the norm surges. Rejected LogPS falls in every run, that is the objective;
+    a slow decline of both is benign, and so is a gradient norm that grows with it. So a collapse is here that, in each
+    of the last `patience` logged steps, chosen LogPS is more than `drop` below its mean over the first `window` ones,
+    and that the gradient norm, as a median over `patience` steps, has risen to `ratio` times its median over the
+    window. It need not be that high still: a model that has collapsed can be calm again.
+
+    The gradient norm, and not `update_norm`: AdamW divides the gradient by its running size, so its update follows
+    the learning rate's schedule, not the collapse. In the quickstart's collapse (alpha 1, learning rate 2e-4) the
+    gradient norm rises six-fold, and the update falls from 240 to 180 times the learning rate.
+
+    Args:
+        history: `log_history` of the trainer's state; it is saved with checkpoints, so the window survives a resume.
+        drop: nats per token.
+        ratio: factor between gradient norms.
+        window: number of logged steps in the reference window.
+        patience: number of logged steps a collapse must last.
+    """
+    logs = [log for log in history if "logps/chosen" in log and log.get("grad_norm") is not None]
+    start, later = logs[:window], logs[window:]
+    if len(later) < patience:
+        return None
+    last = later[-patience:]
+    logps_at_start = fmean(log["logps/chosen"] for log in start)
+    grad_norm_at_start = median(log["grad_norm"] for log in start)
+    threshold = logps_at_start - drop
+    if max(log["logps/chosen"] for log in last) >= threshold:
+        return None
+    norms = [log["grad_norm"] for log in later]
+    grad_norm = max(median(norms[i : i + patience]) for i in range(len(norms) - patience + 1))
+    if grad_norm < ratio * grad_norm_at_start:
+        return None
+    return Collapse(
+        step=last[-1]["step"],
+        last_good_step=max(log["step"] for log in logs if log["logps/chosen"] >= threshold),
+        logps=last[-1]["logps/chosen"],
+        logps_at_start=logps_at_start,
+        grad_norm=grad_norm,
+        grad_norm_at_start=grad_norm_at_start,
+    )
+
+
+class CollapseGuard(TrainerCallback):
+    """Says once that the run collapses and, with `collapse_guard="stop"`, ends it without another checkpoint.
+
+    Attributes:
+        collapse: what was seen, or None. Set only once.
+    """
+
+    def __init__(self, args: REDIConfig):
+        self.stops = args.collapse_guard == "stop"
+        self.rule = dict(
+            drop=args.collapse_logps_drop,
+            ratio=args.collapse_grad_norm_ratio,
+            window=args.collapse_window,
+            patience=args.collapse_patience,
+        )
+        self.collapse: Collapse | None = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        # Every rank logs the same reduced numbers, so all come to the same answer.
+        if self.collapse is None and "logps/chosen" in (logs or {}):
+            self.collapse = find_collapse(state.log_history, **self.rule)
+            if self.collapse is not None:
+                logger.warning(str(self.collapse))
+        self._stop(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._stop(control)  # the Trainer asks for a checkpoint here too, also when it was told to stop
+
+    def _stop(self, control: TrainerControl) -> None:
+        if self.stops and self.collapse is not None:
+            control.should_training_stop = True
+            control.should_save = control.should_evaluate = False
+
+
+# --- update norm -----------------------------------------------------------------------------------------------------
+
+
+class UpdateNorm(TrainerCallback):
+    """Logs `update_norm`, the L2 norm of the change that an optimizer step makes to the trainable parameters.
+
+    This is the paper's gradient step size. Like every metric it is averaged over the steps since the last log. It is
+    taken on what the optimizer holds: the float32 master weights where there are any, the local shard under ZeRO-2.
+    Costs one copy of that, and a pass over it each step.
+
+    Args:
+        accelerator: the trainer's.
+        metrics: the trainer's lists of metrics, by name.
+
+    Raises:
+        ValueError: the parameters are sharded in a way that this does not read.
+    """
+
+    def __init__(self, accelerator: Accelerator, metrics: dict[str, list[float]]):
+        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        self.is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
+        zero_stage = accelerator.state.deepspeed_plugin.zero_stage if self.is_sharded else None
+        if zero_stage != 2 and accelerator.distributed_type not in plain:
+            name = f"ZeRO-{zero_stage}" if self.is_sharded else accelerator.distributed_type.value
+            raise ValueError(
+                f"log_update_norm=True reads the parameters of one process, of DDP and of ZeRO-2, not of {name}; "
+                "remove it, or use configs/accelerate/zero2.yaml"
+            )
+        self.accelerator = accelerator
+        self.metrics = metrics
+        self.before: list[torch.Tensor] = []
+
+    # DeepSpeed steps inside the backward pass, before `on_pre_optimizer_step`: only the whole step contains it.
+    @torch.no_grad()
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        parameters = _parameters(optimizer)
+        if not self.before:
+            self.before = [torch.empty_like(parameter) for parameter in parameters]
+        for before, parameter in zip(self.before, parameters, strict=True):
+            before.copy_(parameter)
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, optimizer=None, **kwargs):
+        total = torch.zeros((), device=self.accelerator.device)
+        for before, parameter in zip(self.before, _parameters(optimizer), strict=True):
+            change = before.sub_(parameter)
+            total += torch.linalg.vector_norm(change, dtype=torch.float32).to(total.device) ** 2
+        if self.is_sharded:
+            total = self.accelerator.reduce(total, reduction="sum")
+        self.metrics["update_norm"].append(math.sqrt(total.item()))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What the optimizer steps: all trainable parameters, or under ZeRO-2 this rank's flat float32 shards."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def make_callbacks(
+    args: REDIConfig, accelerator: Accelerator, metrics: dict[str, list[float]]
+) -> list[TrainerCallback]:
+    """The callbacks that the options of `REDITrainer` ask for."""
+    callbacks: list[TrainerCallback] = []
+    if args.collapse_guard != "off":
+        callbacks.append(CollapseGuard(args))
+    if args.log_update_norm:
+        callbacks.append(UpdateNorm(accelerator, metrics))
+    return callbacks
+
+
+# --- ends of a run ---------------------------------------------------------------------------------------------------
+
+
+class StopOnSigterm(TrainerCallback):
+    """While entered, SIGTERM (a job that is pre-empted) ends the training after the step at hand, with a checkpoint.
+
+    The `enable_jit_checkpoint` of transformers 5.19 does this for one process only: its ranks do not agree on the
+    step, it may save in the middle of an optimizer step, and its caller cannot tell a stopped run from a finished one.
+
+    `torchrun` and `accelerate launch` kill their workers 30 s after they got SIGTERM themselves: where a step and a
+    checkpoint take longer, the run resumes from the checkpoint before.
+
+    Attributes:
+        stopped: whether the training was stopped for it. The same on all ranks.
+    """
+
+    def __init__(self):
+        self._received = False  # by this rank
+        self.stopped = False
+
+    def __enter__(self) -> "StopOnSigterm":
+        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _receive(self, signum: int, frame: Any) -> None:
+        self._received = True
+
+    def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
+        self.stopped = self._received
+        if args.world_size > 1:
+            # The scheduler may signal one process, or the others a step later; a checkpoint needs all of them.
+            received = torch.tensor(float(self.stopped), device=args.device)
+            torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
+            self.stopped = bool(received.item())
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+
+class AlreadyTrained(Exception):
+    """Training was resumed from a checkpoint of its last step."""
+
+
+class SkipTrained(TrainerCallback):
+    """Raises `AlreadyTrained` where no step is left: a run killed after its last checkpoint, before its manifest.
+
+    The Trainer would make one more step where `max_steps` ends within an epoch. Model and state are loaded by then.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if 0 < state.max_steps <= state.global_step:
+            raise AlreadyTrained
