@@ -1,0 +1,95 @@
+"""The benchmark scripts run and write the figures they promise; no time is judged."""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+import bench_balance
+import bench_trainer
+
+SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
+
+
+@pytest.mark.slow  # three processes that import everything
+def test_trainer_figures_of_every_side(tmp_path, capsys):
+    bench_trainer.main([*SMALL, "--distributions", "r1", "--json", str(tmp_path / "trainer.json")])
+    results = json.loads((tmp_path / "trainer.json").read_text())
+    assert list(results) == ["r1"]
+    assert list(results["r1"]) == ["dpo", "redi_padded", "redi"]
+    for figures in results["r1"].values():
+        assert set(figures) == {"pairs_per_s", "tokens_per_s", "step_seconds", "pad_fraction", "peak_memory_mb"}
+        assert figures["pairs_per_s"] > 0 and figures["peak_memory_mb"] > 0
+    assert results["r1"]["redi"]["pad_fraction"] == 0  # every embedded token of the measured steps was a real one
+    assert results["r1"]["dpo"]["pad_fraction"] == results["r1"]["redi_padded"]["pad_fraction"] > 0
+    assert "x padded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", bench_trainer.SIDES)
+def test_all_sides_go_through_the_same_batches(tmp_path, side):
+    """Traces of 3 + 2, 4, 6, ... tokens: the trainer's first step holds the first two pairs, in any order."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([[3, 2 + 4 * i, 4 + 4 * i] for i in range(4)])
+    pairs = bench_trainer.make_pairs(lengths, 8192, rng)
+    options = argparse.Namespace(
+        pairs_per_device=2, steps=1, warmup=1, seed=0, preset="cpu", max_tokens_per_micro_batch=64
+    )
+    bench_trainer.save_model(str(tmp_path), "cpu", 0)
+    model = bench_trainer.AutoModelForCausalLM.from_pretrained(tmp_path)
+    trainer = bench_trainer.make_trainer(side, model, pairs, str(tmp_path), options)
+    (first, *_) = trainer.get_train_dataloader()
+    batches = [batch["model_inputs"] for batch in first] if side == "redi" else [first]
+    tokens = {token for batch in batches for token in batch["input_ids"].flatten().tolist()}
+    expected = {token for pair in pairs[:2] for ids in pair.values() for token in ids}
+    assert tokens - {bench_trainer.PAD} == expected
+
+
+def test_lengths_have_the_shape_they_claim():
+    lengths = bench_balance.r1_lengths(20000, 19000, np.random.default_rng(0))
+    prompts, chosen, rejected = lengths.T
+    assert np.median(chosen) / 19000 == pytest.approx(0.17, rel=0.05)
+    assert np.median(rejected) / 19000 == pytest.approx(0.22, rel=0.05)
+    assert lengths.max() == 19000 and prompts.max() <= 950
+    assert np.corrcoef(np.log(chosen), np.log(rejected))[0, 1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_model_flops_by_hand():
+    """Qwen2.5-1.5B: 1.31e9 parameters in the body, 0.233e9 in the head; one pair of two traces of 1 + 2 tokens."""
+    body, head = 28 * 1536 * (2 * 1536 + 2 * 256 + 3 * 8960), 151936 * 1536
+    expected = 6 * (body * 6 + head * 4) + 6 * 28 * 1536 * (9 + 9)
+    assert bench_trainer.model_flops(np.array([[1, 2, 2]]), "1.5b") == expected
+
+
+def test_pairs_in_order_by_hand():
+    """Three pairs on two ranks: the third is alone in the second micro-batch."""
+    costs = bench_balance.in_order(np.array([[1, 2], [3, 4], [5, 6]]), 2, lambda pair: pair.sum())
+    assert costs.tolist() == [[3, 11], [7, 0]]
+
+
+def test_balance_figures(tmp_path):
+    path = tmp_path / "balance.json"
+    bench_balance.main(["--batches", "2", "--lengths", "8", "16", "--repeats", "1", "--json", str(path)])
+    results = json.loads(path.read_text())
+    assert list(results) == ["balance", "cost_model"]
+    assert set(results["balance"]) == {
+        "1 ranks, 32 pairs",
+        "8 ranks, 32 pairs",
+        "64 ranks, 32 pairs",
+        "64 ranks, 256 pairs",
+    }
+    for figures in results["balance"].values():
+        for plan in ("packed", "redi", "redi_room"):
+            assert 0 < figures[plan]["micro_batch"] <= figures[plan]["step"] <= figures["bound"] + 1e-9
+        assert figures["redi"]["step"] >= figures["packed"]["step"] - 1e-9 > 0
+    assert {"measured", "predicted", "largest_error"} <= set(results["cost_model"])
+
+
+def test_wrong_options_are_one_line(capsys):
+    for main in (bench_trainer.main, bench_balance.main):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--repeats", "0"])
+        assert "'0' is not a whole number above 0" in capsys.readouterr().err
