@@ -118,7 +118,7 @@ def evaluation_stages(out: Path, seed: int, models: list[str], extra: list[tuple
         str(out / "report"),
     ]
     yield Stage("report", "table and bars", command, out / "report", tuple(folders))
-    runs = [str(out / name) for name in models if name not in ("base", "sft", "sft_more")]
+    runs = [str(out / name) for name in models if name not in ("base", "sft", "sft_more", "dpo")]
     dynamics = out / "training_dynamics.png"
     command = [sys.executable, "scripts/plot_training.py", *runs, "--output", str(dynamics)]
     yield Stage("dynamics", "training dynamics", command, dynamics, tuple(map(Path, runs)))

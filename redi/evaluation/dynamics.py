@@ -29,8 +29,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
     if path is None:
         raise UsageError(f"{run} holds no trainer_state.json: it is no training run, or has saved no checkpoint yet")
     log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
-    if not log or "logps/chosen" not in log[0]:
-        raise UsageError(f"{path} logs no {', '.join(PANELS)}: dynamics are drawn of REDI, SimPO and DPO runs")
+    # DPOTrainer logs `logps/*` too, but as sums over the tokens, which do not belong on the same axis.
+    if not log or not {"logps/chosen", "completions/chosen_length"} <= log[0].keys():
+        raise UsageError(f"{path} logs no LogPS a token: dynamics are drawn of REDI and SimPO runs")
     return log
 
 
@@ -46,11 +47,19 @@ def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
         output: the PNG to write.
     """
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.6), layout="constrained")
-    for color, (label, folder) in zip(COLORS * len(runs), runs.items(), strict=False):
+    for number, (label, folder) in enumerate(runs.items()):
         log = read_log(folder)
+        color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
         for axis, key in zip(axes, PANELS, strict=True):
-            points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.6)
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]  # alpha 0 logs no rejected LogPS
+            axis.plot(
+                [step for step, _ in points],
+                [value for _, value in points],
+                color=color,
+                linestyle=style,
+                label=label,
+                linewidth=1.6,
+            )
     for axis, title in zip(axes, PANELS.values(), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
@@ -62,7 +71,9 @@ def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
         axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     axes[2].set_ylim(bottom=0)
     if len(runs) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), frameon=False)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(runs)), frameon=False
+        )
     else:
         figure.suptitle(next(iter(runs)), fontsize=11)
     output.parent.mkdir(parents=True, exist_ok=True)

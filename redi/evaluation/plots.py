@@ -27,7 +27,7 @@ def plot_pass_at_1(table: dict[str, Any], path: Path) -> None:
         centers = [group + (index - (len(rows) - 1) / 2) * width for group in range(len(groups))]
         heights = [100 * cells[index]["pass_at_1"] for _, cells in groups]
         errors = [100 * cells[index]["sem"] for _, cells in groups]
-        color = COLORS[index % len(COLORS)]
+        color = COLORS[0 if len(groups) == 1 else index % len(COLORS)]
         axes.bar(centers, heights, 0.92 * width, yerr=errors, capsize=3, color=color, label=row["name"])
         for center, height, error in zip(centers, heights, errors, strict=True):
             axes.annotate(
