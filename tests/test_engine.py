@@ -13,7 +13,7 @@ import transformers
 import yaml
 from conftest import REPOSITORY, make_pairs
 from datasets import Dataset
-from test_trainer import config, logged, oracle_logps, oracle_losses, trained
+from test_trainer import check_steps, config, logged, oracle_logps, oracle_losses, oracle_steps, trained
 from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 
@@ -50,19 +50,7 @@ def test_every_split_of_a_global_batch_takes_the_same_steps(
         learning_rate=1e-3,
     )
     trainer = trained(model_path, tokenizer, args, Dataset.from_list(rows))
-    model = AutoModelForCausalLM.from_pretrained(model_path).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    losses = []
-    for _ in range(3):
-        loss = oracle_losses(model, tokenizer, rows, alpha=0.8).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert logged(trainer, "loss") == pytest.approx(losses, abs=5e-5)
-    for expected, actual in zip(model.parameters(), trainer.model.parameters(), strict=True):
-        torch.testing.assert_close(actual, expected, atol=3e-5, rtol=1e-4)
+    check_steps(trainer, *oracle_steps(model_path, tokenizer, rows, num_steps=3))
 
 
 def test_a_last_smaller_global_batch_is_averaged_over_its_own_pairs(tmp_path, model_path, tokenizer):

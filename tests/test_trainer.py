@@ -61,6 +61,27 @@ def oracle_losses(model, tokenizer, rows, alpha) -> torch.Tensor:
     return torch.stack(losses)
 
 
+def oracle_steps(model_path, tokenizer, rows, num_steps) -> tuple[list[float], torch.nn.Module]:
+    """AdamW steps on all rows, alpha 0.8, learning rate 1e-3, one trace at a time: the losses and the final model."""
+    model = AutoModelForCausalLM.from_pretrained(model_path).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(num_steps):
+        loss = oracle_losses(model, tokenizer, rows, alpha=0.8).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, model
+
+
+def check_steps(trainer, losses, model) -> None:
+    assert logged(trainer, "loss") == pytest.approx(losses, abs=5e-5)
+    for (name, expected), actual in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, atol=3e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.8, 1.0])
 def test_loss_equals_plain_log_softmax(tmp_path, model_path, tokenizer, pairs, alpha):
     trainer = trained(model_path, tokenizer, config(tmp_path, alpha=alpha, per_device_train_batch_size=8), pairs)
@@ -152,22 +173,7 @@ def test_micro_batch_times_accumulation_leaves_the_steps_unchanged(
     )
     trainer = trained(model_path, tokenizer, args, Dataset.from_list(rows))
 
-    model = AutoModelForCausalLM.from_pretrained(model_path).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    losses = []
-    for _ in range(3):  # one epoch is one batch of all 8 pairs, so their order does not matter
-        loss = oracle_losses(model, tokenizer, rows, alpha=0.8).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-
-    assert logged(trainer, "loss") == pytest.approx(losses, abs=5e-5)
-    for (name, expected), actual in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
-        torch.testing.assert_close(
-            actual, expected, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    check_steps(trainer, *oracle_steps(model_path, tokenizer, rows, num_steps=3))
 
 
 def test_truncated_trace_is_normalised_by_what_is_scored(tmp_path, model_path, tokenizer):
