@@ -5,7 +5,7 @@ a global batch are spread over all its micro-batches on all ranks so that the ra
 micro-batch is one row of whole traces with no pad token. The gradient is that of the pairs, whatever the split.
 """
 
-import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +71,9 @@ def step_cost(crossover: float) -> Callable[[int], float]:
     return lambda num_tokens: num_tokens * (1 + num_tokens / crossover)
 
 
+ROUND_HEIGHTS = (1.0, 1.05, 1.1, 1.2)  # tried for every step
+
+
 def plan_step(
     lengths: Sequence[int],
     cost: Callable[[int], float],
@@ -80,8 +83,9 @@ def plan_step(
 ) -> list[list[list[int]]]:
     """Spreads the traces of a global batch over ranks and micro-batches, equally many micro-batches on each rank.
 
-    Longest trace first, each into the micro-batch that has least to do and room for it; then the micro-batches are
-    handed out in groups of similar cost, the costliest of a group to the rank with least to do. Deterministic.
+    The ranks' k-th micro-batches run side by side, so they are made alike, round by round (see `_fill_rounds`), long
+    traces first; short ones fill up. Of the plans for several heights of a round, the one counts whose rounds take the
+    least time in sum. Within a round, the costliest micro-batch goes to the rank with least to do. Deterministic.
 
     Args:
         lengths: tokens of each trace.
@@ -101,41 +105,57 @@ def plan_step(
             f"a trace of {max(lengths)} tokens does not fit max_tokens_per_micro_batch={max_tokens}; raise it, or set "
             f"max_length={max_tokens}"
         )
-    bins = None
-    while bins is None:
-        bins = _fill(lengths, cost, num_ranks * num_micro_batches, max_tokens)
-        num_micro_batches += bins is None
-    costs = [sum(cost(lengths[i]) for i in traces) for traces in bins]
-    order = sorted(range(len(bins)), key=lambda b: (-costs[b], b))
+    costs = [cost(length) for length in lengths]
+    candidates = []
+    while not candidates:
+        filled = (
+            _fill_rounds(lengths, costs, num_ranks, num_micro_batches, max_tokens, height) for height in ROUND_HEIGHTS
+        )
+        candidates = [rounds for rounds in filled if rounds is not None]
+        num_micro_batches += 1
+    best = min(candidates, key=lambda rounds: sum(max(loads) for _, loads in rounds))
     plan: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     totals = [0.0] * num_ranks
-    for start in range(0, len(order), num_ranks):
+    for bins, loads in sorted(best, key=lambda filled_round: -max(filled_round[1])):
         ranks = sorted(range(num_ranks), key=lambda rank: (totals[rank], rank))
-        for rank, b in zip(ranks, order[start : start + num_ranks], strict=True):
+        for rank, b in zip(ranks, sorted(range(num_ranks), key=lambda b: (-loads[b], b)), strict=True):
             plan[rank].append(sorted(bins[b]))
-            totals[rank] += costs[b]
+            totals[rank] += loads[b]
     return plan
 
 
-def _fill(
-    lengths: Sequence[int], cost: Callable[[int], float], num_bins: int, max_tokens: int | None
-) -> list[list[int]] | None:
-    """Longest-first into the bin with the least cost that has room; None where a trace finds no room."""
-    bins: list[list[int]] = [[] for _ in range(num_bins)]
-    tokens = [0] * num_bins
-    heap = [(0.0, b) for b in range(num_bins)]
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        full = []
-        while heap and max_tokens is not None and tokens[heap[0][1]] + lengths[i] > max_tokens:
-            full.append(heapq.heappop(heap))
-        if not heap:
-            return None
-        load, b = heapq.heappop(heap)
-        bins[b].append(i)
-        tokens[b] += lengths[i]
-        for entry in (*full, (load + cost(lengths[i]), b)):
-            heapq.heappush(heap, entry)
-    return bins
+def _fill_rounds(
+    lengths: Sequence[int],
+    costs: Sequence[float],
+    num_ranks: int,
+    num_rounds: int,
+    max_tokens: int | None,
+    height: float,
+) -> list[tuple[list[list[int]], list[float]]] | None:
+    """Rounds of one micro-batch a rank, with their costs; None where a trace finds no room.
+
+    Longest first, each trace into the round's cheapest micro-batch that has room for it. A round is full at `height`
+    times the cost of its longest trace or, if that is more, of an equal share of what is left; then the next begins.
+    """
+    left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rounds = []
+    for rounds_left in range(num_rounds, 0, -1):
+        share = sum(costs[i] for i in left) / (num_ranks * rounds_left)
+        limit = height * max(share, *(costs[i] for i in left[:1]), 0.0) * (1 + 1e-9) if rounds_left > 1 else math.inf
+        bins: list[list[int]] = [[] for _ in range(num_ranks)]
+        tokens, loads, passed = [0] * num_ranks, [0.0] * num_ranks, []
+        for i in left:
+            roomy = (b for b in range(num_ranks) if max_tokens is None or tokens[b] + lengths[i] <= max_tokens)
+            b = min(roomy, key=loads.__getitem__, default=None)
+            if b is None or loads[b] + costs[i] > limit:
+                passed.append(i)
+                continue
+            bins[b].append(i)
+            tokens[b] += lengths[i]
+            loads[b] += costs[i]
+        rounds.append((bins, loads))
+        left = passed
+    return None if left else rounds
 
 
 def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str, Any]:

@@ -168,6 +168,14 @@ class REDIConfig(DPOConfig):
         if self.padding_free and self.objective == "simpo":
             raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
         self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
+        if self.padding_free:  # the engine orders the data itself, by `seed`
+            for name, default in (("train_sampling_strategy", "random"), ("data_seed", None)):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} is read only with padding_free=False. Remove it."
+                    )
+            if self.dataloader_drop_last:
+                raise ValueError("dataloader_drop_last=True is read only with padding_free=False. Remove it.")
         if self.max_tokens_per_micro_batch is not None and not self.padding_free:
             raise ValueError("max_tokens_per_micro_batch is read only with padding_free=True. Remove it.")
 

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-VOCABULARY_TILE = 32768  # columns of the logits that exist at a time
+# Columns of the logits that exist at a time. On CUDA as in TRL; on CPU, whose kernel passes over a tile several times,
+# a tile that stays in the cache halves the time of the head.
+CUDA_TILE, CPU_TILE = 32768, 1024
 
 
 def add_scoring(model: PreTrainedModel) -> None:
@@ -48,6 +50,6 @@ def _logps(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, s
     weight, bias = head.weight, head.bias
     if isinstance(weight, torch.distributed.tensor.DTensor):  # FSDP2 shards the head; it is gathered once
         weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
-    tile = min(VOCABULARY_TILE, weight.shape[0])
+    tile = min(CUDA_TILE if hidden.is_cuda else CPU_TILE, weight.shape[0])
     outputs = ("log_probs",)
     return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, 1.0, tile, softcap, 1.0, outputs)[0]

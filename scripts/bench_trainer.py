@@ -147,7 +147,6 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
         "per_device_train_batch_size": options.pairs_per_device,
         "gradient_accumulation_steps": 1,
         "max_steps": options.warmup + options.steps,
-        "train_sampling_strategy": "sequential",
         "learning_rate": 1e-6,
         "max_length": None,
         "gradient_checkpointing": cuda,
@@ -158,6 +157,8 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
         "disable_tqdm": True,
         "seed": options.seed,
     }
+    if side != "redi":  # the engine has its own order, see below
+        arguments["train_sampling_strategy"] = "sequential"
     tokenizer = make_tokenizer(PRESETS[options.preset]["vocab"])
     if side == "dpo":
         trainer_class, args, rows = DPOTrainer, DPOConfig(**arguments), [as_text(pair) for pair in pairs]

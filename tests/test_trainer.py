@@ -257,6 +257,9 @@ def test_wrong_rows_are_refused_with_their_number(tmp_path, model_path, tokenize
         ({"simpo_beta": 2.0}, "only with objective='simpo'"),
         ({"objective": "simpo", "alpha": 0.5}, "alpha=0.5 is not read"),
         ({"objective": "dpo"}, "objective='dpo' is unknown"),
+        ({"data_seed": 1}, "data_seed=1 is read only with padding_free=False"),
+        ({"objective": "simpo", "padding_free": True}, "padding_free=True needs objective='redi'"),
+        ({"padding_free": False, "max_tokens_per_micro_batch": 9}, "is read only with padding_free=True"),
     ],
 )
 def test_options_that_do_nothing_are_refused(tmp_path, options, message):
