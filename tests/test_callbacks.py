@@ -216,7 +216,7 @@ def started(launcher: list[str], arguments: list[str], folder: Path) -> Iterator
     children = []
     try:
         yield process
-        process.wait(timeout=90)
+        process.wait(timeout=600)  # the first DeepSpeed run on a machine compiles an operator
     finally:
         if process.poll() is None:
             children = psutil.Process(process.pid).children(recursive=True)
