@@ -196,10 +196,6 @@ class REDIConfig(DPOConfig):
         # With this flag DPOTrainer loads no reference model; REDITrainer makes the computation itself a no-op.
         self.precompute_ref_log_probs = True
 
-    def read_options(self) -> dict[str, Any]:
-        """The options that REDI reads, by name, for the manifest of a run."""
-        return {name: value for name, value in self.to_dict().items() if name not in UNREAD_OPTIONS}
-
 
 def _default(parent_field: Any) -> Any:
     factory = parent_field.default_factory
