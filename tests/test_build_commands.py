@@ -119,7 +119,7 @@ def test_the_output_must_not_replace_the_input(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("column", ["source", "generations", "correctness.llama_verification"])
+@pytest.mark.parametrize("column", ["problem", "generations", "correctness.llama_verification"])
 def test_missing_column(tmp_path, capsys, name, column):
     table = pa.Table.from_pylist(ROWS, schema=SCHEMA)
     if "." in column:
@@ -156,7 +156,7 @@ def test_unreadable_parquet(corpus, tmp_path, capsys):
 def test_unusable_inputs(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for source, message in (
-        (tmp_path / "empty", "holds no .parquet files"),
+        (tmp_path / "empty", "holds no .parquet or .jsonl files"),
         (tmp_path / "missing.parquet", "does not exist"),
         ("folder/missing.parquet", "does not exist"),
         ("not-a-hub-id", "does not exist"),

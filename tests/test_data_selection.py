@@ -21,7 +21,7 @@ from data_fixtures import (
     write_corpus,
 )
 
-import redi.data.corpus
+import redi.data.parquet
 import redi.data.shuffle
 from redi.data.selection import first_true
 
@@ -136,7 +136,7 @@ def test_excluded_sources(corpus):
 
 
 def test_batches_buckets_and_shards_leave_no_trace(corpus, monkeypatch):
-    monkeypatch.setattr(redi.data.corpus, "BATCH_ROWS", 4)
+    monkeypatch.setattr(redi.data.parquet, "BATCH_ROWS", 4)
     for name, value in {"BUCKET_ROWS": 5, "SCATTER_BYTES": 300, "ROW_GROUP_ROWS": 2, "SHARD_BYTES": 500}.items():
         monkeypatch.setattr(redi.data.shuffle, name, value)
     output = build("build_pairs", corpus)

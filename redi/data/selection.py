@@ -1,6 +1,6 @@
 """The paper's selection rules: which problems are kept, and which of their generations become positives and pairs.
 
-The rules work on whole record batches of `redi.data.corpus.SCHEMA`; a "generation" below is its position in its row.
+The rules work on whole record batches of `redi.data.schema.SCHEMA`; a "generation" below is its position in its row.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.corpus import VERIFIERS
+from redi.data.schema import VERIFIERS
 from redi.runs import UsageError
 
 RULES = ("both", "either")
@@ -150,7 +150,7 @@ def select_positives(
     """The positives of a batch: each problem with its first generation that the verifiers accept.
 
     Args:
-        batch: rows of `redi.data.corpus.SCHEMA`.
+        batch: rows of `redi.data.schema.SCHEMA`.
         rule: "both": a generation is positive where both verifiers accept it. "either": the first that both accept,
             or else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
         exclude_sources: values of `source` whose rows are dropped.
@@ -187,7 +187,7 @@ def select_pairs(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[pa.
     The rejected generation may have been accepted by one verifier, and its text may even equal the chosen one's.
 
     Args:
-        batch: rows of `redi.data.corpus.SCHEMA`.
+        batch: rows of `redi.data.schema.SCHEMA`.
         exclude_sources: values of `source` whose rows are dropped.
 
     Returns:
