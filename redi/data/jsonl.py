@@ -15,6 +15,8 @@ BATCH_BYTES = 16_000_000  # of lines parsed at a time; as Python objects they ta
 CORRECTNESS = pa.struct([SCHEMA.field(name) for name in VERIFIERS])
 TYPES = {field.name: field.type for field in SCHEMA if field.name not in VERIFIERS} | {"correctness": CORRECTNESS}
 
+MISFITS = (pa.ArrowException, UnicodeEncodeError)  # the latter for half a surrogate pair, which JSON can spell
+
 
 def schema_of(file: Path) -> pa.Schema:
     """The columns that the first row has; all of them where there is no row, since none then lacks any.
@@ -68,8 +70,11 @@ def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # ValueError: JSON or UTF-8
-                raise UsageError(f"--input {file} line {number} is not JSON: {error}; mend or drop it") from error
+            except json.JSONDecodeError as error:
+                what = f"{error.msg} at column {error.colno}"
+                raise UsageError(f"--input {file} line {number} is not JSON: {what}; mend or drop it") from error
+            except UnicodeDecodeError as error:
+                raise UsageError(f"--input {file} line {number} is not UTF-8: {error}; mend or drop it") from error
             if not isinstance(row, dict):
                 raise UsageError(f"--input {file} line {number} is no JSON object but {type(row).__name__}; drop it")
             yield number, len(line), row
@@ -80,18 +85,25 @@ def _record_batch(file: Path, rows: dict[int, dict[str, Any]], schema: pa.Schema
     for name, type_ in zip(schema.names, schema.types, strict=True):
         values = [row.get(name, DEFAULTS.get(name)) for row in rows.values()]
         try:
-            arrays.append(pa.array(values, type_))
-        except (pa.ArrowException, UnicodeEncodeError):
+            arrays.append(_array(values, type_))
+        except MISFITS:
             number, error = _first_misfit(rows, values, type_)
-            raise UsageError(f"--input {file} line {number}: '{name}' is not of type {type_}: {error}") from None
+            raise UsageError(f"--input {file} line {number}: '{name}' is not of type {type_}: {error}") from error
     return pa.record_batch(arrays, schema=schema)
+
+
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+    # Arrow would take a text for the list of its characters.
+    if pa.types.is_list(type_) and not all(value is None or isinstance(value, list) for value in values):
+        raise pa.ArrowTypeError("it is no list")
+    return pa.array(values, type_)
 
 
 def _first_misfit(rows: dict[int, dict[str, Any]], values: list[Any], type_: pa.DataType) -> tuple[int, Exception]:
     """The line number of the first value that does not fit the type, and what is wrong with it."""
     for number, value in zip(rows, values, strict=True):
         try:
-            pa.array([value], type_)
-        except (pa.ArrowException, UnicodeEncodeError) as error:
+            _array([value], type_)
+        except MISFITS as error:
             return number, error
     raise AssertionError("each value fits, but not all of them")
