@@ -78,8 +78,8 @@ def build(
         UsageError: an input or output is unfit, no rows come out, or not as many as `--expect-rows` says.
     """
     started = time.time()
-    _refuse_output_over_input(options.output, inputs)
-    if not options.overwrite and _is_complete(options.output, config, inputs):
+    refuse_output_over_input(options.output, inputs)
+    if not options.overwrite and is_complete(options.output, config, inputs):
         counts = read_manifest(options.output)["counts"]
         check_expected(options.expect_rows, counts["rows"])
         print(f"{options.output}: already done, {counts['rows']} rows")
@@ -102,13 +102,15 @@ def build(
     print(count_table(counts))
 
 
-def _refuse_output_over_input(output: Path, inputs: dict[str, str]) -> None:
+def refuse_output_over_input(output: Path, inputs: dict[str, str]) -> None:
+    """Raises a `UsageError` where `--overwrite` would replace an input."""
     for path in map(Path, inputs.values()):
         if path.exists() and path.resolve().is_relative_to(output.resolve()):
             raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
 
 
-def _is_complete(output: Path, config: dict[str, Any], inputs: dict[str, str]) -> bool:
+def is_complete(output: Path, config: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether `output` is the finished result of the same options and inputs, all its shards included."""
     if not is_finished(output, config, inputs):
         return False
     return all((output / name).is_file() for name in read_manifest(output)["counts"]["files"])

@@ -60,7 +60,7 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Colle
 
 
 def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -> Corpus:
-    files = _data_files(path)
+    files = data_files(path)
     format_ = jsonl if files[0].suffix == ".jsonl" else parquet
     for file in files:
         check_schema(format_.schema_of(file), str(file), columns, optional)
@@ -70,7 +70,8 @@ def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -
     return Corpus(num_rows, _indexed(batches, num_rows, columns))
 
 
-def _data_files(path: Path) -> list[Path]:
+def data_files(path: Path) -> list[Path]:
+    """A file itself, or the parquet or the JSONL files of a folder in the order of their names."""
     if path.is_file():
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in (".parquet", ".jsonl") and file.name[0] != ".")
