@@ -57,11 +57,18 @@ class StrictParser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Names an unknown option before argparse can complain of the required one that it was meant to be."""
+        if self._subparsers is None:  # else the command's own parser knows them
+            for option in (arg.split("=")[0] for arg in (sys.argv[1:] if args is None else args)):
+                if option.startswith("--") and option != "--" and option not in self._option_string_actions:
+                    self.error(f"unknown option '{option}'{nearest(option, list(self._option_string_actions))}")
+        return super().parse_known_args(args, namespace)
+
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            self.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}")
+            self.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], list(self._option_string_actions))}")
         return parsed
 
     def error(self, message: str) -> NoReturn:

@@ -91,3 +91,11 @@ def test_the_parser_suggests_the_nearest_option_and_takes_no_prefixes():
         parser.parse_args(["--outptu", "x"])
     with pytest.raises(UsageError, match="unknown option '--out'"):
         parser.parse_args(["--out", "x"])
+
+
+def test_a_mistyped_option_of_a_subcommand_is_named_before_the_required_one_that_is_missing():
+    parser = StrictParser()
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
+    commands.add_parser("make").add_argument("--model", required=True)
+    with pytest.raises(UsageError, match="unknown option '--modle'; did you mean '--model'?"):
+        parser.parse_args(["make", "--modle=x"])
