@@ -195,12 +195,12 @@ class REDITrainer(DPOTrainer):
             )
             with quiet, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
-                    logps = self._trace_logps(model, batch)  # (traces,)
+                    loss, logps = self._trace_loss(model, batch)  # scalar, (traces,)
                     # Gradients are averaged over ranks, Eq. (5) is a sum over the traces of all of them.
-                    loss = (batch["coefficients"] * logps).sum() * num_ranks
+                    loss = loss * num_ranks
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
             total += loss.detach()
-            _add_to_sums(sums, batch, logps.detach())
+            _add_to_sums(sums, batch, logps)
         self._record_problems(self.accelerator.reduce(sums, reduction="sum"), micro_batches[0]["rows"])
         return total
 
@@ -219,7 +219,7 @@ class REDITrainer(DPOTrainer):
         try:
             with torch.random.fork_rng(devices), quiet, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
-                    loss = 0.0 * self._trace_logps(model, batch).sum()
+                    loss = 0.0 * self._trace_loss(model, batch)[0]
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         except torch.OutOfMemoryError as error:
             raise RuntimeError(
@@ -228,10 +228,16 @@ class REDITrainer(DPOTrainer):
                 f"{self.args.max_length}); gradient_checkpointing is {self.args.gradient_checkpointing}"
             ) from error
 
-    def _trace_logps(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-        """log p(y|x) of each trace of a micro-batch, float32. `(traces,)`"""
-        logps = model(**batch["model_inputs"], positions=batch["positions"], targets=batch["targets"])  # (S,)
-        return torch.zeros_like(batch["coefficients"]).index_add(0, batch["segments"], logps)
+    def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a micro-batch adds to Eq. (5), and log p(y|x) of each of its traces, `(traces,)`, detached; float32."""
+        segments = batch["segments"]  # (S,)
+        loss, logps = model(
+            **batch["model_inputs"],
+            positions=batch["positions"],
+            targets=batch["targets"],
+            coefficients=batch["coefficients"][segments],
+        )
+        return loss, torch.zeros_like(batch["coefficients"]).index_add(0, segments, logps)
 
     @torch.no_grad()
     def _record_problems(self, sums: torch.Tensor, rows: list[int]) -> None:

@@ -83,8 +83,8 @@ def test_the_largest_micro_batch_is_found_from_lengths(tmp_path, model_path, tok
 def test_the_rehearsal_changes_nothing(tmp_path, model_path, tokenizer, pairs, monkeypatch):
     """Bit for bit the same weights and random state as without it; one more micro-batch goes through the model."""
     calls = []
-    original = REDITrainer._trace_logps
-    monkeypatch.setattr(REDITrainer, "_trace_logps", lambda *args: calls.append(1) or original(*args))
+    original = REDITrainer._trace_loss
+    monkeypatch.setattr(REDITrainer, "_trace_loss", lambda *args: calls.append(1) or original(*args))
     args = config(tmp_path, max_steps=2, per_device_train_batch_size=8)
     rehearsed = trained(model_path, tokenizer, args, pairs)
     state = torch.random.get_rng_state()
@@ -101,7 +101,7 @@ def test_out_of_memory_names_the_knob(tmp_path, model_path, tokenizer, pairs, mo
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(REDITrainer, "_trace_logps", fail)
+    monkeypatch.setattr(REDITrainer, "_trace_loss", fail)
     with pytest.raises(RuntimeError, match="out of memory on the largest micro-batch, .* lower max_tokens_per_micro"):
         trained(model_path, tokenizer, config(tmp_path), pairs)
 
