@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -95,6 +96,17 @@ def command(name: str):
 
 def run(name: str, *arguments) -> None:
     command(name)([str(argument) for argument in arguments])
+
+
+def fails(capsys, name, *arguments) -> str:
+    """Runs a command that must exit with 2 and returns the one line it says."""
+    with pytest.raises(SystemExit) as raised:
+        run(name, *arguments)
+    assert raised.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
 
 
 def read_rows(folder: Path) -> list[dict]:

@@ -7,7 +7,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_fixtures import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, SCHEMA, read_rows, run, write_corpus
+from data_fixtures import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, SCHEMA, fails, read_rows, run, write_corpus
 from datasets import load_dataset
 
 COMMANDS = {"build_positives": NUM_POSITIVES, "build_pairs": NUM_PAIRS}
@@ -16,17 +16,6 @@ COMMANDS = {"build_positives": NUM_POSITIVES, "build_pairs": NUM_PAIRS}
 @pytest.fixture
 def corpus(tmp_path):
     return write_corpus(tmp_path / "raw.parquet")
-
-
-def fails(capsys, name, *arguments) -> str:
-    """Runs a command that must exit with 2 and returns the one line it says."""
-    with pytest.raises(SystemExit) as raised:
-        run(name, *arguments)
-    assert raised.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("name", COMMANDS)
