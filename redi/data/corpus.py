@@ -6,16 +6,22 @@ for the decisions and a second one for the text would decode everything twice.
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from redi.data import jsonl, parquet
 from redi.data.schema import PATHS, SELECTION, check_schema, normalised
 from redi.runs import UsageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,13 @@ class Corpus:
 def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Collection[str] = ()) -> Corpus:
     """Opens a file or folder of parquet or JSONL (files in the order of their names) or a Hub dataset's `train`.
 
-    Parquet footers and the first lines of JSONL files are read here, so a missing column is found before any work is
-    done. A corpus without `problem_is_valid` or `source` is read as if every row had the one in
+    A Hub dataset is read in place, as the batches are asked for: nothing of it is kept on disk, nor are other columns
+    fetched. Parquet footers and the first lines of JSONL files are read here, so a missing column is found before any
+    work is done. A corpus without `problem_is_valid` or `source` is read as if every row had the one in
     `redi.data.schema.DEFAULTS`.
 
     Args:
-        source: a path, or a Hub dataset as owner/name.
+        source: a path, or a Hub dataset as owner/name or, of another revision than the newest, owner/name@REVISION.
         columns: of `redi.data.schema.SCHEMA`, what to read.
         optional: those of `columns` that may be missing; they are then null in every row.
 
@@ -50,8 +57,7 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Colle
     """
     if Path(source).exists():
         return _open_local(Path(source), columns, optional)
-    # "traces/raw.parquet" would pass for a Hub id, but nobody means one by it.
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.endswith((".parquet", ".jsonl")):
+    if not is_hub_id(source):
         raise UsageError(
             f"--input {source} does not exist; give a parquet or JSONL file, a folder of them, or a Hub dataset as "
             "owner/name"
@@ -59,14 +65,36 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Colle
     return _open_hub(source, columns, optional)
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a text has the form `owner/name` or `owner/name@REVISION`."""
+    # "traces/raw.parquet" would pass for a Hub id, but nobody means one by it.
+    match = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", source)
+    return match is not None and not source.endswith((".parquet", ".jsonl"))
+
+
+def pinned_input(source: str, revision: str | None) -> str:
+    """What `--input` and `--revision` name: the path as it is, or a Hub dataset at one commit, `owner/name@COMMIT`.
+
+    Raises:
+        UsageError: a revision is given for a path, or the Hub does not know the dataset or the revision.
+    """
+    if Path(source).exists() or not is_hub_id(source) or "@" in source:
+        if revision is not None:
+            raise UsageError(f"--revision {revision} needs a Hub dataset (owner/name) as --input, not {source}")
+        return source
+    from redi.data import hub  # its client takes half a second to import, and a local corpus does without
+
+    return hub.pinned(source, revision)
+
+
 def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -> Corpus:
     files = data_files(path)
-    format_ = jsonl if files[0].suffix == ".jsonl" else parquet
+    if files[0].suffix != ".jsonl":
+        return _open_parquet(files, list(map(parquet.footer, files)), columns, optional)
     for file in files:
-        check_schema(format_.schema_of(file), str(file), columns, optional)
-    num_rows = sum(format_.count_rows(file) for file in files)
-    paths = [PATHS[name] for name in columns]
-    batches = (batch for file in files for batch in format_.read(file, paths))
+        check_schema(jsonl.schema_of(file), str(file), columns, optional)
+    num_rows = sum(map(jsonl.count_rows, files))
+    batches = (batch for file in files for batch in jsonl.read(file, columns))
     return Corpus(num_rows, _indexed(batches, num_rows, columns))
 
 
@@ -84,19 +112,38 @@ def data_files(path: Path) -> list[Path]:
     return files
 
 
-def _open_hub(name: str, columns: Sequence[str], optional: Collection[str]) -> Corpus:
-    from datasets import load_dataset  # takes seconds to import, and a local corpus does without
+def _open_parquet(
+    files: Sequence[str | Path],
+    footers: Sequence[pq.FileMetaData],
+    columns: Sequence[str],
+    optional: Collection[str],
+    remote: "AbstractFileSystem | None" = None,
+) -> Corpus:
+    for file, footer in zip(files, footers, strict=True):
+        check_schema(footer.schema.to_arrow_schema(), str(file), columns, optional)
+    num_rows = sum(footer.num_rows for footer in footers)
+    paths = [PATHS[name] for name in columns]
+    batches = (batch for file in files for batch in parquet.read(file, paths, remote))
+    return Corpus(num_rows, _indexed(batches, num_rows, columns))
 
-    try:
-        dataset = load_dataset(name, split="train")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--input {name} is no local path, and loading it from the Hub failed: {error}") from error
-    schema = dataset.features.arrow_schema
-    check_schema(schema, name, columns, optional)
-    wanted = {PATHS[name].split(".")[0] for name in columns} & set(schema.names)
-    tables = dataset.select_columns(sorted(wanted)).with_format("arrow").iter(parquet.BATCH_ROWS)
-    batches = (batch for table in tables for batch in table.to_batches())
-    return Corpus(len(dataset), _indexed(batches, len(dataset), columns))
+
+def _open_hub(source: str, columns: Sequence[str], optional: Collection[str]) -> Corpus:
+    from redi.data import hub
+
+    dataset = source if "@" in source else hub.pinned(source, None)
+    files, remote = hub.train_files(dataset), hub.file_system()
+    with hub.talking_to_hub(dataset), ThreadPoolExecutor(8) as threads:
+        footers = list(threads.map(lambda file: parquet.footer(file, remote), files))
+    corpus = _open_parquet(files, footers, columns, optional, remote)
+    paths = [PATHS[name] for name in columns]
+    wanted = sum(parquet.column_bytes(footer, paths)[0] for footer in footers)
+    stored = sum(parquet.column_bytes(footer)[0] for footer in footers)
+    print(
+        f"{dataset}: {corpus.num_rows:,} rows in {len(files)} files; {wanted / 1e9:.2f} of their {stored / 1e9:.2f} GB "
+        "will be downloaded, and not kept",
+        flush=True,
+    )
+    return Corpus(corpus.num_rows, hub.guarded(dataset, corpus.batches))
 
 
 def _indexed(batches: Iterable[pa.RecordBatch], num_rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
