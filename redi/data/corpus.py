@@ -139,8 +139,8 @@ def _open_hub(source: str, columns: Sequence[str], optional: Collection[str]) ->
     wanted = sum(parquet.column_bytes(footer, paths)[0] for footer in footers)
     stored = sum(parquet.column_bytes(footer)[0] for footer in footers)
     print(
-        f"{dataset}: {corpus.num_rows:,} rows in {len(files)} files; {wanted / 1e9:.2f} of their {stored / 1e9:.2f} GB "
-        "will be downloaded, and not kept",
+        f"{dataset}: {corpus.num_rows:,} rows in {len(files)} files; {wanted / 1e6:,.1f} of their "
+        f"{stored / 1e6:,.1f} MB will be downloaded, and not kept",
         flush=True,
     )
     return Corpus(corpus.num_rows, hub.guarded(dataset, corpus.batches))
