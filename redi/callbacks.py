@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
+from redi.batching import StepDataset
 from redi.config import REDIConfig
 
 logger = get_logger(__name__)
@@ -134,27 +135,22 @@ class UpdateNorm(TrainerCallback):
     """Logs `update_norm`, the L2 norm of the change that an optimizer step makes to the trainable parameters.
 
     This is the paper's gradient step size. Like every metric it is averaged over the steps since the last log. It is
-    taken on what the optimizer holds: the float32 master weights where there are any, the local shard under ZeRO-2.
-    Costs one copy of that, and a pass over it each step.
+    taken on what the optimizer holds: the float32 master weights where there are any, this rank's shard of them under
+    ZeRO and FSDP2. Costs one copy of that, and a pass over it each step.
 
     Args:
         accelerator: the trainer's.
         metrics: the trainer's lists of metrics, by name.
 
     Raises:
-        ValueError: the parameters are sharded in a way that this does not read.
+        ValueError: the parameters are sharded by FSDP's first version, whose shards are not read here.
     """
 
     def __init__(self, accelerator: Accelerator, metrics: dict[str, list[float]]):
-        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        self.is_sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
-        zero_stage = accelerator.state.deepspeed_plugin.zero_stage if self.is_sharded else None
-        if zero_stage != 2 and accelerator.distributed_type not in plain:
-            name = f"ZeRO-{zero_stage}" if self.is_sharded else accelerator.distributed_type.value
-            raise ValueError(
-                f"log_update_norm=True reads the parameters of one process, of DDP and of ZeRO-2, not of {name}; "
-                "remove it, or use configs/accelerate/zero2.yaml"
-            )
+        kind = accelerator.distributed_type
+        if kind == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise ValueError("log_update_norm=True does not read fsdp_version: 1; use configs/accelerate/fsdp2.yaml")
+        self.has_flat_shards = kind == DistributedType.DEEPSPEED
         self.accelerator = accelerator
         self.metrics = metrics
         self.before: list[torch.Tensor] = []
@@ -173,15 +169,20 @@ class UpdateNorm(TrainerCallback):
         total = torch.zeros((), device=self.accelerator.device)
         for before, parameter in zip(self.before, _parameters(optimizer), strict=True):
             change = before.sub_(parameter)
-            total += torch.linalg.vector_norm(change, dtype=torch.float32).to(total.device) ** 2
-        if self.is_sharded:
+            square = (change * change).sum(dtype=torch.float32)
+            if isinstance(square, torch.distributed.tensor.DTensor):
+                square = square.full_tensor()
+            total += square.to(total.device)
+        if self.has_flat_shards:
             total = self.accelerator.reduce(total, reduction="sum")
         self.metrics["update_norm"].append(math.sqrt(total.item()))
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """What the optimizer steps: all trainable parameters, or under ZeRO-2 this rank's flat float32 shards."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    """What the optimizer steps: all trainable parameters, or under ZeRO this rank's flat float32 shards of them."""
+    # ZeRO-3 hands its shards to the optimizer one at a time, during the step alone.
+    shards = getattr(getattr(optimizer, "optimizer", None), "fp32_partitioned_groups_flat", None)
+    return shards or [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def make_callbacks(
@@ -194,6 +195,16 @@ def make_callbacks(
     if args.log_update_norm:
         callbacks.append(UpdateNorm(accelerator, metrics))
     return callbacks
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the steps which epoch begins, also in a resumed run."""
+
+    def __init__(self, steps: StepDataset):
+        self.steps = steps
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.steps.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
 # --- ends of a run ---------------------------------------------------------------------------------------------------

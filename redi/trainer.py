@@ -17,7 +17,7 @@ from trl.trainer.utils import global_then_local_main_first
 
 from redi.attention import enable_packing
 from redi.batching import StepDataset, step_cost
-from redi.callbacks import make_callbacks
+from redi.callbacks import SetEpoch, make_callbacks
 from redi.config import REDIConfig
 from redi.data.problems import NAME, PAIR_COLUMNS, tokenize_problems
 from redi.losses import redi_loss, simpo_loss
@@ -79,7 +79,9 @@ class REDITrainer(DPOTrainer):
             # A step of the Trainer is here a whole optimizer step: `training_step` accumulates by itself.
             args.per_device_train_batch_size, args.gradient_accumulation_steps = self.pairs_per_device, 1
             args.padding_free = False  # DPOTrainer would warn that it has no such thing
-        super().__init__(model=model, args=args, **kwargs)
+        hook = _NoReferenceModel(self)
+        super().__init__(model=model, args=args, **kwargs | {"callbacks": [*(kwargs.get("callbacks") or []), hook]})
+        hook.undo()
         # The flag only kept the reference model from being loaded; left on, it would make `evaluate` refuse to run.
         self.precompute_ref_logps = False
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
@@ -145,7 +147,7 @@ class REDITrainer(DPOTrainer):
             pad_token_id=self._tokenizer.pad_token_id,
             seed=self.args.seed,
         )
-        self.add_callback(_SetEpoch(self.steps))
+        self.add_callback(SetEpoch(self.steps))
         self.has_rehearsed = False
         logger.info(self.steps.describe())
 
@@ -156,11 +158,8 @@ class REDITrainer(DPOTrainer):
         return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
 
     def num_examples(self, dataloader: DataLoader) -> int:
-        return (
-            len(self.train_dataset)
-            if dataloader.dataset is self.__dict__.get("steps")
-            else super().num_examples(dataloader)
-        )
+        is_steps = dataloader.dataset is self.__dict__.get("steps")
+        return len(self.train_dataset) if is_steps else super().num_examples(dataloader)
 
     def floating_point_ops(self, inputs: Any) -> float:
         if isinstance(inputs, dict):
@@ -190,9 +189,8 @@ class REDITrainer(DPOTrainer):
             is_last = number == len(micro_batches)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             # DeepSpeed takes the boundary from `sync_gradients`; DDP and FSDP are told not to reduce before it.
-            quiet = (
-                contextlib.nullcontext() if is_last or self.is_deepspeed_enabled else self.accelerator.no_sync(model)
-            )
+            reduces = is_last or self.is_deepspeed_enabled
+            quiet = contextlib.nullcontext() if reduces else self.accelerator.no_sync(model)
             with quiet, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
                     loss, logps = self._trace_loss(model, batch)  # scalar, (traces,)
@@ -318,14 +316,26 @@ class REDITrainer(DPOTrainer):
             metrics[name].append(mean)
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the steps which epoch begins, also in a resumed run."""
+class _NoReferenceModel(TrainerCallback):
+    """Keeps `DPOTrainer.__init__` from loading a reference model, or copying an adapter for one, that is never run.
 
-    def __init__(self, steps: StepDataset):
-        self.steps = steps
+    `precompute_ref_log_probs` does so on every launcher but FSDP, where a model is loaded and freed again. That comes
+    after `Trainer.__init__`, whose last act is `on_init_end`: from there until `undo`, FSDP is hidden.
+    """
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.steps.set_epoch(int((state.epoch or 0.0) + 1e-6))
+    def __init__(self, trainer: DPOTrainer):
+        self.trainer = trainer
+
+    def on_init_end(self, args, state, control, **kwargs):
+        self.uses_fsdp = self.trainer.is_fsdp_enabled
+        self.trainer.is_fsdp_enabled = False
+
+    def undo(self) -> None:
+        self.trainer.is_fsdp_enabled = self.uses_fsdp
+        self.trainer.remove_callback(self)
+        model = self.trainer.model
+        if is_peft_model(model) and "ref" in model.peft_config:
+            model.delete_adapter("ref")
 
 
 def _only(items: list[Any]) -> Any:

@@ -187,18 +187,12 @@ def test_update_norm_is_the_distance_between_the_weights(tmp_path, model_path, t
 
 
 def test_update_norm_refuses_what_it_cannot_read():
-    for state, name in (
-        (SimpleNamespace(distributed_type=DistributedType.FSDP), "FSDP"),
-        (
-            SimpleNamespace(
-                distributed_type=DistributedType.DEEPSPEED,
-                state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)),
-            ),
-            "ZeRO-3",
-        ),
-    ):
-        with pytest.raises(ValueError, match=f"log_update_norm=True reads .*, not of {name}; remove it"):
-            UpdateNorm(state, {})
+    plugin = SimpleNamespace(fsdp_version=1)
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, state=SimpleNamespace(fsdp_plugin=plugin), device="cpu"
+    )
+    with pytest.raises(ValueError, match="log_update_norm=True does not read fsdp_version: 1; use .*fsdp2.yaml"):
+        UpdateNorm(accelerator, {})
 
 
 @contextmanager

@@ -259,6 +259,9 @@ def test_a_nan_stops_before_the_step_and_names_the_rows(tmp_path, model_path, to
 
 ARGUMENTS = "--per_device_train_batch_size 2 --max_steps 3 --logging_steps 1 --save_strategy no --learning_rate 1e-3"
 ARGUMENTS += " --lr_scheduler_type constant --use_cpu true --bf16 false --gradient_checkpointing false"
+ARGUMENTS += " --log_update_norm true"
+METRICS = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies"]
+METRICS += ["grad_norm", "update_norm"]
 
 
 def launch(folder: Path, name: str, launcher: list[str], model_path: str, accumulation: int) -> Path:
@@ -272,12 +275,13 @@ def launch(folder: Path, name: str, launcher: list[str], model_path: str, accumu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_two_processes_equal_one(tmp_path, model_path, kind):
     """18 pairs in global batches of 8 (the last has 2): traces of a pair land on either rank, with the same result."""
     Dataset.from_list(make_pairs(18)).to_parquet(tmp_path / "pairs.parquet")
-    if kind == "ddp":  # accelerate launches several CPU processes through MPI alone; torchrun is what it uses for GPUs
+    if kind in ("ddp", "fsdp2"):  # accelerate launches several CPU processes through MPI alone; torchrun does for GPUs
         launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+        launcher += [str(REPOSITORY / "tests/fsdp2_on_cpu.py")] if kind == "fsdp2" else []
     else:
         shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
         shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
@@ -292,7 +296,15 @@ def test_two_processes_equal_one(tmp_path, model_path, kind):
         logs.append([entry for entry in history if "loss" in entry])
     assert json.loads((two / "manifest.json").read_text())["counts"]["world_size"] == 2
     assert len(logs[0]) == 3
-    for key in ("loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "grad_norm"):
+    for key in (
+        "loss",
+        "logps/chosen",
+        "logps/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "grad_norm",
+        "update_norm",
+    ):
         assert [entry[key] for entry in logs[1]] == pytest.approx(
             [entry[key] for entry in logs[0]], rel=2e-5, abs=1e-6
         )
