@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from redi.evaluation.exact import exact_number
 from redi.evaluation.normalize import clean, has_text, strip_unit, unwrap_text
+from redi.evaluation.numeric import differ, value
 
 Symbolic = Callable[[str, str], bool]
 
@@ -125,7 +126,7 @@ def _compare_brackets(gold: str, answer: str, symbolic: Symbolic | None, depth: 
         return _compare(relation_interval(gold), answer, symbolic, depth + 1)
     if gold_kind and relation_interval(answer):
         return _compare(gold, relation_interval(answer), symbolic, depth + 1)
-    if (gold_kind and exact_number(answer) is not None) or (answer_kind and exact_number(gold) is not None):
+    if (_is_set(gold) and value(answer) is not None) or (_is_set(answer) and value(gold) is not None):
         return False
     if _MATRIX_RE.fullmatch(gold) and _MATRIX_RE.fullmatch(answer):
         gold_rows, answer_rows = _matrix_rows(gold), _matrix_rows(answer)
@@ -145,6 +146,8 @@ def _compare_equations(gold: str, answer: str, symbolic: Symbolic | None, depth:
         return _compare(gold, answer_sides[-1].strip(), symbolic, depth + 1)
     if named and (len(answer_sides) == 1 or _squeeze(gold_sides[0]) == _squeeze(answer_sides[0])):
         return _compare(gold_sides[-1].strip(), answer_sides[-1].strip(), symbolic, depth + 1)
+    if len(answer_sides) == 1 and all(differ(side.strip(), answer) for side in gold_sides):
+        return False
     return symbolic(gold, answer) if symbolic else None
 
 
@@ -154,6 +157,11 @@ def _bare_item(item: str) -> tuple[str, str]:
     item, outer = strip_unit(item)
     item, inner = strip_unit(_peel(unwrap_text(item)))
     return item, outer or inner
+
+
+def _is_set(item: str) -> bool:
+    """Whether an item is a tuple, an interval, a union or a matrix, hence no number."""
+    return brackets(item) != "" or r"\cup" in item or "{pmatrix}" in item
 
 
 def _matrix_rows(text: str) -> list[list[str]]:

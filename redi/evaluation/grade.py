@@ -5,19 +5,20 @@ that are killed when they take too long. Nothing a model writes can raise, hang 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from os import cpu_count
 
 from tqdm import tqdm
 
 from redi.evaluation.compare import equal
 from redi.evaluation.normalize import MAX_ANSWER_CHARS
+from redi.evaluation.rllm_style import THINK_END, rllm_answer, rllm_equal
 from redi.evaluation.workers import symbolic_verdict
 
 STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
-THINK_END = "</think>"
 
 _BOX_TOKENS = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -31,11 +32,22 @@ class Grade:
         status: "ok" (decided), "no_think_end" (the thought never ends, mostly a truncated response), "no_answer" (no
             box after it), "timeout" or "error" (the symbolic stage had no verdict). Only "ok" can be correct.
         answer: the content of the box; None where there is none.
+        correct_rllm_style: the verdict of the paper's final grader, for comparison (`redi.evaluation.rllm_style`).
     """
 
     correct: bool
     status: str
     answer: str | None
+    correct_rllm_style: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """An answer and the golds it is compared with; hashable, as many samples ask the same."""
+
+    golds: tuple[str, ...]
+    box: str
+    rllm_style: bool = False
 
 
 def last_box(text: str) -> str | None:
@@ -57,40 +69,63 @@ def last_box(text: str) -> str | None:
     return None if last is None else text[last[0] : last[1]]
 
 
-def _golds(gold: str | Sequence[str]) -> list[str]:
+def _golds(gold: str | Sequence[str]) -> tuple[str, ...]:
     golds = [gold] if isinstance(gold, str) else list(gold)
-    return [last_box(text) or text for text in golds]
-
-
-def _grade_in_process(response: str, golds: list[str]) -> Grade | None:
-    """The verdict as far as text and numbers give one; None where the symbolic stage must decide."""
-    _, tag, final = response.rpartition(THINK_END)
-    if not tag:
-        return Grade(False, "no_think_end", None)
-    box = last_box(final)
-    if box is None or not box.strip():
-        return Grade(False, "no_answer", None)
-    verdicts = [equal(gold, box) for gold in golds]
-    if True in verdicts:
-        return Grade(True, "ok", box.strip())
-    if None in verdicts and len(box) <= MAX_ANSWER_CHARS:
-        return None
-    return Grade(False, "ok", box.strip())
-
-
-def _grade_in_worker(box: str, golds: list[str]) -> Grade:
-    reply = symbolic_verdict(golds, box)
-    return Grade(reply["correct"], reply.get("status", "ok"), box.strip())
+    return tuple(last_box(text) or text for text in golds)
 
 
 def graded_part(response: str) -> str:
-    """What the grade depends on: the response from its last `</think>` on, or the empty string."""
+    """What the grades depend on: the response from its first `</think>` on, or the empty string."""
+    _, tag, final = response.partition(THINK_END)
+    return tag + final
+
+
+def _questions(response: str, gold: str | Sequence[str]) -> tuple[Grade | Question, Question | None]:
+    """What is to be compared for a response: a grade where its form alone gives one; and for the second verdict."""
+    golds = _golds(gold)
+    rllm_box = rllm_answer(response)
+    rllm = None if rllm_box is None else Question(golds, rllm_box, rllm_style=True)
     _, tag, final = response.rpartition(THINK_END)
-    return tag + final if tag else ""
+    if not tag:
+        return Grade(False, "no_think_end", None, False), rllm
+    box = last_box(final)
+    if box is None or not box.strip():
+        return Grade(False, "no_answer", None, False), rllm
+    return Question(golds, box), rllm
 
 
-def _box_of(response: str) -> str:
-    return last_box(response.rpartition(THINK_END)[2]) or ""
+def _decide(question: Question) -> bool | None:
+    """The verdict as far as text and numbers give one; None where the symbolic stage must decide."""
+    return _compare_once(question) if len(question.box) <= MAX_ANSWER_CHARS else _compare(question) is True
+
+
+def _compare(question: Question) -> bool | None:
+    compare = rllm_equal if question.rllm_style else equal
+    verdicts = [compare(gold, question.box) for gold in question.golds]
+    return True if True in verdicts else None if None in verdicts else False
+
+
+_compare_once = lru_cache(maxsize=50_000)(_compare)  # samples of a problem repeat each other's answers
+
+
+def _ask(question: Question) -> dict:
+    return symbolic_verdict(question.golds, question.box, question.rllm_style)
+
+
+def _grade(first: Grade | Question, second: Question | None, reply_to: Callable[[Question], dict]) -> Grade:
+    """The grade of what `_questions` gave, where `reply_to` gives a reply of the symbolic stage."""
+
+    def verdict(question: Question) -> dict:
+        decided = _decide(question)
+        return reply_to(question) if decided is None else {"correct": decided}
+
+    if isinstance(first, Grade):
+        return replace(first, correct_rllm_style=second is not None and verdict(second)["correct"])
+    reply = verdict(first)
+    status = reply.get("status", "ok")
+    # Where the first verdict takes too long, the original would still be working at its own.
+    rllm = second is not None and status == "ok" and verdict(second)["correct"]
+    return Grade(reply["correct"], status, first.box.strip(), rllm)
 
 
 def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
@@ -102,8 +137,7 @@ def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
         response: the decoded response, holding `</think>` before the final answer.
         gold: the reference answer, or a list of alternatives; LaTeX with or without `$` or a box.
     """
-    golds = _golds(gold)
-    return _grade_in_process(response, golds) or _grade_in_worker(_box_of(response), golds)
+    return _grade(*_questions(response, gold), _ask)
 
 
 def grade_many(
@@ -115,15 +149,16 @@ def grade_many(
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
-    gold_lists = [_golds(gold) for gold in golds]
-    pairs = zip(responses, gold_lists, strict=True)
+    pairs = zip(responses, golds, strict=True)
     bar = tqdm(pairs, total=len(responses), desc="text and numbers", unit="", disable=None if progress else True)
-    grades = [_grade_in_process(response, gold) for response, gold in bar]
-    open_at = [index for index, grade in enumerate(grades) if grade is None]
-    keys = {index: (_box_of(responses[index]), tuple(gold_lists[index])) for index in open_at}
-    distinct = list(dict.fromkeys(keys.values()))
+    asked, replies = [], {}
+    for response, gold in bar:
+        asked.append(_questions(response, gold))
+        for question in asked[-1]:
+            if isinstance(question, Question) and _decide(question) is None:
+                replies[question] = None
     with ThreadPoolExecutor(max_workers=workers or cpu_count()) as threads:
-        verdicts = threads.map(lambda key: _grade_in_worker(key[0], list(key[1])), distinct)
-        bar = tqdm(verdicts, total=len(distinct), desc="math-verify", unit="", disable=None if progress else True)
-        decided = dict(zip(distinct, bar, strict=True))
-    return [decided[keys[index]] if grade is None else grade for index, grade in enumerate(grades)]
+        verdicts = threads.map(_ask, replies)
+        bar = tqdm(verdicts, total=len(replies), desc="math-verify", unit="", disable=None if progress else True)
+        replies = dict(zip(replies, bar, strict=True))
+    return [_grade(first, second, replies.__getitem__) for first, second in asked]

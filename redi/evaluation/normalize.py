@@ -50,10 +50,11 @@ _SYMBOLS = {
     "ZERO WIDTH NON-JOINER": "",
     "ZERO WIDTH NO-BREAK SPACE": "",
 }
-_CHARACTERS = {ord(unicodedata.lookup(name)): latex for name, latex in _SYMBOLS.items()}
+# code point -> LaTeX
+CHARACTERS = {ord(unicodedata.lookup(name)): latex for name, latex in _SYMBOLS.items()}
 for _name in _GREEK.split():
     _kind = "SMALL" if _name.islower() else "CAPITAL"
-    _CHARACTERS[ord(unicodedata.lookup(f"GREEK {_kind} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}"))] = (
+    CHARACTERS[ord(unicodedata.lookup(f"GREEK {_kind} LETTER {_name.upper().replace('LAMBDA', 'LAMDA')}"))] = (
         f"\\{_name} "
     )
 _SUPERSCRIPTS = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+")
@@ -93,7 +94,7 @@ _RULES = [
     (re.compile(r":="), "="),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"([\^_])\s?(-?\d+|[a-zA-Z]|\\[a-zA-Z]+)"), r"\1{\2}"),
-    (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])"), r"\1 \\times 10^{\2}"),
+    (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w|\.\d)"), r"\1 \\times 10^{\2}"),
     (re.compile(r"\^\{\+"), "^{"),
     (re.compile(r"(^|[(\[,;={])\s?\+"), r"\1"),  # a unary plus
     (re.compile(r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+"), ", "),
@@ -169,7 +170,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPTS.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
         text = _SUBSCRIPTS.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
-        text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
+        text = unicodedata.normalize("NFKC", text.translate(CHARACTERS))
         text = text.replace("\N{FRACTION SLASH}", "/").replace("\N{MINUS SIGN}", "-")
     text = " ".join(text.split())
     if text.isdecimal():

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 START_LIMIT = 120.0  # seconds for the imports, on a busy machine
-REPLY_LIMIT = 6.0  # seconds; the worker's own limit works except inside a single long C call
+# Seconds of processor time that a request gets, and of any time until its worker is killed: the worker's own limit
+# works except inside a single long C call, and the machine may be busy.
+LIMITS = {False: (2.0, 6.0), True: (1.0, 3.0)}  # by rllm_style; both requests of a response together stay below 10 s
 
 
 class _Worker:
@@ -28,7 +31,7 @@ class _Worker:
         self.buffer = b""
         self.ready = False
 
-    def ask(self, request: bytes) -> dict:
+    def ask(self, request: bytes, limit: float) -> dict:
         """The reply to one request line. A timeout and the worker's death are replies too; it is dead after either."""
         if not self.ready:
             self.ready = self._line(START_LIMIT) == b"ready"
@@ -36,7 +39,7 @@ class _Worker:
             self.process.stdin.write(request)
         except BrokenPipeError:  # it died just now
             return self._dead("error")
-        line = self._line(REPLY_LIMIT)
+        line = self._line(limit)
         return json.loads(line) if line else self._dead("error" if line == b"" else "timeout")
 
     def _line(self, seconds: float) -> bytes | None:
@@ -104,16 +107,23 @@ def _forget() -> None:  # a forked child must not talk to its parent's workers
 os.register_at_fork(after_in_child=_forget)
 
 
-def symbolic_verdict(golds: list[str], answer: str) -> dict:
+def symbolic_verdict(golds: Sequence[str], answer: str, rllm_style: bool = False) -> dict:
     """Asks a worker whether `answer` equals any of `golds`. Safe in threads and in forked children.
 
+    Args:
+        golds: the reference answers.
+        answer: the content of the box.
+        rllm_style: judge as `rllm_equal` does, not as `equal`.
+
     Returns:
-        `correct`, and `status` ("timeout" or "error") where there is no verdict. It takes at most `REPLY_LIMIT` s,
+        `correct`, and `status` ("timeout" or "error") where there is no verdict. It takes no longer than `LIMITS`,
         apart from the start of a worker: 1 to 2 s, at first and after a worker was killed.
     """
     pool = _pool
     worker = pool.take()
-    reply = worker.ask(json.dumps({"golds": golds, "answer": answer}).encode() + b"\n")
+    cpu_limit, limit = LIMITS[rllm_style]
+    request = {"golds": list(golds), "answer": answer, "rllm_style": rllm_style, "limit": cpu_limit}
+    reply = worker.ask(json.dumps(request).encode() + b"\n", limit)
     if worker.process.returncode is None:
         pool.give(worker)
     return reply
