@@ -111,7 +111,7 @@ def show(options: argparse.Namespace) -> None:
     print(report_table(found))
     if found["rows_without_problem"]:
         print(f"{found['rows_without_problem']:,} rows have no problem, so nothing to compare")
-    if options.show:
+    if options.show and found["overlaps"]:
         print(examples(found, options.show))
     if options.drop:
         print(count_table(read_manifest(options.output)["counts"]))

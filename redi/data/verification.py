@@ -1,0 +1,226 @@
+"""Verifier columns from the project's grader: each generation is compared with its row's answer.
+
+The grader reads what follows the last `</think>`, so a trace that never ends its thought is not accepted, whatever the
+thought says; mostly such a trace was cut off at a token limit. A teacher that does not think aloud writes no tag at
+all: `whole_traces` then grades a trace without one from its beginning.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from redi.data.rows import Rows
+from redi.data.schema import SCHEMA, VERIFIERS, check_schema
+from redi.evaluation.grade import STATUSES, THINK_END, Grade, grade_many
+from redi.evaluation.tables import grid
+from redi.runs import UsageError
+
+CORRECTNESS = "correctness"
+NUM_EXAMPLES = 20  # of each kind of disagreement, kept in the report
+# What the grader and a label say of one generation.
+AGREEMENTS = ("both accept", "only ours", "only theirs", "neither", "no label")
+
+
+@dataclass
+class Tally:
+    """What has been graded so far.
+
+    Attributes:
+        num_rows: rows read.
+        without_answer: rows whose answer is null or blank; their generations are not graded.
+        without_generations: rows with an answer and no generations.
+        statuses: graded generations by the status of their grade.
+        accepted: graded generations that are correct.
+        filled_rows: by verifier column, the rows whose list was written.
+        agreement: by column of labels, graded generations by what the grader and the label say, of `AGREEMENTS`.
+        examples: the first `NUM_EXAMPLES` disagreements of each kind and column.
+    """
+
+    num_rows: int = 0
+    without_answer: int = 0
+    without_generations: int = 0
+    statuses: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUSES, 0)))
+    accepted: int = 0
+    filled_rows: Counter[str] = field(default_factory=Counter)
+    agreement: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check_rows(rows: Rows) -> None:
+    """Checks that the rows can be graded.
+
+    Raises:
+        UsageError: `answer` or `generations` is missing, or one of them or of the verifier columns is of another type.
+    """
+    where = str(rows.source)
+    check_schema(rows.schema, where, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
+    if CORRECTNESS in rows.schema.names and _label_fields(rows.schema) is None:
+        type_ = rows.schema.field(CORRECTNESS).type
+        raise UsageError(f"--input {where}: column '{CORRECTNESS}' is {type_}; it must be a struct of verifier lists")
+
+
+def _label_fields(schema: pa.Schema) -> list[pa.Field] | None:
+    """The fields of `correctness`: none where there is no such column, None where it is something else."""
+    type_ = schema.field(CORRECTNESS).type if CORRECTNESS in schema.names else pa.null()
+    if pa.types.is_null(type_):
+        return []
+    return [type_.field(i) for i in range(type_.num_fields)] if pa.types.is_struct(type_) else None
+
+
+def verify(
+    rows: Rows,
+    tally: Tally,
+    columns: Sequence[str] = VERIFIERS,
+    overwrite_labels: bool = False,
+    whole_traces: bool = False,
+    workers: int | None = None,
+) -> Iterator[pa.Table]:
+    """Yields all rows in order with verifier columns filled, and counts into `tally`.
+
+    A list is written where there is none, and with `overwrite_labels` also where there is one. Rows without an answer
+    keep what they have. The fields of `correctness` that are not among `columns` stay as they are.
+
+    Args:
+        rows: with `answer` and `generations`, checked by `check_rows`.
+        tally: what is counted into.
+        columns: the verifier columns to fill, of `VERIFIERS`.
+        overwrite_labels: replace the labels that are there.
+        whole_traces: grade a trace without `</think>` from its beginning.
+        workers: worker processes of the grader; None is one a core.
+    """
+    fields = _label_fields(rows.schema)
+    for batch in rows.batches():
+        grades = _grade(batch, tally, whole_traces, workers)
+        labels = _compare(batch, fields, grades, tally)
+        old = {field.name: pc.struct_field(batch[CORRECTNESS], field.name) for field in fields}
+        new = {
+            name: _filled(name, labels.get(name, [None] * len(batch)), grades, overwrite_labels, tally)
+            for name in columns
+        }
+        columns_of_struct = old | new
+        struct = pa.StructArray.from_arrays(list(columns_of_struct.values()), names=list(columns_of_struct))
+        place = batch.schema.get_field_index(CORRECTNESS)
+        batch = batch.append_column(CORRECTNESS, struct) if place < 0 else batch.set_column(place, CORRECTNESS, struct)
+        # The metadata that `datasets` writes would state the old type of `correctness`.
+        yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def compare_only(rows: Rows, tally: Tally, whole_traces: bool = False, workers: int | None = None) -> None:
+    """Grades the rows and compares with the labels that are there, without making any."""
+    fields = _label_fields(rows.schema)
+    for batch in rows.batches(["answer", "generations", *([CORRECTNESS] if fields else [])]):
+        _compare(batch, fields, _grade(batch, tally, whole_traces, workers), tally)
+
+
+def _grade(batch: pa.RecordBatch, tally: Tally, whole_traces: bool, workers: int | None) -> list[list[Grade] | None]:
+    """The grades of each row's generations; None where there is nothing to grade, or nothing to grade it by."""
+    answers, generations = batch["answer"].to_pylist(), batch["generations"].to_pylist()
+    has_answer = [bool(answer and answer.strip()) for answer in answers]
+    graded = [known and bool(texts) for known, texts in zip(has_answer, generations, strict=True)]
+    responses, golds = [], []
+    for answer, texts, wanted in zip(answers, generations, graded, strict=True):
+        for text in texts if wanted else []:
+            text = text or ""
+            responses.append(THINK_END + text if whole_traces and THINK_END not in text else text)
+            golds.append(answer)
+    flat = grade_many(responses, golds, workers, progress=False)
+    tally.num_rows += len(batch)
+    tally.without_answer += len(batch) - sum(has_answer)
+    tally.without_generations += sum(has_answer) - sum(graded)
+    tally.statuses.update(grade.status for grade in flat)
+    tally.accepted += sum(grade.correct for grade in flat)
+    grades = iter(flat)
+    return [[next(grades) for _ in texts] if ok else None for texts, ok in zip(generations, graded, strict=True)]
+
+
+def _compare(
+    batch: pa.RecordBatch, fields: list[pa.Field], grades: list[list[Grade] | None], tally: Tally
+) -> dict[str, list[list[bool | None] | None]]:
+    """The labels of each field of `correctness` that holds any, compared with the grades on the way."""
+    labels = {
+        field.name: pc.struct_field(batch[CORRECTNESS], field.name).to_pylist()
+        for field in fields
+        if pa.types.is_list(field.type) and pa.types.is_boolean(field.type.value_type)
+    }
+    first_row = tally.num_rows - len(batch)
+    for name, lists in labels.items():
+        counts = tally.agreement.setdefault(name, Counter(dict.fromkeys(AGREEMENTS, 0)))
+        for row, (theirs, ours) in enumerate(zip(lists, grades, strict=True), first_row):
+            if ours is None:
+                continue
+            if theirs is None or len(theirs) != len(ours):
+                counts["no label"] += len(ours)
+                continue
+            for number, (label, grade) in enumerate(zip(theirs, ours, strict=True)):
+                kind = _agreement(grade.correct, label)
+                counts[kind] += 1
+                if kind.startswith("only") and counts[kind] <= NUM_EXAMPLES:
+                    answer = batch["answer"][row - first_row].as_py()
+                    found = {"row": row, "generation": number, "answer": answer, "found": grade.answer}
+                    tally.examples.append({"column": name, "kind": kind, **found, "status": grade.status})
+    return labels
+
+
+def _agreement(ours: bool, theirs: bool | None) -> str:
+    if theirs is None:
+        return "no label"
+    if ours == theirs:
+        return "both accept" if ours else "neither"
+    return "only ours" if ours else "only theirs"
+
+
+def _filled(
+    name: str, labels: list[list[bool | None] | None], grades: list[list[Grade] | None], overwrite: bool, tally: Tally
+) -> pa.Array:
+    lists = []
+    for theirs, ours in zip(labels, grades, strict=True):
+        if ours is not None and (overwrite or theirs is None):
+            lists.append([grade.correct for grade in ours])
+            tally.filled_rows[name] += 1
+        else:
+            lists.append(theirs)
+    return pa.array(lists, SCHEMA.field(name).type)
+
+
+def report(tally: Tally) -> dict[str, Any]:
+    """What `report.json` holds."""
+    return {
+        "rows": tally.num_rows,
+        "rows_without_answer": tally.without_answer,
+        "rows_without_generations": tally.without_generations,
+        "generations": tally.statuses.total(),
+        "accepted": tally.accepted,
+        "statuses": dict(tally.statuses),
+        "filled_rows": dict(tally.filled_rows),
+        "agreement": {name: dict(counts) for name, counts in tally.agreement.items()},
+        "examples": tally.examples,
+    }
+
+
+def agreement_table(report: dict[str, Any]) -> str:
+    """The agreement with each column of labels as a Markdown table, in generations."""
+    lines = []
+    for name, counts in report["agreement"].items():
+        labelled = sum(counts.values()) - counts["no label"]
+        agreed = counts["both accept"] + counts["neither"]
+        share = f"{100 * agreed / labelled:.2f}" if labelled else "-"
+        lines.append([name, *(f"{counts[kind]:,}" for kind in AGREEMENTS), share])
+    return grid(["labels", *AGREEMENTS, "agree (%)"], lines)
+
+
+def examples(report: dict[str, Any], number: int) -> str:
+    """The first disagreements of each column and kind, a line each."""
+    lines, shown = [], Counter()
+    for example in report["examples"]:
+        kind = (example["column"], example["kind"])
+        shown[kind] += 1
+        if shown[kind] <= number:
+            lines.append(
+                f"{example['column']}, {example['kind']}: row {example['row']}, generation {example['generation']}: "
+                f"answer {example['answer']!r}, found {example['found']!r} ({example['status']})"
+            )
+    return "\n".join(lines)
