@@ -5,6 +5,7 @@ Nothing here imports torch, so that a mistyped option is refused in a fraction o
 
 import argparse
 import difflib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -82,19 +83,28 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     When the body raises (or is interrupted), the temporary folder is removed and `path` is left as it was.
 
     Raises:
-        UsageError: `path` exists and is not an empty folder, and `overwrite` is false.
+        UsageError: `path` exists and is not an empty folder, and `overwrite` is false; it cannot be made; or the disk
+            is full.
     """
     path = Path(path)
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"--output {path} exists; choose another folder, or pass --overwrite to replace it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise UsageError(f"--output {path} cannot be made: {error}; choose another folder") from error
     try:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
         temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        what = os.strerror(error.errno).lower()
+        raise UsageError(f"--output {path}: {what}; make room, or choose a folder on another disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
