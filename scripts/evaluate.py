@@ -9,18 +9,21 @@ import argparse
 from pathlib import Path
 
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
-from redi.runs import StrictParser, entry_point
+from redi.evaluation.options import (
+    add_benchmark_option,
+    add_generate_options,
+    describe_protocol,
+    expand_protocol,
+    settings_of,
+)
+from redi.runs import StrictParser, UsageError, entry_point
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv)
     if options.command == "generate":
-        from redi.evaluation.generate import generate
-        from redi.evaluation.plan import Settings
-
-        sampling = {name: getattr(options, name) for name in Settings.__dataclass_fields__}
-        generate(options.model, options.benchmark, options.output, Settings(**sampling), options.benchmark_folder)
+        run_generate(options)
     elif options.command == "grade":
         from redi.evaluation.grade_files import grade_folder
 
@@ -31,7 +34,22 @@ def main(argv: list[str]) -> None:
         report(options.input, options.output, options.baseline)
 
 
+def run_generate(options: argparse.Namespace) -> None:
+    from redi.evaluation.benchmarks import load_benchmarks
+    from redi.evaluation.generate import generate
+    from redi.evaluation.plan import parse_shard
+
+    settings = settings_of(options)
+    shard = parse_shard(options.shard) if options.shard else None
+    if not options.benchmark:
+        raise UsageError("--benchmark or a --protocol that names benchmarks is required")
+    benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
+    generate(options.model, benchmarks, options.output, settings, shard, describe_protocol(options))
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
+    if argv[:1] == ["generate"]:
+        argv = ["generate", *expand_protocol(argv[1:])]
     parser = StrictParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
     add_generate(commands.add_parser("generate", help="sample n answers to every problem"))
@@ -42,19 +60,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def add_generate(parser: StrictParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH", help="folder or Hub id; needs a chat template")
-    add_benchmark(parser, required=True)
+    add_benchmark_option(parser)
+    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="new, or a stopped run to go on with"
+        "--output", required=True, type=Path, metavar="DIR", help="new, or an earlier run's to go on with"
     )
-    parser.add_argument("--backend", choices=("vllm", "transformers"), default="vllm", help="what samples")
-    parser.add_argument("--n", type=int, default=16, help="samples a problem")
-    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=0.95, help="nucleus; there is no top-k")
-    parser.add_argument("--max-tokens", type=int, default=32768, help="new tokens, cut to what the model has room for")
-    parser.add_argument("--prompt", choices=("paper", "bare"), default="paper", help="bare is the problem alone")
-    parser.add_argument("--seed", type=int, default=42, help="of the run")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16 on CUDA, else float32")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="transformers only: answers sampled together")
+    add_generate_options(parser)
 
 
 def add_grade(parser: StrictParser) -> None:

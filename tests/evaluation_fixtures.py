@@ -58,6 +58,10 @@ def build_model(folder: Path, max_positions: int = 2048, seed: int = 0, hidden_s
     return folder
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
 def write_benchmark(path: Path, num_problems: int = 5) -> Path:
     rows = [{"id": f"p{i}", "problem": "What is 1 + 2? " * (i + 1), "answer": str(i)} for i in range(num_problems)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

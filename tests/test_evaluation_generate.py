@@ -1,22 +1,14 @@
-"""Generation: prompts and stop tokens, batching, seeds and resuming, on a tiny random Qwen2."""
+"""Generation: batching, random numbers, what is written, and bad input, on a tiny random Qwen2."""
 
 import json
 
 import pytest
 import torch
-from evaluation_fixtures import build_model, build_tokenizer, main, write_benchmark
+from evaluation_fixtures import build_model, main, rows_of, write_benchmark
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from redi.evaluation.plan import make_batches
-from redi.evaluation.prompts import encode_prompt, render_prompt, stop_token_ids, user_turn
-from redi.evaluation.transformers_backend import choose, generate_tokens
-
-PAPER_PROMPT = (
-    "Solve the following math problem efficiently and clearly.  The last line of your response should be of the "
-    r"following format: 'Therefore, the final answer is: $\boxed{ANSWER}$. I hope it is correct' (without quotes) "
-    "where ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
-    "\n\nWhat is {1}?"
-)
+from redi.evaluation.prompts import encode_prompt, make_prompt, stop_token_ids
+from redi.evaluation.transformers_backend import BLOCK, choose, draw, generate_tokens
 
 
 @pytest.fixture(scope="module")
@@ -44,42 +36,15 @@ def command(model_folder, tmp_path):
     ]
 
 
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-
-
-def test_user_turn():
-    assert user_turn("What is {1}?", "paper") == PAPER_PROMPT
-    assert user_turn("What is {1}?", "bare") == "What is {1}?"
-
-
-def test_stop_tokens_are_eos_and_the_end_of_a_turn(tokenizer):
-    end_of_text, end_of_turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
-    assert tokenizer.eos_token_id == end_of_text
-    assert stop_token_ids(tokenizer, None) == sorted([end_of_text, end_of_turn])
-    assert stop_token_ids(tokenizer, GenerationConfig(eos_token_id=[end_of_text, 77])) == [
-        end_of_text,
-        end_of_turn,
-        77,
-    ]
-
-
-def test_a_template_without_an_end_of_turn_adds_no_stop_token():
-    tokenizer = build_tokenizer(["a"])
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    assert stop_token_ids(tokenizer, None) == [tokenizer.eos_token_id]
-
-
 def test_batched_greedy_equals_one_by_one_and_transformers(model, tokenizer):
     """Left padding changes nothing, nor does dropping finished answers, nor the model's own generation config."""
     stops = tuple(stop_token_ids(tokenizer, None))
     prompts = [tuple(encode_prompt(tokenizer, "What is 1 + 2? " * (1 + 2 * i))) for i in range(6)]
-    frequent = generate_tokens(model, prompts[:1], (), 24, 0, 1)[0][
-        3
-    ]  # as a stop token it ends answers at all lengths
+    seeds = [0] * 6
+    frequent = generate_tokens(model, prompts[:1], (), [24], 0, 1, seeds)[0][3]  # ends answers at all lengths
     stops += (frequent,)
-    together = generate_tokens(model, prompts, stops, 24, 0, 1)
-    alone = [generate_tokens(model, [prompt], stops, 24, 0, 1)[0] for prompt in prompts]
+    together = generate_tokens(model, prompts, stops, [24] * 6, 0, 1, seeds)
+    alone = [generate_tokens(model, [prompt], stops, [24], 0, 1, seeds)[0] for prompt in prompts]
     assert together == alone
     assert len({len(answer) for answer in together}) > 1
     for prompt, answer in zip(prompts, together, strict=True):
@@ -95,23 +60,44 @@ def test_batched_greedy_equals_one_by_one_and_transformers(model, tokenizer):
         assert answer == reference
 
 
+def test_sampled_answers_do_not_depend_on_their_neighbours(model, tokenizer):
+    """Each answer has its own seed and its own limit, past the first block of random numbers too."""
+    prompts = [tuple(encode_prompt(tokenizer, "What is 1 + 2? " * (1 + i))) for i in range(4)]
+    limits, seeds = [BLOCK + 30, 9, 40, BLOCK + 5], [11, 12, 13, 14]
+    together = generate_tokens(model, prompts, (), limits, 1.0, 0.95, seeds)
+    assert [len(answer) for answer in together] == limits
+    for index in range(4):
+        part = slice(index, index + 1)
+        assert generate_tokens(model, prompts[part], (), limits[part], 1.0, 0.95, seeds[part]) == together[part]
+    assert generate_tokens(model, prompts[:1], (), limits[:1], 1.0, 0.95, [12])[0] != together[0]
+
+
+def test_blocks_of_random_numbers_are_uniform_and_differ():
+    numbers = torch.stack([draw(list(range(200)), block) for block in range(3)])
+    assert numbers.shape == (3, 200, BLOCK) and numbers.unique().numel() > 0.99 * numbers.numel()
+    assert (numbers.min(), numbers.max()) == pytest.approx((0, 1), abs=1e-3) and numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(draw([7, 5], 2)[1], numbers[2, 5])
+
+
 def test_choose_draws_from_the_nucleus():
     """Probabilities .5 .3 .15 .05: a nucleus of .7 is the first two, drawn 5 to 3."""
     logits = torch.tensor([0.05, 0.5, 0.15, 0.3]).log().expand(20_000, 4)
-    torch.manual_seed(0)
-    drawn = choose(logits, 1.0, 0.7).bincount(minlength=4) / 20_000
-    assert drawn.tolist() == pytest.approx([0, 0.625, 0, 0.375], abs=0.015)
-    drawn = choose(logits, 1.0, 1.0).bincount(minlength=4) / 20_000
-    assert drawn.tolist() == pytest.approx([0.05, 0.5, 0.15, 0.3], abs=0.015)
-    assert choose(logits[:2], 0, 0.7).tolist() == [1, 1]
+    uniform = torch.arange(20_000)[:, None] / 20_000
+
+    def shares(temperature: float, top_p: float) -> list[float]:
+        return (choose(logits, temperature, top_p, uniform).bincount(minlength=4) / 20_000).tolist()
+
+    assert shares(1.0, 0.7) == pytest.approx([0, 0.625, 0, 0.375], abs=0.001)
+    assert shares(1.0, 1.0) == pytest.approx([0.05, 0.5, 0.15, 0.3], abs=0.001)
+    assert choose(logits[:2], 0, 0.7, uniform[:2]).tolist() == [1, 1]
     # at temperature .5 they are squared: .25 .09 .0225 .0025 of .365
-    drawn = choose(logits, 0.5, 1.0).bincount(minlength=4) / 20_000
-    assert drawn[1].item() == pytest.approx(0.25 / 0.365, abs=0.015)
+    assert shares(0.5, 1.0)[1] == pytest.approx(0.25 / 0.365, abs=0.001)
 
 
 def test_choose_widens_its_guess_in_a_large_vocabulary():
-    torch.manual_seed(0)
-    drawn = choose(torch.zeros(2_000, 8_192), 1.0, 0.5)  # the nucleus is 4096 tokens, more than are looked at first
+    uniform = torch.arange(2_000)[:, None] / 2_000
+    drawn = choose(torch.zeros(2_000, 8_192), 1.0, 0.5, uniform)  # a nucleus of 4096 tokens: more than looked at first
     assert drawn.unique().numel() > 1_500
 
 
@@ -120,7 +106,7 @@ def test_a_small_run(command, tmp_path, model_folder):
     rows = rows_of(tmp_path / "out" / "generations.jsonl")
     assert sorted((row["id"], row["sample_idx"]) for row in rows) == [(f"p{i}", j) for i in range(5) for j in range(3)]
     assert {tuple(row) for row in rows} == {
-        ("benchmark", "id", "sample_idx", "prompt", "response", "finish_reason", "num_tokens")
+        ("benchmark", "id", "sample_idx", "prompt", "response", "finish_reason", "num_tokens", "key")
     }
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     for row in rows:
@@ -128,7 +114,7 @@ def test_a_small_run(command, tmp_path, model_folder):
         assert row["prompt"] == "<|im_start|>user\n" + "What is 1 + 2? " * (int(row["id"][1:]) + 1) + (
             "<|im_end|>\n<|im_start|>assistant\n"
         )
-        assert row["finish_reason"] == ("length" if row["num_tokens"] == 8 else "stop") or row["num_tokens"] == 8
+        assert row["finish_reason"] == "stop" or row["num_tokens"] == 8
         assert not row["response"].endswith(("<|im_end|>", "<|endoftext|>"))
     assert {row["finish_reason"] for row in rows} >= {"length"}
     golds = rows_of(tmp_path / "out" / "benchmark.jsonl")
@@ -136,55 +122,6 @@ def test_a_small_run(command, tmp_path, model_folder):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["samples"] == 15
     assert manifest["config"]["stop_token_ids"] == stop_token_ids(tokenizer, None)
-
-
-def test_a_stopped_run_goes_on_to_the_same_end(command, tmp_path, capsys):
-    command += ["--batch-size", "4"]
-    main(command)
-    generations = tmp_path / "out" / "generations.jsonl"
-    whole = generations.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for cut in (b"".join(lines[:9]) + lines[9][:40], b"".join(lines[:4]), b"", lines[0]):
-        generations.write_bytes(cut)
-        capsys.readouterr()
-        main(command)
-        assert generations.read_bytes() == whole
-        assert ("half-written last line" in capsys.readouterr().err) == (bool(cut) and not cut.endswith(b"\n"))
-    main(command)  # a finished run is left as it is
-    assert generations.read_bytes() == whole
-
-
-def test_the_seed_decides(command, tmp_path):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        main([*command[:-1], str(tmp_path / name), "--seed", seed])
-    a, b, c = (rows_of(tmp_path / name / "generations.jsonl") for name in "abc")
-    assert a == b != c
-    assert len({row["response"] for row in a if row["id"] == "p0"}) > 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--temperature", "1"], "was begun with temperature 0.6, now it is 1.0"),
-        (["--n", "4"], "was begun with n 3, now it is 4"),
-        (["--prompt", "paper"], 'was begun with prompt "bare", now it is "paper"'),
-        (["--batch-size", "2"], "was begun with batch_size 256, now it is 2"),
-    ],
-)
-def test_other_options_in_the_same_folder_are_refused(command, capsys, change, message):
-    main(command)
-    with pytest.raises(SystemExit) as stop:
-        main(command + change)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_another_model_in_the_same_folder_is_refused(command, tmp_path, capsys):
-    main(command)
-    other = build_model(tmp_path / "other", seed=1)
-    with pytest.raises(SystemExit):
-        main([*command[:2], str(other), *command[3:]])
-    assert "model_sha256" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -198,6 +135,13 @@ def test_another_model_in_the_same_folder_is_refused(command, tmp_path, capsys):
         (["--max-token", "5"], "unknown option '--max-token'"),
         (["--output", "."], "exists and holds no generations"),
         (["--backend", "vllm", "--batch-size", "5"], "--batch-size is for --backend transformers"),
+        (["--tensor-parallel-size", "2"], "--tensor-parallel-size is for --backend vllm"),
+        (["--base-url", "http://localhost"], "--base-url is for --backend openai"),
+        (["--backend", "openai"], "--backend openai needs --base-url"),
+        (["--backend", "openai", "--api", "chat", "--force-think"], "--force-think as-trained cannot be used with"),
+        (["--shard", "0/4"], "--shard 0/4 must be i/n with i from 1 to n"),
+        (["--chat-template", "chatlm"], "did you mean 'chatml'?"),
+        (["--revision", "main"], "--revision main is for a Hub id"),
     ],
 )
 def test_bad_options_are_one_line(command, capsys, monkeypatch, tmp_path, change, message):
@@ -235,20 +179,10 @@ def test_answers_are_cut_to_the_models_positions(tmp_path, capsys):
     main(command)
     tokenizer = AutoTokenizer.from_pretrained(model)
     (row,) = rows_of(tmp_path / "out" / "generations.jsonl")
-    room = 40 - len(encode_prompt(tokenizer, render_prompt(tokenizer, "What is 1 + 2? ", "bare")))
+    room = 40 - len(make_prompt(tokenizer, "What is 1 + 2? ", "bare")[1])
     assert row["num_tokens"] == room or row["finish_reason"] == "stop"
     assert capsys.readouterr().err.count("note: --max-tokens 32768 is cut") == 1
     write_benchmark(benchmark, 5)
     with pytest.raises(SystemExit):
         main([*command[:-1], str(tmp_path / "other")])
-    assert "small 'p4': its prompt of" in capsys.readouterr().err
-
-
-def test_batches_put_the_longest_prompts_first():
-    class Request:
-        def __init__(self, length):
-            self.token_ids = (0,) * length
-
-    short, long = Request(2), Request(9)
-    assert make_batches([short, long], n=2, batch_size=3) == [((long, 0), (long, 1), (short, 0)), ((short, 1),)]
-    assert make_batches([short, long], n=2, batch_size=None) == [((long, 0), (long, 1)), ((short, 0), (short, 1))]
+    assert "small 'p2': its prompt of 44 tokens does not fit" in capsys.readouterr().err

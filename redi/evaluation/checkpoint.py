@@ -1,35 +1,55 @@
 """A model as generation needs to know it before its weights are loaded."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from redi.evaluation.plan import Sample
-from redi.evaluation.prompts import stop_token_ids, template_hash
-from redi.runs import UsageError
+from redi.evaluation.prompts import read_chat_template, stop_token_ids, template_hash
+from redi.runs import UsageError, fingerprint
 
 MAX_BATCH_SIZE = 256
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model is, its tokenizer, and what limits its answers."""
+    """Where a model is, its tokenizer, and what limits its answers.
+
+    Attributes:
+        path: a folder, or the name that a server has for a model of which nothing else is known.
+        identity: the hash of the folder's files, `hub:<id>@<commit>`, or `served:<name>`.
+        tokenizer: with a chat template; None where only a server's name is known, as the next is.
+        config: the model's configuration.
+        stop_token_ids: tokens that end an answer.
+        template_sha256: of the chat template.
+    """
 
     path: str
-    tokenizer: Any
-    config: Any
-    stop_token_ids: tuple[int, ...]
-    template_sha256: str
+    identity: str
+    tokenizer: Any = None
+    config: Any = None
+    stop_token_ids: tuple[int, ...] = ()
+    template_sha256: str | None = None
 
     @property
-    def max_positions(self) -> int:
-        """Tokens that fit prompt and answer together."""
-        return self.config.get_text_config().max_position_embeddings
+    def max_positions(self) -> int | None:
+        """Tokens that fit prompt and answer together; None where that is not known."""
+        return self.config and self.config.get_text_config().max_position_embeddings
+
+    def room(self, num_prompt_tokens: int, max_tokens: int) -> int:
+        """How many new tokens an answer may have: `max_tokens`, or what the positions leave."""
+        if self.max_positions is None:
+            return max_tokens
+        return min(max_tokens, self.max_positions - num_prompt_tokens)
 
     @staticmethod
     def default_dtype() -> str:
@@ -60,29 +80,73 @@ class Checkpoint:
         ]
 
 
-def load_checkpoint(path: str) -> Checkpoint:
-    """Loads a model's configuration and tokenizer.
+def load_checkpoint(
+    model: str, revision: str | None = None, chat_template: str | None = None, weights: bool = True
+) -> Checkpoint:
+    """Loads a model's configuration and tokenizer, and checks that its weights are there.
+
+    Args:
+        model: a folder, or a Hub id, which is downloaded to the Hub's cache.
+        revision: branch, tag or commit of a Hub id.
+        chat_template: used instead of the tokenizer's own; see `read_chat_template`.
+        weights: whether the weights are needed here.
 
     Raises:
-        UsageError: there is no such model, or it has no chat template.
+        UsageError: there is no such model, its weights are missing or cut off, or it has no chat template.
     """
-    if not Path(path).is_dir() and not _HUB_ID.fullmatch(path):
-        raise UsageError(f"--model {path}: no such folder, and not a Hub id")
+    folder, identity = _locate(model, revision, weights)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"--model {model} is no model: it has no config.json")
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--model {path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return Checkpoint(
-        path,
-        tokenizer,
-        config,
-        tuple(stop_token_ids(tokenizer, _generation_config(path, config))),
-        template_hash(tokenizer),
-    )
+        raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if weights:
+        _check_weights(model, folder)
+    if chat_template is not None:
+        tokenizer.chat_template = read_chat_template(chat_template)
+    template_sha256 = template_hash(tokenizer)
+    stops = stop_token_ids(tokenizer, _generation_config(folder, config))
+    return Checkpoint(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
 
 
-def _generation_config(path: str, config) -> GenerationConfig:
-    if Path(path).is_dir() and not (Path(path) / "generation_config.json").is_file():
+def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
+    """The folder of a model, and its identity."""
+    if Path(model).is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
+        return Path(model), fingerprint(model)
+    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+        raise UsageError(f"--model {model}: no such folder, and not a Hub id")
+    files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--model {model} is no folder here, and the Hub did not give it: {reason}") from error
+    return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named by its commit
+
+
+def _check_weights(model: str, folder: Path) -> None:
+    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    for index in folder.glob("*.index.json"):  # of weights in several files
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files += [folder / name for name in names - {file.name for file in files}]
+    if not files:
+        raise UsageError(f"--model {model} has no weights (*.safetensors) in it")
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="pt"):  # compares the header with the size of the file
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise UsageError(f"--model {model}: {file.name} is damaged or cut off ({error})") from error
+
+
+def _generation_config(folder: Path, config) -> GenerationConfig:
+    if not (folder / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)
-    return GenerationConfig.from_pretrained(path)
+    return GenerationConfig.from_pretrained(folder)

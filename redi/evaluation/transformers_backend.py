@@ -1,21 +1,25 @@
-"""Sampling with transformers: slower than vLLM, but reproducible batch by batch, and at home on a CPU."""
+"""Sampling with transformers: slower than vLLM, but reproducible sample by sample, and at home on a CPU."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from redi.evaluation.checkpoint import Checkpoint
-from redi.evaluation.plan import Batch, Sample, Settings, batch_seed
+from redi.evaluation.plan import Sample, Settings, Slot, slots_seed
 
 TINY = 20_000_000  # parameters, up to which one thread is as fast as several, and does not wait for busy cores
+BLOCK = 64  # random numbers that are drawn ahead for each answer
 
 
-def sample(checkpoint: Checkpoint, batches: list[Batch], settings: Settings) -> Iterator[tuple[Batch, list[Sample]]]:
+def sample(
+    checkpoint: Checkpoint, slots: list[Slot], settings: Settings
+) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
     """Samples batch after batch.
 
     Yields:
-        A batch and its samples, in the order of its slots.
+        The slots of a batch and their samples.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = (
@@ -24,12 +28,16 @@ def sample(checkpoint: Checkpoint, batches: list[Batch], settings: Settings) -> 
     num_threads = torch.get_num_threads()
     if device == "cpu" and model.num_parameters() <= TINY:
         torch.set_num_threads(1)
-    for batch in batches:
-        torch.manual_seed(batch_seed(settings.seed, batch))
-        prompts = [request.token_ids for request, _ in batch]
-        max_tokens = min(settings.max_tokens, checkpoint.max_positions - max(map(len, prompts)))
+    for start in range(0, len(slots), settings.batch_size):
+        batch = tuple(slots[start : start + settings.batch_size])
         answers = generate_tokens(
-            model, prompts, checkpoint.stop_token_ids, max_tokens, settings.temperature, settings.top_p
+            model,
+            [request.token_ids for request, _ in batch],
+            checkpoint.stop_token_ids,
+            [request.max_tokens for request, _ in batch],
+            settings.temperature,
+            settings.top_p,
+            [slots_seed([slot]) for slot in batch],
         )
         yield batch, checkpoint.decode(answers)
     torch.set_num_threads(num_threads)
@@ -40,22 +48,25 @@ def generate_tokens(
     model,
     prompts: list[tuple[int, ...]],
     stop_ids: tuple[int, ...],
-    max_tokens: int,
+    max_tokens: list[int],
     temperature: float,
     top_p: float,
+    seeds: list[int],
 ) -> list[list[int]]:
     """Samples one answer to each prompt: its new token ids, up to and including the first stop token.
 
-    This is not `model.generate`, which keeps finished answers in the batch until the last one ends, and fills in
-    options that a call leaves open (top_k, a repetition penalty) from the model's folder.
+    This is not `model.generate`, which keeps finished answers in the batch until the last one ends, fills in options
+    that a call leaves open (top_k, a repetition penalty) from the model's folder, and draws one batch's random numbers
+    from one stream, so that an answer would depend on its neighbours.
 
     Args:
         model: a causal language model.
         prompts: (B) token ids; padded on the left here, with a mask from their lengths, as the pad token may be eos.
         stop_ids: tokens that end an answer.
-        max_tokens: most new tokens.
+        max_tokens: (B) most new tokens of each answer.
         temperature: 0 is greedy.
         top_p: nucleus; 1 is all tokens.
+        seeds: (B) of each answer's random numbers.
     """
     tokens, mask = _pad(prompts, model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -63,7 +74,10 @@ def generate_tokens(
     cache = DynamicCache(config=model.config)
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which answer each row of the batch is
-    for step in range(max_tokens):
+    ended = [False] * len(rows)
+    for step in range(max(max_tokens)):
+        if step % BLOCK == 0:
+            block = draw([seeds[row] for row in rows], step // BLOCK).to(model.device)  # (rows, BLOCK)
         logits = model(
             tokens,
             attention_mask=mask,
@@ -72,22 +86,23 @@ def generate_tokens(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]  # (rows, V)
-        chosen = choose(logits, temperature, top_p)  # (rows,)
-        running = ~torch.isin(chosen, stops)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if row is not None:
+        chosen = choose(logits, temperature, top_p, block[:, step % BLOCK, None])  # (rows,)
+        stopped = torch.isin(chosen, stops).tolist()
+        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if not ended[index]:
                 answers[row].append(token)
-        rows = [row if runs else None for row, runs in zip(rows, running.tolist(), strict=True)]
-        left = len(rows) - rows.count(None)
-        if not left or step == max_tokens - 1:
+                ended[index] = stopped[index] or step + 1 == max_tokens[row]
+        left = ended.count(False)
+        if not left:
             break
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if left <= 0.8 * len(rows):  # finished answers leave the batch, a few at a time since this copies the cache
-            keep = torch.tensor([index for index, row in enumerate(rows) if row is not None], device=model.device)
+            keep = torch.tensor([index for index, end in enumerate(ended) if not end], device=model.device)
             cache.batch_select_indices(keep)
-            tokens, positions, mask = tokens[keep], positions[keep], mask[keep]
-            rows = [row for row in rows if row is not None]
+            tokens, positions, mask, block = tokens[keep], positions[keep], mask[keep], block[keep]
+            rows = [row for row, end in zip(rows, ended, strict=True) if not end]
+            ended = [False] * len(rows)
     return answers
 
 
@@ -99,13 +114,21 @@ def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Te
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
-def choose(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Draws one token a row from the nucleus of probability `top_p`, or takes the likeliest at temperature 0.
+def draw(seeds: list[int], block: int) -> torch.Tensor:
+    """The `block`-th BLOCK random numbers in [0, 1) of each seed's stream, (seeds, BLOCK)."""
+    # The counter's highest word is the block, so that blocks do not overlap, and none need be drawn to reach the next.
+    streams = [np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block])) for seed in seeds]
+    return torch.from_numpy(np.stack([stream.random(BLOCK, dtype=np.float32) for stream in streams]))
+
+
+def choose(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
+    """Chooses one token a row from the nucleus of probability `top_p`, or takes the likeliest at temperature 0.
 
     Args:
         logits: (B, V).
         temperature: divides the logits.
         top_p: the likeliest tokens are kept as long as those before them hold less than this.
+        uniform: (B, 1) random numbers in [0, 1), each of which is a place in its row's nucleus.
 
     Returns:
         (B,) token ids.
@@ -123,6 +146,5 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tens
             values, indices = probabilities.sort(dim=-1, descending=True)
     mass = values.cumsum(dim=-1)
     last = (mass - values < top_p).sum(dim=-1, keepdim=True) - 1  # the last token of the nucleus
-    drawn = torch.rand_like(mass[:, :1]) * mass.gather(-1, last)
-    chosen = torch.searchsorted(mass, drawn, right=True).minimum(last)
+    chosen = torch.searchsorted(mass, uniform * mass.gather(-1, last), right=True).minimum(last)
     return (chosen if indices is None else indices.gather(-1, chosen)).squeeze(-1)

@@ -1,0 +1,141 @@
+"""Sampling from a server that speaks OpenAI's HTTP protocol, such as `vllm serve`.
+
+Two interfaces. `completions` sends the prompt's token ids, so that the model reads exactly what the other back ends
+give it, and names stop tokens and what else a server may fill in from the model's folder; that takes vLLM or SGLang,
+whose fields beyond OpenAI's these are. `chat` sends the user's message and OpenAI's own fields alone, which any such
+server understands: its own template renders the prompt.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import openai
+
+from redi.evaluation.checkpoint import Checkpoint
+from redi.evaluation.plan import Sample, Settings, Slot, slots_seed
+from redi.runs import UsageError
+
+CONCURRENCY = 64
+MAX_RETRIES = 8  # the client waits 0.5, 1, 2, 4, 8, 8, ... seconds, or as long as the server says
+TIMEOUT = openai.Timeout(3600, connect=10)  # seconds; an answer comes in one piece, when its last token is there
+APIS = ("completions", "chat")
+
+
+def with_defaults(settings: Settings) -> Settings:
+    """Fills in the options of this back end that were left open.
+
+    Raises:
+        UsageError: no server is named.
+    """
+    base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    if not base_url:
+        raise UsageError(
+            "--backend openai needs --base-url (or OPENAI_BASE_URL), such as http://localhost:8000/v1 of `vllm serve`"
+        )
+    return replace(
+        settings,
+        base_url=base_url.rstrip("/"),
+        api=settings.api or "completions",
+        concurrency=settings.concurrency or CONCURRENCY,
+    )
+
+
+def sample(
+    checkpoint: Checkpoint, slots: list[Slot], settings: Settings
+) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
+    """Samples all slots, a request each, `settings.concurrency` of them at a time.
+
+    Yields:
+        A slot and its sample, as they are finished.
+
+    Raises:
+        UsageError: the server cannot be reached, refuses the key or a request, or does not serve the model.
+    """
+    name = settings.served_model_name or checkpoint.path
+    with _plain_errors(settings.base_url), _client(settings.base_url) as client:
+        _check_served(client, name, settings.base_url)
+        complete = _chat if settings.api == "chat" else _completion
+        pool = ThreadPoolExecutor(settings.concurrency)
+        try:
+            futures = {pool.submit(complete, client, name, slot, checkpoint, settings): slot for slot in slots}
+            for future in as_completed(futures):
+                yield (futures.pop(future),), [future.result()]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _client(base_url: str) -> openai.OpenAI:
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
+    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT)
+
+
+def _check_served(client: openai.OpenAI, name: str, base_url: str) -> None:
+    try:
+        served = [model.id for model in client.with_options(max_retries=1).models.list()]
+    except openai.NotFoundError:
+        return  # a server without a list; it will say itself if it has not the model
+    if name not in served:
+        raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
+
+
+def _completion(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:
+    request, _ = slot
+    answer = client.completions.create(
+        model=name,
+        prompt=list(request.token_ids),
+        **_options(slot, settings),
+        extra_body={
+            "stop_token_ids": list(checkpoint.stop_token_ids),
+            "skip_special_tokens": False,  # </think> may be one
+            "spaces_between_special_tokens": False,
+            "top_k": -1,  # this and the rest would else come from the model's generation_config.json
+            "min_p": 0,
+            "repetition_penalty": 1,
+        },
+    )
+    return Sample(answer.choices[0].text, answer.choices[0].finish_reason, _num_tokens(answer))
+
+
+def _chat(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:
+    messages = [{"role": "user", "content": slot[0].prompt}]
+    answer = client.chat.completions.create(model=name, messages=messages, **_options(slot, settings))
+    message = answer.choices[0].message
+    # Servers that part the thought from the answer call it by one of two names, neither of which is OpenAI's.
+    thought = (message.model_extra or {}).get("reasoning_content") or (message.model_extra or {}).get("reasoning")
+    content = message.content or ""
+    response = f"<think>\n{thought.strip()}\n</think>\n\n{content}" if thought else content
+    return Sample(response, answer.choices[0].finish_reason, _num_tokens(answer))
+
+
+def _options(slot: Slot, settings: Settings) -> dict[str, Any]:
+    options = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": slot[0].max_tokens}
+    if settings.seed is not None:
+        options["seed"] = slots_seed([slot])
+    return options
+
+
+def _num_tokens(answer: Any) -> int:
+    if answer.usage is None:
+        raise UsageError("the server reports no usage, so that tokens cannot be counted; choose another server")
+    return answer.usage.completion_tokens
+
+
+@contextmanager
+def _plain_errors(base_url: str) -> Iterator[None]:
+    try:
+        yield
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise UsageError(f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})") from error
+    except openai.APIConnectionError as error:
+        raise UsageError(
+            f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url right? "
+            "What was sampled is kept."
+        ) from error
+    except openai.APIStatusError as error:
+        raise UsageError(
+            f"{base_url} refuses a request ({error.message}); what was sampled is kept, and the same command goes on"
+        ) from error
