@@ -24,18 +24,39 @@ def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder
     Row `numpy.random.default_rng(seed).permutation(num_rows)[i]` of the corpus comes i-th, which is the order of
     `datasets.Dataset.shuffle(seed)`. Rows that were not selected leave no gap.
 
-    The place of every row is known before the first is read, so each goes to the bucket file of its stretch of the
-    order at once; a bucket is then small enough to be sorted in memory. All file access is sequential.
-
     Args:
         batches: selected rows with a column `original_index`, their row in the corpus.
         num_rows: rows in the corpus.
         seed: of the permutation.
+        folder: for temporary files.
+    """
+    return ordered(batches, shuffled_places(num_rows, seed), folder)
+
+
+def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
+    """Where each row of the corpus comes in the order of its shuffle, `(num_rows,)`."""
+    return places_of(np.random.default_rng(seed).permutation(num_rows), num_rows)
+
+
+def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
+    """Where each row comes in `order`, a sequence of some of `num_rows` rows; anything for rows that are not in it."""
+    place = np.empty(num_rows, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+    """Yields the rows of `batches` by their place, a bucket at a time.
+
+    The place of every row is known before the first is read, so each goes to the bucket file of its stretch of the
+    order at once; a bucket is then small enough to be sorted in memory. All file access is sequential.
+
+    Args:
+        batches: rows with a column `original_index`, in any order.
+        place: for each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
         folder: where the bucket files are written; each is removed once it is read.
     """
-    place = np.empty(num_rows, dtype=np.int64)
-    place[np.random.default_rng(seed).permutation(num_rows)] = np.arange(num_rows)
-    buckets = _scatter(batches, place, max(BUCKET_ROWS, -(-num_rows // MAX_BUCKETS)), folder)
+    buckets = _scatter(batches, place, max(BUCKET_ROWS, -(-len(place) // MAX_BUCKETS)), folder)
     for bucket in tqdm(sorted(buckets), desc="writing", unit=" buckets", disable=None):
         with pa.OSFile(str(buckets[bucket])) as file, pa.ipc.open_stream(file) as reader:
             table = reader.read_all()
