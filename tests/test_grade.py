@@ -36,6 +36,9 @@ TEXT_AND_NUMBERS = [
     ("1510", r"1\,510", True),
     ("1234", "(1,234)", False),  # a pair
     ("12", "1,2", False),  # a list
+    (r"\frac{7}{6}", r"1.1\overline{6}", True),
+    ("0.3", r"0.\overline{3}", False),
+    ("1e-5", "1e-5.", True),
     ("100", "1{,}00{,}1", False),
     ("100,200", "200,100", True),  # a list although it looks like a number
     ("4.5e33", r"4.5 \times 10^{33}", True),
@@ -110,7 +113,10 @@ ALGEBRA = [
     (r"\frac{mM}{m+M}", r"\frac{m}{2}", False),  # the same if M were m
     (r"\pi", "3.141593", False),  # math-verify rounds to six places
     (r"\frac{\pi}{10^{10}}", r"\frac{2\pi}{10^{10}}", False),
-    (r"(3,\sqrt{2})", r"(5,\sqrt{3})", False),  # both empty intervals to math-verify
+    (r"(3,\sqrt{2})", r"(5,\sqrt{3})", False),
+    (r"\frac{1}{3+\sqrt{2}}", r"\frac{3-\sqrt{2}}{7}", True),
+    ("5", r"\begin{pmatrix} 5 \\ 5 \end{pmatrix}", False),
+    (r"3 \cdot 2^{n}", r"2^{n+1}+2^n", True),  # both empty intervals to math-verify
 ]
 
 
@@ -181,6 +187,14 @@ def test_a_megabyte_of_open_boxes_is_read_once():
     start = time.monotonic()
     assert grade_response("</think>" + "\\boxed{" * 150_000, "5").status == "no_answer"
     assert grade_response("</think>" + "{" * 1_000_000 + r"\boxed{5}", "5").correct
+    assert time.monotonic() - start < 5
+
+
+def test_ten_megabytes_cost_less_than_seconds():
+    start = time.monotonic()
+    assert not grade_response("</think> \\boxed{" + "9" * 10_000_000 + "}", "5").correct
+    assert not grade_response("</think> \\boxed{" + "cm " * 600 + "}", "5").correct
+    assert grade_response("x" * 10_000_000 + "</think> \\boxed{5}", "5").correct
     assert time.monotonic() - start < 5
 
 

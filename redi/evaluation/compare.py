@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from redi.evaluation.exact import exact_number
-from redi.evaluation.normalize import clean, has_text, strip_unit, unwrap_text
+from redi.evaluation.normalize import MAX_ANSWER_CHARS, clean, has_text, strip_unit, unwrap_text
 from redi.evaluation.numeric import differ, value
 
 Symbolic = Callable[[str, str], bool]
@@ -44,6 +44,9 @@ def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | No
     Returns:
         True or False; None where undecided, which with `symbolic` never happens.
     """
+    gold, answer = gold.strip(), answer.strip()
+    if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
+        return gold == answer
     gold, answer = _same_logarithm(cleaned(gold), cleaned(answer))
     if _squeeze(gold) == _squeeze(answer) and answer:
         return True

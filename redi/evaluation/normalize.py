@@ -7,8 +7,9 @@ work on one item of a list. Nothing is evaluated.
 import re
 import unicodedata
 
-# Longer answers are compared as they stand: no benchmark has one, and every rule below would only cost time.
-MAX_ANSWER_CHARS = 5000
+# Longer answers are compared as they stand: the longest gold has some hundred characters, and the rules cost time.
+MAX_ANSWER_CHARS = 2000
+MAX_UNITS = 8  # stripped off one item
 
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
@@ -68,6 +69,14 @@ _FONT_GROUP = re.compile(_FONT + r"\s*\{([^{}]*)\}")
 _FONT_COMMAND = re.compile(_FONT + r"(?![a-zA-Z])\s*(?=\{)")
 _TEXT_AT_END = re.compile(_FONT + r"\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?$")
 
+
+def _repeating(match: re.Match) -> str:
+    whole, head, tail = match[1] or "0", match[2], match[3]
+    shift = 10 ** len(head)
+    nines = shift * (10 ** len(tail) - 1)
+    return rf"\frac{{{int(whole) * nines + int(head or 0) * (10 ** len(tail) - 1) + int(tail)}}}{{{nines}}}"
+
+
 # Applied in this order by `clean`. Each rule says what it is for where that is not plain from the pattern.
 _RULES = [
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
@@ -84,6 +93,7 @@ _RULES = [
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\(frac|sqrt)\s?(\\[a-zA-Z]+|[^{}\[\]()\s\\])"), r"\\\1{\2}"),
     (re.compile(r"(\\frac\{[^{}]*\})\s?(\\[a-zA-Z]+|[^{}\[\]()\s\\])"), r"\1{\2}"),
+    (re.compile(r"(?<![\d.])(\d{0,50})\.(\d{0,50})\\overline\s?\{(\d{1,50})\}"), _repeating),
     (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)(?![a-zA-Z])\s?\}?(?:\s?[CF](?![a-zA-Z]))?|\\degree(?![a-zA-Z])"), " "),
     (re.compile(r"\\?%"), ""),
     (re.compile(r"<=|\\leqslant|\\leq(?![a-zA-Z])"), r"\\le "),
@@ -186,7 +196,10 @@ def strip_unit(item: str) -> tuple[str, str]:
     Text that changes what the answer says ("or more", "million") is no unit, and an item of text only stays whole.
     """
     units = []
-    while (match := _TEXT_AT_END.search(item) or _BARE_AT_END.search(item)) and _carries_value(item[: match.start()]):
+    for _ in range(MAX_UNITS):
+        match = _TEXT_AT_END.search(item) or _BARE_AT_END.search(item)
+        if match is None or not _carries_value(item[: match.start()]):
+            break
         words = _WORDS.findall(match[1])
         if not _NOT_A_UNIT.isdisjoint(word.lower() for word in words) or any(
             c in match[1] for c in "(),=<>0123456789"
