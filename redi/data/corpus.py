@@ -94,7 +94,8 @@ def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -
     for file in files:
         check_schema(jsonl.schema_of(file), str(file), columns, optional)
     num_rows = sum(map(jsonl.count_rows, files))
-    batches = (batch for file in files for batch in jsonl.read(file, columns))
+    paths = [PATHS[name] for name in columns]
+    batches = (batch for file in files for batch in jsonl.read(file, paths))
     return Corpus(num_rows, _indexed(batches, num_rows, columns))
 
 

@@ -15,7 +15,7 @@ from redi.data.schema import VERIFIERS
 from redi.runs import UsageError
 
 RULES = ("both", "either")
-NEGATIVES = ("not-both",)
+NEGATIVES = ("not-both", "neither")
 
 # In the order of the checks: a row is counted under the first that it fails.
 CHECKS = ("problem not valid", "source excluded", "problem empty", "no generations", "verifier lists mismatch")
@@ -181,14 +181,16 @@ def select_positives(
     return pa.record_batch(columns), drops
 
 
-def select_pairs(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[pa.RecordBatch, Counter[str]]:
-    """The pairs of a batch: each problem's first generation that both verifiers accept, and its first other one.
-
-    The rejected generation may have been accepted by one verifier, and its text may even equal the chosen one's.
+def select_pairs(
+    batch: pa.RecordBatch, exclude_sources: list[str], negatives: str = "not-both"
+) -> tuple[pa.RecordBatch, Counter[str]]:
+    """The pairs of a batch: each problem's first generation that both verifiers accept, and its first negative one.
 
     Args:
         batch: rows of `redi.data.schema.SCHEMA`.
         exclude_sources: values of `source` whose rows are dropped.
+        negatives: "not-both": a generation is negative where not both verifiers accept it, so one may have, and its
+            text may even equal the chosen one's. "neither": where none does.
 
     Returns:
         The rows (`prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx`), in the
@@ -197,8 +199,9 @@ def select_pairs(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[pa.
     rows, drops = eligible_rows(batch, exclude_sources)
     generations = Generations.of(batch)
     llama, math_verify = verdicts(batch, rows)
+    accepted = llama | math_verify if negatives == "neither" else llama & math_verify
     chosen = first_true(llama & math_verify, generations.counts[rows])
-    rejected = first_true(~(llama & math_verify), generations.counts[rows])
+    rejected = first_true(~accepted, generations.counts[rows])
     drops[NO_POSITIVE] = int((chosen < 0).sum())
     drops[NO_NEGATIVE] = int(((chosen >= 0) & (rejected < 0)).sum())
     kept = (chosen >= 0) & (rejected >= 0)
