@@ -1,7 +1,6 @@
 """Putting selected rows into shuffled order on disk, and writing them as parquet shards, in bounded memory."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from tqdm import tqdm
 
 # Rows of the corpus that share a bucket: the pairs of one bucket are held in memory, about 100 MB at 15 kB a trace.
 BUCKET_ROWS = 4096
-MAX_BUCKETS = 256  # each is an open file while the corpus is read
 SCATTER_BYTES = 64_000_000  # selected rows collected before they are dealt to the buckets, some hundred at a time
 SHARD_BYTES = 500_000_000  # of uncompressed Arrow data, what `datasets` cuts its own shards at
 ROW_GROUP_ROWS = 1000
@@ -56,32 +54,37 @@ def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) 
         place: for each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
         folder: where the bucket files are written; each is removed once it is read.
     """
-    buckets = _scatter(batches, place, max(BUCKET_ROWS, -(-len(place) // MAX_BUCKETS)), folder)
+    buckets, schema = _scatter(batches, place, folder)
     for bucket in tqdm(sorted(buckets), desc="writing", unit=" buckets", disable=None):
-        with pa.OSFile(str(buckets[bucket])) as file, pa.ipc.open_stream(file) as reader:
-            table = reader.read_all()
+        table = _read_bucket(buckets[bucket], schema)
         buckets[bucket].unlink()
         yield table.take(pa.array(np.argsort(place[table["original_index"]])))
 
 
-def _scatter(batches: Iterator[pa.RecordBatch], place: np.ndarray, bucket_rows: int, folder: Path) -> dict[int, Path]:
-    """Writes each row into the bucket of its place, and returns the files of the buckets that got any."""
+def _scatter(
+    batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path
+) -> tuple[dict[int, Path], pa.Schema | None]:
+    """Writes each row into the bucket of its place, and returns the files of buckets with rows, and their schema."""
     files: dict[int, Path] = {}
-    writers: dict[int, pa.RecordBatchWriter] = {}
-    with ExitStack() as stack:
-        for batch in _collected(batches):
-            places = place[batch["original_index"]]
-            order = np.argsort(places)
-            batch, bucket_of = batch.take(pa.array(order)), places[order] // bucket_rows
-            starts = np.flatnonzero(np.diff(bucket_of, prepend=-1))
-            for start, end in pairwise([*starts, len(batch)]):
-                bucket = int(bucket_of[start])
-                if bucket not in writers:
-                    files[bucket] = folder / f"bucket-{bucket}.arrow"
-                    file = stack.enter_context(pa.OSFile(str(files[bucket]), "wb"))
-                    writers[bucket] = stack.enter_context(pa.ipc.new_stream(file, batch.schema))
-                writers[bucket].write_batch(batch.slice(start, end - start))
-    return files
+    schema = None
+    for batch in _collected(batches):
+        places, schema = place[batch["original_index"]], batch.schema
+        order = np.argsort(places)
+        batch, bucket_of = batch.take(pa.array(order)), places[order] // BUCKET_ROWS
+        starts = np.flatnonzero(np.diff(bucket_of, prepend=-1))
+        for start, end in pairwise([*starts, len(batch)]):
+            path = files.setdefault(int(bucket_of[start]), folder / f"bucket-{bucket_of[start]}.arrow")
+            with path.open("ab") as file:  # a large corpus has more buckets than a process may have open files
+                file.write(batch.slice(start, end - start).serialize())
+    return files, schema
+
+
+def _read_bucket(path: Path, schema: pa.Schema) -> pa.Table:
+    batches = []
+    with pa.OSFile(str(path)) as file:
+        while file.tell() < file.size():
+            batches.append(pa.ipc.read_record_batch(pa.ipc.read_message(file), schema))
+    return pa.Table.from_batches(batches)
 
 
 def _collected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
