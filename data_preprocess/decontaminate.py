@@ -31,7 +31,7 @@ from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
 from redi.runs import StrictParser, UsageError, entry_point, new_folder, read_manifest, write_manifest, write_text
 
 REPORT = "report.json"
-OVERLAPS = "overlaps with a benchmark"  # the reason for a drop
+OVERLAPS = "overlaps a benchmark"  # the reason for a drop
 
 
 @entry_point
@@ -108,14 +108,14 @@ def decontaminate(
 
 def show(options: argparse.Namespace) -> None:
     found = json.loads((options.output / REPORT).read_text(encoding="utf-8"))
-    print(report_table(found))
+    parts = [report_table(found)]
     if found["rows_without_problem"]:
-        print(f"{found['rows_without_problem']:,} rows have no problem, so nothing to compare")
+        parts.append(f"Rows without a problem, so with nothing to compare: {found['rows_without_problem']:,}")
     if options.show and found["overlaps"]:
-        print(examples(found, options.show))
+        parts.append(examples(found, options.show))
     if options.drop:
-        print(count_table(read_manifest(options.output)["counts"]))
-    print(f"every overlap: {options.output / REPORT}")
+        parts.append(count_table(read_manifest(options.output)["counts"]))
+    print("\n\n".join([*parts, f"Every overlap: {options.output / REPORT}"]))
 
 
 if __name__ == "__main__":

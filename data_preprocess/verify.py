@@ -90,20 +90,21 @@ def write(options: argparse.Namespace, config: dict[str, Any], inputs: dict[str,
 def show(found: dict[str, Any], options: argparse.Namespace) -> None:
     accepted, total = found["accepted"], found["generations"]
     share = f" ({accepted / total:.1%})" if total else ""
-    print(f"{found['rows']:,} rows, {total:,} generations graded, {accepted:,} accepted{share}")
-    for key in ("rows_without_answer", "rows_without_generations"):
-        if found[key]:
-            print(f"{found[key]:,} {key.replace('_', ' ')}, not graded")
-    print(grid(["status", "generations"], [[name, f"{count:,}"] for name, count in found["statuses"].items()]))
-    if found["agreement"]:
-        print(agreement_table(found))
+    lines = [f"{found['rows']:,} rows, {total:,} generations graded, {accepted:,} accepted{share}"]
+    lines += [
+        f"{found[key]:,} {key.replace('_', ' ')}, not graded"
+        for key in ("rows_without_answer", "rows_without_generations")
+        if found[key]
+    ]
+    lines += [f"{name}: filled in {count:,} rows" for name, count in found["filled_rows"].items()]
     if found["statuses"]["no_think_end"] == total > 0:
-        print("no generation has </think>; for a teacher that does not think aloud, pass --whole-traces")
-    for name, count in found["filled_rows"].items():
-        print(f"{name}: filled in {count:,} rows")
+        lines.append("no generation has </think>; for a teacher that does not think aloud, pass --whole-traces")
+    parts = ["\n".join(lines), grid(["status", "generations"], [[s, f"{n:,}"] for s, n in found["statuses"].items()])]
+    if found["agreement"]:
+        parts.append(agreement_table(found))
     if options.show and found["examples"]:
-        print(examples(found, options.show))
-    print(f"report: {options.output / REPORT}")
+        parts.append(examples(found, options.show))
+    print("\n\n".join([*parts, f"Report: {options.output / REPORT}"]))
 
 
 if __name__ == "__main__":

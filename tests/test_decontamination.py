@@ -155,8 +155,8 @@ def test_report(folder, capsys):
     table = {cells[1]: cells[2:-1] for line in lines if (cells := [cell.strip() for cell in line.split("|")])[1:]}
     assert table["bench"] == ["3", "1", "3", "3", "50.00"]
     assert table["any"] == ["4", "1", "4", "3", "50.00"]
-    assert "row 0 and bench q0 share: how many positive whole numbers n divide the" in lines
-    assert "row 5 and more row 1 share: a train leaves at noon and stops every" in lines
+    assert "row 0 shares with q0 of bench: how many positive whole numbers n divide the" in lines
+    assert "row 5 shares with row 1 of more: a train leaves at noon and stops every" in lines
     assert not any(line.startswith("row 4") for line in lines)  # --show 1 shows one a benchmark
 
 
@@ -166,7 +166,7 @@ def test_drop_keeps_the_other_rows_as_they_were(folder, capsys):
     schema = pq.read_schema(folder / "out" / "train-00000-of-00001.parquet")
     assert schema.equals(pq.read_schema(folder / "corpus.parquet"), check_metadata=True)
     counts = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
-    assert (counts["input_rows"], counts["dropped"], counts["rows"]) == (6, {"overlaps with a benchmark": 3}, 3)
+    assert (counts["input_rows"], counts["dropped"], counts["rows"]) == (6, {"overlaps a benchmark": 3}, 3)
     dataset = load_dataset(str(folder / "out"), split="train", cache_dir=str(folder / "cache"))
     assert dataset.to_list() == [ROWS[i] for i in KEPT]
 

@@ -226,7 +226,8 @@ def report_table(report: dict[str, Any]) -> str:
     counts = {name: [counts[key] for key in keys] for name, counts in report["benchmarks"].items()}
     # A row that overlaps with two benchmarks counts once.
     counts["any"] = [*map(sum, list(zip(*counts.values(), strict=True))[:-1]), report["overlapping_rows"]]
-    header = ["benchmark", "questions", f"under {report['ngram_words']} words", "questions hit", "rows", "% of rows"]
+    under = f"under {report['ngram_words']} words"
+    header = ["benchmark", "questions", under, "questions hit", "rows hit", "% of rows"]
     lines = [
         [name, *(f"{number:,}" for number in numbers), f"{100 * numbers[-1] / max(1, report['rows']):.2f}"]
         for name, numbers in counts.items()
@@ -241,7 +242,7 @@ def examples(report: dict[str, Any], number: int) -> str:
         found = [overlap for overlap in report["overlaps"] if overlap["benchmark"] == name]
         for overlap in found[:number]:
             parts.append(
-                f"row {overlap['row']} and {name} {overlap['id']} share: {overlap['shared']}\n"
+                f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}\n"
                 f"  row:      {_one_line(overlap['problem'], overlap['shared'])}\n"
                 f"  question: {_one_line(overlap['question'], overlap['shared'])}"
             )
