@@ -228,11 +228,18 @@ class StepDataset(torch.utils.data.Dataset):
         pad_token_id: int,
         seed: int,
     ):
-        """See `plan_step` and `traces_of` for the arguments; `problems` has the columns that `traces_of` reads."""
+        """See `plan_step` and `traces_of` for the arguments; `problems` has the columns that `traces_of` reads.
+
+        Raises:
+            ValueError: a trace is longer than `max_tokens`.
+        """
         self.problems, self.global_batch_size = problems, global_batch_size
         self.num_micro_batches, self.max_tokens, self.max_length = num_micro_batches, max_tokens, max_length
         self.alpha, self.cost, self.rank, self.num_ranks = alpha, cost, rank, num_ranks
         self.pack, self.pad_token_id, self.seed = pack, pad_token_id, seed
+        self.lengths = trace_lengths(problems, max_length, alpha)
+        longest = max((length for row in self.lengths for length in row), default=0)
+        plan_step([longest], cost, 1, 1, max_tokens)  # refuses a trace that does not fit now, not on its turn
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -249,36 +256,45 @@ class StepDataset(torch.utils.data.Dataset):
 
     def describe(self) -> str:
         """What a step is, in one line."""
-        room = "" if self.max_tokens is None else f", at most {self.max_tokens:,} tokens each"
+        count = f"{self.num_micro_batches}"
+        if self.max_tokens is not None:
+            count += f" or more, of at most {self.max_tokens:,} tokens"
         return (
-            f"global batch of {self.global_batch_size} problems on {self.num_ranks} rank(s), "
-            f"{self.num_micro_batches} micro-batch(es) or more a rank{room}; {len(self)} steps an epoch"
+            f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps an "
+            f"epoch; ranks: {self.num_ranks}; micro-batches a rank and step: {count}"
         )
+
+    def plan(self, step: int) -> list[list[tuple[int, int]]]:
+        """This rank's micro-batches of a step. A trace is its problem's position in the batch, and its number."""
+        places = [
+            (position, number)
+            for position, row in enumerate(self.rows(step))
+            for number in range(len(self.lengths[row]))
+        ]
+        lengths = [length for row in self.rows(step) for length in self.lengths[row]]
+        plan = plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
+        return [[places[i] for i in indices] for indices in plan[self.rank]]
 
     def largest(self) -> dict[str, Any]:
         """This rank's micro-batch with most tokens in the first epoch, found from lengths alone."""
-        lengths = _lengths(self.problems, self.alpha)
-        limit = self.max_length or max(max(problem, default=0) for problem in lengths)
         best = (-1, 0, 0)
         for step in range(len(self)):
-            traces = [min(length, limit) for row in self.rows(step) for length in lengths[row]]
-            plan = plan_step(traces, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
-            for number, indices in enumerate(plan[self.rank]):
-                sizes = [traces[i] for i in indices]
+            rows = self.rows(step)
+            for index, places in enumerate(self.plan(step)):
+                sizes = [self.lengths[rows[position]][number] for position, number in places]
                 tokens = sum(sizes) if self.pack else len(sizes) * max(sizes, default=0)
-                best = max(best, (tokens, step, number))
+                best = max(best, (tokens, step, index))
         return self[best[1]][best[2]]
 
     def __getitem__(self, step: int) -> list[dict[str, Any]]:
-        rows = self.rows(step)
-        traces = [
-            trace
-            for position, row in enumerate(self.problems.select(rows))
-            for trace in traces_of(row, position, self.max_length, self.alpha)
-        ]
-        lengths = [len(trace.token_ids) for trace in traces]
-        plan = plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
-        return [self._micro_batch([traces[i] for i in indices], rows) for indices in plan[self.rank]]
+        rows, plan = self.rows(step), self.plan(step)
+        positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
+        problems = self.problems.select([rows[position] for position in positions])
+        traces = {
+            position: traces_of(problem, position, self.max_length, self.alpha)
+            for position, problem in zip(positions, problems, strict=True)
+        }
+        return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
         if not traces:  # every rank must run equally many micro-batches: two tokens that weigh nothing
@@ -301,8 +317,9 @@ class StepDataset(torch.utils.data.Dataset):
         }
 
 
-def _lengths(problems: Dataset, alpha: float) -> list[list[int]]:
-    """Tokens of each trace of each problem, in the order of `traces_of`, without reading the tokens."""
+def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
+    """Tokens of each trace of each problem, as `traces_of` makes them, without reading the tokens."""
+    limit = math.inf if max_length is None else max_length
     lengths = []
     for table in problems.with_format("arrow").iter(1000):
         prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
@@ -312,6 +329,6 @@ def _lengths(problems: Dataset, alpha: float) -> list[list[int]]:
         else:
             flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
             labels = table["labels"].to_pylist()
-            completions = [[n for n, label in zip(flat, row, strict=False) if label or alpha > 0] for row in labels]
-        lengths += [[prompt + n for n in row] for prompt, row in zip(prompts, completions, strict=True)]
+            completions = [[n for label, n in zip(row, flat, strict=False) if label or alpha > 0] for row in labels]
+        lengths += [[min(prompt + n, limit) for n in row] for prompt, row in zip(prompts, completions, strict=True)]
     return lengths

@@ -149,7 +149,8 @@ class REDITrainer(DPOTrainer):
         )
         self.add_callback(SetEpoch(self.steps))
         self.has_rehearsed = False
-        logger.info(self.steps.describe())
+        if self.accelerator.is_main_process:
+            print(self.steps.describe(), flush=True)
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.trains_on_traces:

@@ -28,6 +28,8 @@ class RunArguments:
         dataset_train_split (`str`, *optional*, defaults to `"train"`): the split to train on.
         dtype (`str`, *optional*): dtype of the model's weights; TRL's default is float32, with bf16 as autocast.
         attn_implementation (`str`, *optional*): attention of the model, for example `flash_attention_2`.
+        global_batch_size (`int`, *optional*): rows of an optimizer step, over all processes, however many there are;
+            `gradient_accumulation_steps` follows. With `max_tokens_per_micro_batch`, the micro-batches follow from it.
         check_only (`bool`, *optional*): check the options and stop, so that a mistake costs seconds.
     """
 
@@ -36,6 +38,10 @@ class RunArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
     dtype: str | None = field(default=None, metadata={"help": "dtype of the weights: float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "e.g. sdpa or flash_attention_2"})
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Rows of an optimizer step over all processes; gradient_accumulation_steps follows."},
+    )
     check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
 
 
@@ -70,8 +76,11 @@ def run_training(
         raise UsageError(
             "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
         )
+    split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
     if run.check_only or _is_finished(args, given):
         return
+    if split and args.process_index == 0:
+        print(split, flush=True)
     init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
     args.model_init_kwargs = {**(args.model_init_kwargs or {}), **{k: v for k, v in init.items() if v is not None}}
     tokenizer = load_tokenizer(run.model_name_or_path)
@@ -102,6 +111,30 @@ def run_training(
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json", flush=True)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _split_global_batch(global_batch_size: int, args: TrainingArguments, given: dict[str, Any]) -> str:
+    """Sets what each process does of an optimizer step of `global_batch_size` rows; says it in one line.
+
+    Raises:
+        UsageError: it cannot be split evenly, or an option that follows from it was given as well.
+    """
+    ranks, fits_room = args.world_size, getattr(args, "max_tokens_per_micro_batch", None) is not None
+    follows = ["gradient_accumulation_steps"] + ["per_device_train_batch_size"] * fits_room
+    for name in follows:
+        if name in given:
+            raise UsageError(f"{name}={given[name]} follows from global_batch_size={global_batch_size}: remove it")
+    if fits_room:  # the trainer makes as many micro-batches as have room
+        args.per_device_train_batch_size = max(1, global_batch_size // ranks)
+    per_device = args.per_device_train_batch_size
+    args.gradient_accumulation_steps, rest = divmod(global_batch_size, per_device * ranks)
+    if global_batch_size < 1 or rest or not args.gradient_accumulation_steps:
+        raise UsageError(
+            f"global_batch_size={global_batch_size} is no multiple of {per_device * ranks}: {ranks} process(es) "
+            f"times per_device_train_batch_size={per_device}; change one of them"
+        )
+    factors = f"{ranks} x {per_device} x {args.gradient_accumulation_steps}"
+    return f"global batch of {global_batch_size} = {factors} (processes x per device x accumulation)"
 
 
 def _train(trainer: Trainer) -> None:

@@ -14,6 +14,7 @@ process of its own, one after the other and in turns, so that a noisy machine hi
 - `pad_fraction`: 1 - real tokens / tokens that the policy model embedded.
 - `peak_memory_mb`: peak minus what was in use once the policy was loaded, so gradients, optimizer state, activations
   and a reference model count. CUDA: allocated memory. CPU: resident memory of the process, with MALLOC_ARENA_MAX=2.
+- `metrics_share` (`redi` alone): share of the steps' time in what exists for the logged metrics alone.
 - `mfu` (CUDA only): model FLOPs / time / 989e12, the dense bfloat16 peak of an H100 or H200. Model FLOPs are what the
   objective needs: 6 * (body parameters * tokens + vocabulary * hidden * scored tokens)
   + 6 * layers * hidden * sum of squared trace lengths (causal attention). The reference model, pads, and recomputation
@@ -21,11 +22,13 @@ process of its own, one after the other and in turns, so that a noisy machine hi
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +44,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Con
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+import redi.trainer
 from redi import REDIConfig, REDITrainer
 from redi.data.problems import PAIR_COLUMNS
 from redi.runs import StrictParser, entry_point, write_text
@@ -119,7 +123,7 @@ class Clock(TrainerCallback):
     """Notes when steps begin and end, and how many tokens the model has embedded by then."""
 
     def __init__(self, model: torch.nn.Module):
-        self.begins, self.ends, self.tokens, self.num_tokens = [], [], [], 0
+        self.begins, self.ends, self.tokens, self.extra, self.num_tokens = [], [], [], [], 0
         model.get_input_embeddings().register_forward_pre_hook(self._count)
 
     def _count(self, module, inputs):
@@ -131,6 +135,18 @@ class Clock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.ends.append(self.now())
         self.tokens.append(self.num_tokens)
+
+    def also_time(self, function: Callable) -> Callable:
+        """The function, with its time added to `self.extra`."""
+
+        @functools.wraps(function)
+        def timed(*args):
+            begin = self.now()
+            result = function(*args)
+            self.extra.append(self.now() - begin)
+            return result
+
+        return timed
 
     @staticmethod
     def now() -> float:
@@ -173,6 +189,7 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
     if side == "redi":  # it shuffles by itself: its rows are laid out so that step k holds the k-th batch
         places = sorted(range(len(pairs)), key=trainer.steps.order.__getitem__)
         trainer.steps.problems = trainer.steps.problems.select(places)
+        trainer.steps.lengths = [trainer.steps.lengths[place] for place in places]
     return trainer
 
 
@@ -192,10 +209,14 @@ def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespa
     trainer.remove_callback(PrinterCallback)
     clock = Clock(model)
     trainer.add_callback(clock)
+    if side == "redi":
+        trainer._record_problems = clock.also_time(trainer._record_problems)
+        redi.trainer._add_to_sums = clock.also_time(redi.trainer._add_to_sums)
     trainer.train()
     return {
         "wall": np.diff(clock.ends)[options.warmup - 1 :].tolist(),
         "busy": np.subtract(clock.ends, clock.begins)[options.warmup :].tolist(),
+        "metrics_share": sum(clock.extra) / np.subtract(clock.ends, clock.begins).sum(),
         "computed_tokens": clock.tokens[-1] - clock.tokens[options.warmup - 1],
         "peak_memory_mb": (torch.cuda.max_memory_allocated() / 2**20 if cuda else resident_mb("VmHWM")) - loaded,
     }
@@ -222,6 +243,8 @@ def summarize(rounds: list[dict[str, Any]], lengths: np.ndarray, preset: str) ->
         "pad_fraction": 1 - num_tokens / rounds[0]["computed_tokens"],
         "peak_memory_mb": median(result["peak_memory_mb"] for result in rounds),
     }
+    if rounds[0]["metrics_share"]:
+        figures["metrics_share"] = median(result["metrics_share"] for result in rounds)
     if torch.cuda.is_available():
         figures["mfu"] = model_flops(lengths, preset) / seconds / PEAK_FLOPS
     return figures
@@ -262,6 +285,7 @@ def table(sides: dict[str, dict[str, float]]) -> str:
             f"{x['tokens_per_s']:10.0f}{x['step_seconds']:9.3f}{x['pad_fraction']:6.0%}{memory:10.0f}"
             f"{memory / dpo['peak_memory_mb']:7.2f}" + (f"{x['mfu']:7.1%}" if "mfu" in x else "")
         )
+    lines.append(f"metrics: {sides['redi']['metrics_share']:.2%} of a step of redi")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from redi.batching import StepDataset, Trace, collate, plan_step, step_cost, traces_of
+from redi.batching import StepDataset, Trace, collate, plan_step, step_cost, trace_lengths, traces_of
 
 PAIR = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6]}
 
@@ -127,6 +127,31 @@ def test_the_coefficients_are_those_of_eq_5():
     assert batch["num_problems"] == 2
     expected = torch.where(batch["is_chosen"], -1.0, 0.8) / batch["num_scored"] / 2
     torch.testing.assert_close(batch["coefficients"], expected)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+@pytest.mark.parametrize("max_length", [None, 4])
+def test_lengths_are_those_of_the_traces(alpha, max_length):
+    """Problems of 1, 3 and 0 negatives beside one positive: steps are planned from lengths alone."""
+    labels = [[False, True], [True, False, False, False], [True]]
+    rows = [
+        {
+            "prompt_ids": [1] * (i + 1),
+            "completion_ids": [[2] * (2 + i + k) for k in range(len(sides))],
+            "labels": sides,
+            "weights": [1.0] * len(sides),
+        }
+        for i, sides in enumerate(labels)
+    ]
+    expected = [[len(t.token_ids) for t in traces_of(row, 0, max_length, alpha)] for row in rows]
+    first = [4] if alpha == 0 else [3, 4]  # prompt 1; completions 2 (a negative) and 3 tokens
+    assert expected[0] == first
+    assert trace_lengths(Dataset.from_list(rows), max_length, alpha) == expected
+
+
+def test_a_trace_without_room_is_refused_at_once():
+    with pytest.raises(ValueError, match="a trace of 13 tokens does not fit max_tokens_per_micro_batch=12"):
+        steps(1, 0, max_tokens=12)  # row 8 has 3 + 10
 
 
 def test_epochs_differ_and_seeds_repeat():

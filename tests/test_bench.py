@@ -21,6 +21,7 @@ def test_trainer_figures_of_every_side(tmp_path, capsys):
     results = json.loads((tmp_path / "trainer.json").read_text())
     assert list(results) == ["r1"]
     assert list(results["r1"]) == ["dpo", "redi_padded", "redi"]
+    assert 0 < results["r1"]["redi"].pop("metrics_share") < 1
     for figures in results["r1"].values():
         assert set(figures) == {"pairs_per_s", "tokens_per_s", "step_seconds", "pad_fraction", "peak_memory_mb"}
         assert figures["pairs_per_s"] > 0 and figures["peak_memory_mb"] > 0

@@ -151,3 +151,23 @@ def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
     assert checkpoint.name == f"checkpoint-{step}" and not incomplete
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(long_run, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    with started(launcher, [*long_run, "--output_dir", str(straight)], tmp_path):
+        pass
+    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path) as process:
+        wait_for(killed / "checkpoint-9", process, tmp_path)
+        time.sleep(random.uniform(0, 0.5))
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()  # first, or it would end them itself
+        for worker in workers:
+            worker.kill()
+    assert process.returncode != 0 and not (killed / "manifest.json").exists()
+    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path):
+        pass
+    assert "resuming from" in (tmp_path / "log.txt").read_text()
+    assert_same_weights(killed, straight)

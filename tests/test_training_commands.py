@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, SFTConfig
 
-from redi import REDIConfig, REDITrainer
+from redi import REDIConfig, REDITrainer, training
+from redi.config import UNREAD_OPTIONS
 from redi.options import parse_options
 from redi.runs import UsageError
 from redi.training import RunArguments, load_tokenizer, run_training
@@ -213,6 +215,41 @@ def test_a_finished_run_is_recognised_and_other_options_are_refused(model_path, 
         train_redi.main([*argv, *CPU, *STEPS, "--alpha", "0.8"])
     assert caught.value.code == 2
     assert "holds a finished run with alpha=0.5, not 0.8" in capsys.readouterr().err
+
+
+def split(global_batch_size: int, *options: str, world_size: int = 8) -> tuple[int, int, str]:
+    """Pairs per device and accumulation steps of train_redi.py on 8 processes, and the line that says so."""
+    argv = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", *CPU, *options]
+    (_, args), given = parse_options(argv, [RunArguments, REDIConfig], unread=UNREAD_OPTIONS)
+    with mock.patch.object(REDIConfig, "world_size", world_size):
+        line = training._split_global_batch(global_batch_size, args, given)
+    return args.per_device_train_batch_size, args.gradient_accumulation_steps, line
+
+
+def test_a_global_batch_is_split_over_the_processes():
+    assert split(32, "--per_device_train_batch_size", "1")[:2] == (1, 4)  # the paper's 8 GPUs
+    per_device, accumulation, line = split(32, "--per_device_train_batch_size", "2", world_size=1)
+    assert (per_device, accumulation) == (2, 16)
+    assert line == "global batch of 32 = 1 x 2 x 16 (processes x per device x accumulation)"
+    assert split(32, "--max_tokens_per_micro_batch", "20000")[:2] == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "total, options, message",
+    [
+        (32, ["--per_device_train_batch_size", "3"], "=32 is no multiple of 24: 8 process.* times .*batch_size=3;"),
+        (4, ["--per_device_train_batch_size", "1"], "=4 is no multiple of 8: 8 process"),
+        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is no multiple of 32: 8 process"),
+        (
+            32,
+            ["--gradient_accumulation_steps", "4"],
+            "gradient_accumulation_steps=4 follows from global_batch_size=32",
+        ),
+    ],
+)
+def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, options, message):
+    with pytest.raises(UsageError, match=message):
+        split(total, *options)
 
 
 def test_dpo_baseline_starts_at_log_2(model_path, pairs_file, tmp_path):
