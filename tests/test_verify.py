@@ -137,6 +137,12 @@ def test_report_only(corpus, capsys):
     run("verify", "--input", corpus, "--output", out, "--overwrite", "--report-only")
     alone = json.loads((out / "report.json").read_text())
     assert alone == report | {"filled_rows": {}}
+    table = pq.read_table(corpus)
+    pq.write_table(table.select(table.schema.names[::-1]), corpus)  # the order of columns means nothing
+    run("verify", "--input", corpus, "--output", out, "--overwrite", "--report-only")
+    assert json.loads((out / "report.json").read_text()) == alone
+    pq.write_table(table, corpus)
+    run("verify", "--input", corpus, "--output", out, "--overwrite", "--report-only")
     assert not list(out.glob("*.parquet"))
     capsys.readouterr()
     run("verify", "--input", corpus, "--output", out, "--report-only")
