@@ -40,7 +40,6 @@ class Rows:
         with tqdm(total=self.num_rows, desc="reading", unit=" rows", disable=None) as progress:
             for file in self.files:
                 for batch in _read(file, schema):
-                    # A parquet reader gives the columns in the file's order, whatever was asked for.
                     yield pa.record_batch([batch[name] for name in schema.names], schema=schema)
                     progress.update(len(batch))
 
