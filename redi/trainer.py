@@ -57,8 +57,8 @@ class REDITrainer(DPOTrainer):
 
     Logged metrics, averaged over the problems since the last log: `loss`; `logps/chosen`, `logps/rejected` (per-token
     log-probabilities, averaged over each completion's tokens, then over problems); `rewards/margins` and
-    `rewards/accuracies` (chosen minus rejected LogPS, and how often it is positive); `completions/chosen_length` and
-    `completions/rejected_length` (scored tokens).
+    `rewards/accuracies` (chosen minus rejected LogPS, and how often it is positive); `completions/mean_length/chosen`,
+    `completions/mean_length/rejected` (scored tokens).
     """
 
     _tag_names = ["trl", "redi"]
@@ -260,7 +260,7 @@ class REDITrainer(DPOTrainer):
         values = {}
         for side, name in ((1, "chosen"), (0, "rejected")):
             values[f"logps/{name}"] = sums[present[:, side], side, 0]
-            values[f"completions/{name}_length"] = sums[present[:, side], side, 1]
+            values[f"completions/mean_length/{name}"] = sums[present[:, side], side, 1]
         both = present.all(dim=1)
         values["rewards/margins"] = sums[both, 1, 0] - sums[both, 0, 0]
         values["rewards/accuracies"] = (values["rewards/margins"] > 0).float()
@@ -307,8 +307,8 @@ class REDITrainer(DPOTrainer):
             "logps/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": (chosen > rejected).float(),
-            "completions/chosen_length": chosen_lengths.float(),
-            "completions/rejected_length": rejected_lengths.float(),
+            "completions/mean_length/chosen": chosen_lengths.float(),
+            "completions/mean_length/rejected": rejected_lengths.float(),
         }
         means = torch.stack([value.mean() for value in values.values()])
         means = self.accelerator.reduce(means, reduction="mean").tolist()

@@ -257,7 +257,7 @@ def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, di
     lengths = DISTRIBUTIONS[name](num_pairs, options.max_tokens, rng)
     pairs = make_pairs(lengths, PRESETS[options.preset]["vocab"], rng)
     longest = int((lengths[:, :1] + lengths[:, 1:]).max())
-    room = options.max_tokens_per_micro_batch or longest
+    room = options.max_tokens_per_micro_batch or 2 * longest
     options = argparse.Namespace(**vars(options) | {"max_tokens_per_micro_batch": room})
     rounds = {side: [] for side in SIDES}
     for number in range(options.repeats):
@@ -297,7 +297,7 @@ def main(argv: list[str]) -> None:
     add("--distributions", nargs="+", choices=DISTRIBUTIONS, default=list(DISTRIBUTIONS), help="of trace lengths")
     add("--pairs-per-device", type=positive, default=4, help="pairs of a step")
     add("--max-tokens", type=positive, help="longest completion; the preset's by default")
-    add("--max-tokens-per-micro-batch", type=positive, help="room of `redi`; the longest trace by default")
+    add("--max-tokens-per-micro-batch", type=positive, help="room of `redi`; two of the longest traces by default")
     add("--steps", type=positive, default=8, help="measured steps")
     add("--warmup", type=positive, default=2, help="steps before them")
     add("--repeats", type=positive, default=3, help="rounds over all sides")

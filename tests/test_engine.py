@@ -125,6 +125,14 @@ def test_lora_trains_adapters_and_leaves_the_base(tmp_path, model_path, tokenize
         assert changed == (name.endswith(("q_proj.weight", "v_proj.weight"))), name
 
 
+def test_a_peft_model_gets_no_reference_adapter(tmp_path, model_path, tokenizer, pairs):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), lora)
+    trainer = trained(model, tokenizer, config(tmp_path), pairs)
+    assert list(trainer.model.peft_config) == ["default"] and trainer.ref_model is None
+
+
 # --- architectures -----------------------------------------------------------------------------------------------
 
 
@@ -191,7 +199,7 @@ def test_one_trace_of_32k_tokens_trains(tmp_path, tokenizer):
     args = config(tmp_path, per_device_train_batch_size=1)
     trainer = REDITrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.train()
-    assert logged(trainer, "completions/chosen_length")[0] > 32000
+    assert logged(trainer, "completions/mean_length/chosen")[0] > 32000
     assert torch.isfinite(torch.tensor(logged(trainer, "loss"))).all()
 
 

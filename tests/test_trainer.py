@@ -187,7 +187,7 @@ def test_truncated_trace_is_normalised_by_what_is_scored(tmp_path, model_path, t
     args = config(tmp_path, max_length=prompt_length + 5, per_device_train_batch_size=1)
     trainer = trained(model_path, tokenizer, args, Dataset.from_list(rows))
     assert len(trainer.train_dataset) == 1
-    assert logged(trainer, "completions/chosen_length") == [5.0]
+    assert logged(trainer, "completions/mean_length/chosen") == [5.0]
 
     model = AutoModelForCausalLM.from_pretrained(model_path)
     row = trainer.train_dataset[0]

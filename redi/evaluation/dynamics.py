@@ -30,7 +30,7 @@ def read_log(run: Path) -> list[dict[str, float]]:
         raise UsageError(f"{run} holds no trainer_state.json: it is no training run, or has saved no checkpoint yet")
     log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
     # DPOTrainer logs `logps/*` too, but as sums over the tokens, which do not belong on the same axis.
-    if not log or not {"logps/chosen", "completions/chosen_length"} <= log[0].keys():
+    if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
         raise UsageError(f"{path} logs no LogPS a token: dynamics are drawn of REDI and SimPO runs")
     return log
 
