@@ -60,17 +60,21 @@ def generate(
     run = _run(settings, checkpoint)
     requests = make_requests(benchmarks, checkpoint, settings, run)
     config = _config(settings, checkpoint, run, benchmarks) | {"protocol": protocol, "shard": shard}
-    folder = Output(output, config, benchmarks, requests)
     slots = make_slots(requests[shard[0] - 1 :: shard[1]] if shard else requests, settings.n)
-    if all(slot in folder.present for slot in slots) and folder.is_finished():
-        print(f"nothing left to do: {folder.generations} is complete")
-        return
-    folder.begin()
-    if shard is None:
-        folder.gather()
-    left = [slot for slot in slots if slot not in folder.present]
-    _sample(sampler, checkpoint, settings, folder, left, len(slots))
-    _finish(folder, config, {"model": checkpoint.path} | {task.name: task.path for task in benchmarks}, started)
+    with Output(output, config, benchmarks, requests) as folder:
+        if all(slot in folder.present for slot in slots) and folder.is_finished():
+            print(f"nothing left to do: {folder.generations} is complete")
+            return
+        if settings.backend == "openai":
+            from redi.evaluation.openai_backend import check_server
+
+            check_server(checkpoint, settings)
+        folder.begin()
+        if shard is None:
+            folder.gather()
+        left = [slot for slot in slots if slot not in folder.present]
+        _sample(sampler, checkpoint, settings, folder, left, len(slots))
+        _finish(folder, config, {"model": checkpoint.path} | {task.name: task.path for task in benchmarks}, started)
 
 
 def _sampler(backend: str) -> Sampler:
@@ -119,8 +123,10 @@ def _with_model_defaults(settings: Settings, checkpoint: Checkpoint, output: Pat
 
 def _run(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
     """What decides the samples besides the prompt and the room after it: part of every sample's key."""
-    names = ("temperature", "top_p", "seed", "dtype", "base_url", "served_model_name", "api")
+    names = ("temperature", "top_p", "seed", "dtype", "api")
     return {
+        # With token ids, a server is a way to run the model that is here; with messages, it is what is asked.
+        "server": [settings.base_url, settings.served_model_name] if settings.api == "chat" else None,
         "model_sha256": checkpoint.identity,
         "engine": _engine(settings.backend),
         "stop_token_ids": list(checkpoint.stop_token_ids),

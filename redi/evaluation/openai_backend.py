@@ -44,6 +44,22 @@ def with_defaults(settings: Settings) -> Settings:
     )
 
 
+def check_server(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Asks the server for its models.
+
+    Raises:
+        UsageError: the server cannot be reached, refuses the key, or does not serve the model.
+    """
+    name, base_url = settings.served_model_name or checkpoint.path, settings.base_url
+    with _plain_errors(base_url), _client(base_url) as client:
+        try:
+            served = [model.id for model in client.with_options(max_retries=1).models.list()]
+        except openai.NotFoundError:
+            return  # a server without a list; it will say itself if it has not the model
+    if name not in served:
+        raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
+
+
 def sample(
     checkpoint: Checkpoint, slots: list[Slot], settings: Settings
 ) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
@@ -53,11 +69,10 @@ def sample(
         A slot and its sample, as they are finished.
 
     Raises:
-        UsageError: the server cannot be reached, refuses the key or a request, or does not serve the model.
+        UsageError: the server cannot be reached, or refuses the key or a request.
     """
     name = settings.served_model_name or checkpoint.path
     with _plain_errors(settings.base_url), _client(settings.base_url) as client:
-        _check_served(client, name, settings.base_url)
         complete = _chat if settings.api == "chat" else _completion
         pool = ThreadPoolExecutor(settings.concurrency)
         try:
@@ -73,15 +88,6 @@ def _client(base_url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT)
 
 
-def _check_served(client: openai.OpenAI, name: str, base_url: str) -> None:
-    try:
-        served = [model.id for model in client.with_options(max_retries=1).models.list()]
-    except openai.NotFoundError:
-        return  # a server without a list; it will say itself if it has not the model
-    if name not in served:
-        raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
-
-
 def _completion(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:
     request, _ = slot
     answer = client.completions.create(
@@ -90,14 +96,19 @@ def _completion(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkp
         **_options(slot, settings),
         extra_body={
             "stop_token_ids": list(checkpoint.stop_token_ids),
-            "skip_special_tokens": False,  # </think> may be one
+            "return_token_ids": True,
+            "skip_special_tokens": False,  # in the text of a server that returns no token ids; </think> may be one
             "spaces_between_special_tokens": False,
             "top_k": -1,  # this and the rest would else come from the model's generation_config.json
             "min_p": 0,
             "repetition_penalty": 1,
         },
     )
-    return Sample(answer.choices[0].text, answer.choices[0].finish_reason, _num_tokens(answer))
+    choice = answer.choices[0]
+    token_ids = (choice.model_extra or {}).get("token_ids")
+    if token_ids is not None:  # then text is made of them as by the other back ends
+        return checkpoint.decode([token_ids])[0]
+    return Sample(choice.text, choice.finish_reason, _num_tokens(answer))
 
 
 def _chat(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:

@@ -19,20 +19,22 @@ from redi.runs import MANIFEST, UsageError, write_text
 # are in the samples' keys too; comparing them first gives a message that names the option.
 _NOT_COMPARED = (
     *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n"),
-    *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency"),
+    *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
 )
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
 
 
 class Output:
-    """The folder of a run: its options, its benchmarks and the generations so far."""
+    """The folder of a run: its options, its benchmarks and the generations so far.
+
+    A context manager: between its begin and its end no other process writes into the folder.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], requests: list[Request]):
-        """Opens a new folder or that of an earlier run, and reads which samples it has.
+        """Looks at a new folder or that of an earlier run.
 
         Raises:
-            UsageError: the folder holds something else, samples of other options, models or problems, or samples
-                that are not asked for.
+            UsageError: the folder holds something else, or was begun with other options.
         """
         self.folder = folder
         self.generations = folder / GENERATIONS
@@ -55,8 +57,23 @@ class Output:
             raise UsageError(f"--output {folder} exists and holds no generations; choose another folder")
         for shard in self._shards():
             _check_same(read_config(shard), json.loads(self._config), shard)
-        self._stream = self._open() if self.generations.is_file() else None
-        self.present = {slot for slot, _ in self._read(self.generations, cut=True)}
+        self._stream: BinaryIO | None = None
+        self.present: set[Slot] = set()
+
+    def __enter__(self) -> "Output":
+        """Reads which samples the folder has.
+
+        Raises:
+            UsageError: another process writes into it, or it has samples that are not asked for.
+        """
+        if self.generations.is_file():
+            self._stream = self._open()
+            self.present = {slot for slot, _ in self._read(self.generations, cut=True)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
 
     def _open(self) -> BinaryIO:
         stream = self.generations.open("ab")
