@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from redi.data.build import count_table, is_complete, refuse_output_over_input, whole_number
+from redi.data.card import write_card
 from redi.data.decontamination import (
     NGRAM_WORDS,
     OverlapIndex,
@@ -31,6 +32,7 @@ from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
 from redi.runs import StrictParser, UsageError, entry_point, new_folder, read_manifest, write_manifest, write_text
 
 REPORT = "report.json"
+SUMMARY = "The rows of a dataset whose problem shares no n-gram with a question of the benchmarks, as they were."
 OVERLAPS = "overlaps a benchmark"  # the reason for a drop
 
 
@@ -103,6 +105,8 @@ def decontaminate(
         counts = {"input_rows": tally.num_rows, "overlapping_rows": len(tally.overlaps), "files": files}
         if options.drop:
             counts |= {"dropped": {OVERLAPS: len(tally.overlaps)}, "rows": sum(files.values())}
+            title = options.output.resolve().name
+            write_card(folder, title=title, summary=SUMMARY, config=config, inputs=inputs, counts=counts)
         write_manifest(folder, config=config, inputs=inputs, counts=counts, started=started)
 
 

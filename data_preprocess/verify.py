@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from redi.data.build import is_complete, refuse_output_over_input, whole_number
+from redi.data.card import write_card
 from redi.data.rows import open_rows
 from redi.data.schema import VERIFIERS
 from redi.data.shuffle import write_shards
@@ -22,6 +23,7 @@ from redi.evaluation.tables import grid
 from redi.runs import StrictParser, UsageError, entry_point, new_folder, write_manifest, write_text
 
 REPORT = "report.json"
+SUMMARY = "A corpus of traces whose verifier columns were filled by the project's grader."
 
 
 @entry_point
@@ -83,8 +85,12 @@ def write(options: argparse.Namespace, config: dict[str, Any], inputs: dict[str,
             files = write_shards(verify(rows, tally, *labels), folder)
         found = report(tally)
         write_text(folder / REPORT, json.dumps(found, indent=1) + "\n")
-        counts = {"input_rows": tally.num_rows, **{key: found[key] for key in found if key != "examples"}}
-        write_manifest(folder, config=config, inputs=inputs, counts=counts | {"files": files}, started=started)
+        counts = {"input_rows": tally.num_rows, "dropped": {}, "files": files}
+        counts |= {key: value for key, value in found.items() if key != "examples"}
+        if files:
+            title = options.output.resolve().name
+            write_card(folder, title=title, summary=SUMMARY, config=config, inputs=inputs, counts=counts)
+        write_manifest(folder, config=config, inputs=inputs, counts=counts, started=started)
 
 
 def show(found: dict[str, Any], options: argparse.Namespace) -> None:

@@ -167,6 +167,7 @@ def test_drop_keeps_the_other_rows_as_they_were(folder, capsys):
     assert schema.equals(pq.read_schema(folder / "corpus.parquet"), check_metadata=True)
     counts = json.loads((folder / "out" / "manifest.json").read_text())["counts"]
     assert (counts["input_rows"], counts["dropped"], counts["rows"]) == (6, {"overlaps a benchmark": 3}, 3)
+    assert "dropped: overlaps a benchmark |" in (folder / "out" / "README.md").read_text()
     dataset = load_dataset(str(folder / "out"), split="train", cache_dir=str(folder / "cache"))
     assert dataset.to_list() == [ROWS[i] for i in KEPT]
 
