@@ -8,11 +8,13 @@ micro-batch is one row of whole traces with no pad token. The gradient is that o
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+
+from redi.data.problems import lengths_of
 
 
 @dataclass(frozen=True)
@@ -320,15 +322,8 @@ class StepDataset(torch.utils.data.Dataset):
 def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
     """Tokens of each trace of each problem, as `traces_of` makes them, without reading the tokens."""
     limit = math.inf if max_length is None else max_length
-    lengths = []
-    for table in problems.with_format("arrow").iter(1000):
-        prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
-        if "chosen_ids" in table.column_names:
-            sides = [table["chosen_ids"], table["rejected_ids"]][: 1 if alpha == 0 else 2]
-            completions = zip(*(pc.list_value_length(side).to_pylist() for side in sides), strict=True)
-        else:
-            flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
-            labels = table["labels"].to_pylist()
-            completions = [[n for label, n in zip(row, flat, strict=False) if label or alpha > 0] for row in labels]
-        lengths += [[min(prompt + n, limit) for n in row] for prompt, row in zip(prompts, completions, strict=True)]
-    return lengths
+    all_labels = problems["labels"] if "labels" in problems.column_names else repeat([True, False])
+    return [
+        [min(prompt + n, limit) for n, label in zip(completions, labels, strict=True) if label or alpha > 0]
+        for (prompt, completions), labels in zip(lengths_of(problems), all_labels, strict=False)
+    ]

@@ -1,8 +1,10 @@
 """Tokenised training rows: one per problem, either a pair or any number of positive and negative traces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -99,23 +101,39 @@ def _group(traces: Dataset) -> Dataset:
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, prompt_ids in enumerate(traces["prompt_ids"]):
         groups.setdefault(tuple(prompt_ids), []).append(index)
-    merged = []
-    for prompt_ids, indices in groups.items():
-        rows = traces[indices]
-        lists = {column: sum(rows[column], []) for column in TRACE_COLUMNS[1:]}
-        merged.append({"prompt_ids": list(prompt_ids), **lists, NAME: rows[NAME][0]})
-    return Dataset.from_list(merged)
+
+    def merged() -> Iterator[dict[str, Any]]:
+        for prompt_ids, indices in groups.items():
+            rows = traces[indices]
+            lists = {column: sum(rows[column], []) for column in TRACE_COLUMNS[1:]}
+            yield {"prompt_ids": list(prompt_ids), **lists, NAME: rows[NAME][0]}
+
+    return Dataset.from_generator(merged)  # to disk, not to memory
+
+
+def lengths_of(problems: Dataset) -> Iterator[tuple[int, list[int]]]:
+    """Tokens of each problem's prompt and of each of its completions, without reading the tokens."""
+    for table in problems.with_format("arrow").iter(1000):
+        prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
+        if "chosen_ids" in table.column_names:
+            sides = (pc.list_value_length(table[side]).to_pylist() for side in PAIR_COLUMNS[1:])
+            completions = map(list, zip(*sides, strict=True))
+        else:
+            flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
+            counts = pc.list_value_length(table["completion_ids"]).to_pylist()
+            completions = [list(islice(flat, count)) for count in counts]
+        yield from zip(prompts, completions, strict=True)
 
 
 def _drop(problems: Dataset, max_length: int | None) -> tuple[Dataset, dict[str, list[str]]]:
     dropped: dict[str, list[str]] = {}
     kept = []
-    for index, row in enumerate(problems):
-        completions = row["completion_ids"] if "completion_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
+    names = problems[NAME]
+    for index, (prompt, completions) in enumerate(lengths_of(problems)):
         if not all(completions):
-            dropped.setdefault("an empty completion", []).append(row[NAME])
-        elif max_length is not None and len(row["prompt_ids"]) >= max_length:
-            dropped.setdefault(f"a prompt that fills max_length={max_length}", []).append(row[NAME])
+            dropped.setdefault("an empty completion", []).append(names[index])
+        elif max_length is not None and prompt >= max_length:
+            dropped.setdefault(f"a prompt that fills max_length={max_length}", []).append(names[index])
         else:
             kept.append(index)
     return problems.select(kept) if dropped else problems, dropped
