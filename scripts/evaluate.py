@@ -8,7 +8,7 @@ python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output 
 import argparse
 from pathlib import Path
 
-from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
+from redi.evaluation.benchmarks import DEFAULT_FOLDER, SECOND_GOLDS
 from redi.evaluation.options import (
     add_benchmark_option,
     add_generate_options,
@@ -27,11 +27,13 @@ def main(argv: list[str]) -> None:
     elif options.command == "grade":
         from redi.evaluation.grade_files import grade_folder
 
-        grade_folder(options.input, options.benchmark, options.benchmark_folder, options.workers)
+        folders = options.benchmark, options.benchmark_folder
+        grade_folder(options.input, *folders, options.workers, options.second_golds)
     else:
         from redi.evaluation.report import report
 
-        report(options.input, options.output, options.baseline)
+        limits = options.max_responses, options.show_disagreements
+        report(options.input, options.output, options.baseline, *limits)
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -54,7 +56,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
     add_generate(commands.add_parser("generate", help="sample n answers to every problem"))
     add_grade(commands.add_parser("grade", help="grade generations.jsonl into graded.jsonl"))
-    add_report(commands.add_parser("report", help="a table and a plot of graded folders"))
+    add_report(commands.add_parser("report", help="tables, a page and a plot of graded folders"))
     return parser.parse_args(argv)
 
 
@@ -70,7 +72,15 @@ def add_generate(parser: StrictParser) -> None:
 
 def add_grade(parser: StrictParser) -> None:
     parser.add_argument("--input", required=True, type=Path, metavar="DIR", help="an output of generate")
-    add_benchmark(parser, required=False)
+    add_benchmark_option(parser)
+    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
+    parser.add_argument(
+        "--second-golds",
+        nargs="+",
+        default=[],
+        choices=sorted(SECOND_GOLDS),
+        help="grade the answers by these golds too, in rows of their own that no average counts",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes; one a core if not given")
 
 
@@ -78,20 +88,18 @@ def add_report(parser: StrictParser) -> None:
     parser.add_argument(
         "--input", required=True, nargs="+", type=Path, metavar="DIR", help="graded folders, a row each"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets table.md, table.json, a plot")
     parser.add_argument(
-        "--baseline", nargs="+", default=[], metavar="DIR_OR_NAME", help="rows to which differences are given"
+        "--output", required=True, type=Path, metavar="DIR", help="gets the tables, report.html, a plot"
     )
-
-
-def add_benchmark(parser: StrictParser, required: bool) -> None:
-    help_text = f"a .jsonl file of id, problem, answer, or a name: {', '.join(KNOWN)}"
-    if not required:
-        help_text = "golds for a folder that holds none: " + help_text
     parser.add_argument(
-        "--benchmark", required=required, nargs="+", default=[], metavar="NAME_OR_JSONL", help=help_text
+        "--baseline",
+        nargs="+",
+        default=[],
+        metavar="DIR_OR_NAME",
+        help="rows to which differences are given; the first if not given",
     )
-    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
+    parser.add_argument("--max-responses", type=int, default=2000, metavar="N", help="most that report.html holds")
+    parser.add_argument("--show-disagreements", action="store_true", help="list answers on which the verdicts differ")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,30 @@ def test_golds_may_come_from_a_file(tmp_path):
     assert [json.loads(line)["correct"] for line in (folder / "graded.jsonl").open()] == [True, False]
 
 
+def test_second_golds_are_rows_of_their_own(tmp_path, capsys):
+    rows = [{"id": f"minerva/{i}", "problem": "?", "answer": str(i)} for i in range(272)]
+    (tmp_path / "minerva.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows[7]["answer"] = "5"
+    (tmp_path / "minerva_sourcebox.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [{"benchmark": "minerva", "id": f"minerva/{i}"} for i in (5, 7)]
+    folder = generations(tmp_path / "out", *asked, {"benchmark": "other", "id": "p5"})
+    options = ["--input", str(folder), "--benchmark-folder", str(tmp_path), "--second-golds", "minerva_sourcebox"]
+    other = write_benchmark(tmp_path / "other.jsonl", 6)
+    main(["grade", *options, "--benchmark", str(tmp_path / "minerva.jsonl"), str(other)])
+    graded = [json.loads(line) for line in (folder / "graded.jsonl").open()]
+    assert [(row["benchmark"], row["id"], row["correct"]) for row in graded] == [
+        ("minerva", "minerva/5", True),
+        ("minerva", "minerva/7", False),
+        ("other", "p5", True),
+        ("minerva_sourcebox", "minerva/5", True),
+        ("minerva_sourcebox", "minerva/7", True),
+    ]
+    folder = generations(tmp_path / "none", {"benchmark": "other", "id": "p5"})
+    with pytest.raises(SystemExit):
+        main(["grade", "--input", str(folder), "--benchmark", str(other), *options[2:]])
+    assert "has no answers to minerva" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from redi.evaluation.statistics import mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
+from redi.evaluation.statistics import interval, mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
 
 # 5 problems x 4 samples: P = .6 .4 .6 .6, mean .55, population standard deviation .086603, over sqrt(4)
 EXAMPLE = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]])
@@ -33,6 +33,17 @@ def test_pass_at_n_is_the_share_of_problems_with_any_correct_sample():
 def test_mean_of_benchmarks():
     # errors .03 and .04: sqrt(.0009 + .0016) / 2 = .025
     assert mean_of_benchmarks([(0.2, 0.03), (0.6, 0.04)]) == pytest.approx((0.4, 0.025))
+
+
+def test_interval_counts_the_noise_of_problems_and_of_samples():
+    """400 problems, half always right: only problems vary, .025. One problem, 50 of 100 right: only samples, .05."""
+    low, high = interval(np.repeat([[1] * 4, [0] * 4], 200, axis=0))
+    assert (low, high) == pytest.approx((0.451, 0.549), abs=0.004)
+    assert interval(np.array([[1, 0] * 50])) == pytest.approx((0.402, 0.598), abs=0.015)
+    mixed = np.repeat([[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0]], 25, axis=0)
+    # between problems: mean of (p - 1/2)^2 = 1/8; within: mean of p (1 - p) / 4 = 1/32; together sqrt(5/32 / 100)
+    low, high = interval(mixed)
+    assert high - low == pytest.approx(2 * 1.96 * (5 / 32 / 100) ** 0.5, rel=0.04)
 
 
 def test_equal_inputs_differ_by_nothing():

@@ -3,19 +3,28 @@
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from redi.evaluation.benchmarks import load_benchmarks
+from redi.evaluation.benchmarks import SECOND_GOLDS, load_benchmarks
 from redi.evaluation.grade import STATUSES, Grade, grade_many, graded_part
 from redi.evaluation.records import BENCHMARK, GENERATIONS, GRADED, iter_jsonl, line
 from redi.runs import MANIFEST, UsageError, fingerprint, git_revision, read_manifest, write_text
 
 FIELDS = ("benchmark", "id", "sample_idx", "response")
+COLUMNS = ("samples", "correct", "correct_rllm_style", *STATUSES)
 Golds = dict[tuple[str, str | int], str | list[str]]  # by benchmark and id
 
 
-def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, workers: int | None = None) -> None:
+def grade_folder(
+    folder: Path,
+    benchmarks: list[str],
+    benchmark_folder: Path,
+    workers: int | None = None,
+    second_golds: Sequence[str] = (),
+) -> None:
     """Writes `graded.jsonl`, adds what came out to the manifest, and prints it.
 
     Args:
@@ -23,6 +32,8 @@ def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, wo
         benchmarks: names or files of the golds for a folder without `benchmark.jsonl`; known names need not be given.
         benchmark_folder: where known names are looked up.
         workers: worker processes; None is one a core.
+        second_golds: names of `SECOND_GOLDS`, looked up in `benchmark_folder`; the answers to the benchmark that they
+            belong to are graded by these too, in rows of their own under that name.
 
     Raises:
         UsageError: missing or malformed files, a sample that occurs twice, a problem without gold.
@@ -30,15 +41,22 @@ def grade_folder(folder: Path, benchmarks: list[str], benchmark_folder: Path, wo
     started = time.time()
     samples = _read_samples(folder / GENERATIONS)
     golds = _read_golds(folder, {sample[0] for sample in samples}, benchmarks, benchmark_folder)
+    for second in dict.fromkeys(second_golds):
+        found = [(second, *sample[1:]) for sample in samples if sample[0] == SECOND_GOLDS[second]]
+        if not found:
+            raise UsageError(f"--second-golds {second}: {folder} has no answers to {SECOND_GOLDS[second]}")
+        samples += found
+        golds |= _golds_of([second], benchmark_folder)
     for benchmark, name, _, _ in samples:
         if (benchmark, name) not in golds:
             raise UsageError(f"{folder / GENERATIONS}: no gold for {benchmark} '{name}'")
     sample_golds = [golds[benchmark, name] for benchmark, name, _, _ in samples]
     grades = grade_many([part for _, _, _, part in samples], sample_golds, workers)
-    _write_graded(folder, sample_golds, grades)
+    _write_graded(folder, [sample[0] for sample in samples], sample_golds, grades)
     counts = _count([sample[0] for sample in samples], grades)
     manifest = (read_manifest(folder) or {}) | {
         "grading": {
+            "second_golds": list(second_golds),
             "generations_sha256": fingerprint(folder / GENERATIONS),
             "counts": counts,
             "git_revision": git_revision(),
@@ -70,34 +88,46 @@ def _read_golds(folder: Path, names: set[str], benchmarks: list[str], benchmark_
     if (folder / BENCHMARK).is_file() and not benchmarks:
         rows = iter_jsonl(folder / BENCHMARK, ("benchmark", "id", "answer"))
         return {(row["benchmark"], row["id"]): row["answer"] for row in rows}
+    return _golds_of(benchmarks or sorted(names), benchmark_folder)
+
+
+def _golds_of(benchmarks: list[str], benchmark_folder: Path) -> Golds:
     return {
         (benchmark.name, problem.id): problem.answer
-        for benchmark in load_benchmarks(benchmarks or sorted(names), benchmark_folder)
+        for benchmark in load_benchmarks(benchmarks, benchmark_folder)
         for problem in benchmark.problems
     }
 
 
-def _write_graded(folder: Path, golds: list[str | list[str]], grades: list[Grade]) -> None:
+def _write_graded(folder: Path, benchmarks: list[str], golds: list[str | list[str]], grades: list[Grade]) -> None:
+    """Writes a row a grade: those of the generations, in order, then those by second golds."""
     temporary = folder / f".{GRADED}.tmp-{os.getpid()}"
     with temporary.open("w", encoding="ascii") as stream:
-        for row, gold, grade in zip(iter_jsonl(folder / GENERATIONS, FIELDS), golds, grades, strict=True):
-            stream.write(line(row | asdict(grade) | {"gold": gold}))
+        rows = _rows_again(folder / GENERATIONS, list(dict.fromkeys(b for b in benchmarks if b in SECOND_GOLDS)))
+        for row, benchmark, gold, grade in zip(rows, benchmarks, golds, grades, strict=True):
+            stream.write(line(row | {"benchmark": benchmark} | asdict(grade) | {"gold": gold}))
     temporary.replace(folder / GRADED)
 
 
+def _rows_again(path: Path, second_golds: list[str]) -> Iterator[dict[str, Any]]:
+    yield from iter_jsonl(path, FIELDS)
+    for second in second_golds:
+        yield from (row for row in iter_jsonl(path, FIELDS) if row["benchmark"] == SECOND_GOLDS[second])
+
+
 def _count(benchmarks: list[str], grades: list[Grade]) -> dict[str, dict[str, int]]:
-    counts = {name: dict.fromkeys(("samples", "correct", *STATUSES), 0) for name in sorted(set(benchmarks))}
+    counts = {name: dict.fromkeys(COLUMNS, 0) for name in sorted(set(benchmarks))}
     for name, grade in zip(benchmarks, grades, strict=True):
         counts[name]["samples"] += 1
         counts[name]["correct"] += grade.correct
+        counts[name]["correct_rllm_style"] += grade.correct_rllm_style
         counts[name][grade.status] += 1
     return counts
 
 
 def _print_counts(counts: dict[str, dict[str, int]], path: Path) -> None:
-    columns = ("samples", "correct", *STATUSES)
     width = max(len(name) for name in ("benchmark", *counts))
-    print("  ".join([f"{'benchmark':{width}}", *(f"{column:>12}" for column in columns)]))
+    print("  ".join([f"{'benchmark':{width}}", *(f"{column:>{len(column) + 2}}" for column in COLUMNS)]))
     for name, count in counts.items():
-        print("  ".join([f"{name:{width}}", *(f"{count[column]:12}" for column in columns)]))
+        print("  ".join([f"{name:{width}}", *(f"{count[column]:{len(column) + 2}}" for column in COLUMNS)]))
     print(f"graded: {path}")

@@ -38,35 +38,51 @@ def mean_of_benchmarks(values: list[tuple[float, float]]) -> tuple[float, float]
     )
 
 
-def paired_difference(
-    ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Difference in pass@1 on the same problems, with a 95 % bootstrap interval of two levels.
+DRAWS = 10_000
 
-    Problems are drawn with replacement, the same ones for both models, and then sample indices within each problem,
-    again the same ones. Equal inputs hence have an interval of no width.
+
+def interval(correct: np.ndarray) -> tuple[float, float]:
+    """The 95 % bootstrap interval of pass@1, over problems and over samples within problems.
+
+    Wider than the standard error above suggests, since it also says how far other problems of the kind might lead.
+    """
+    return limits(draw_differences(correct, np.zeros_like(correct)))
+
+
+def paired_difference(ours: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
+    """Difference in pass@1 on the same problems, ours - baseline, and the limits of its 95 % bootstrap interval.
 
     Args:
         ours: (P, n).
         baseline: (P, n), with the problems in the same order.
-        draws: number of bootstrap draws.
-        seed: seed of the draws.
+    """
+    return float(ours.mean() - baseline.mean()), *limits(draw_differences(ours, baseline))
+
+
+def limits(draws: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Bootstrap draws of the difference in pass@1, of two levels.
+
+    Problems are drawn with replacement, the same ones for both models, and then sample indices within each problem,
+    again the same ones. Equal inputs hence differ by nothing in any draw.
 
     Returns:
-        The difference ours - baseline, and its lower and upper limit.
+        (draws,) differences ours - baseline.
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"{ours.shape} problems and samples against {baseline.shape}")
     num_problems, num_samples = ours.shape
-    gains = ((ours > baseline).mean(axis=1), (ours < baseline).mean(axis=1))  # a problem's share of +1 and of -1
+    gains = np.stack([(ours > baseline).mean(axis=1), (ours < baseline).mean(axis=1)], axis=1)  # shares of +1 and -1
+    # Problems with the same shares, G kinds of them, are interchangeable: what matters is how often each is drawn.
+    kinds, counts = np.unique(gains, axis=0, return_counts=True)
+    up, down = kinds.T  # (G,)
     rng = np.random.default_rng(seed)
-    differences = np.empty(draws)
-    block = max(1, 2_000_000 // num_problems)  # bounds the memory: arrays are (block, P)
-    for start in range(0, draws, block):
-        problems = rng.integers(num_problems, size=(min(block, draws - start), num_problems))
-        up, down = (share[problems] for share in gains)
-        num_up = rng.binomial(num_samples, up)
-        num_down = rng.binomial(num_samples - num_up, down / np.where(up < 1, 1 - up, 1))
-        differences[start : start + len(problems)] = (num_up - num_down).mean(axis=1) / num_samples
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(ours.mean() - baseline.mean()), float(low), float(high)
+    trials = num_samples * rng.multinomial(num_problems, counts / num_problems, size=draws)  # (draws, G)
+    num_up = rng.binomial(trials, up)
+    num_down = rng.binomial(trials - num_up, np.minimum(1, down / np.where(up < 1, 1 - up, 1)))
+    return (num_up - num_down).sum(axis=1) / (num_problems * num_samples)
