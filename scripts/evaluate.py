@@ -1,6 +1,7 @@
 """Evaluates a model: sample answers, grade them, and put models side by side.
 
-python scripts/evaluate.py generate --model MODEL --benchmark math500 --output runs/eval/redi --backend vllm
+python scripts/evaluate.py download
+python scripts/evaluate.py generate --model MODEL --protocol paper_intermediate --output runs/eval/redi
 python scripts/evaluate.py grade --input runs/eval/redi
 python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output runs/eval/table --baseline sft
 """
@@ -22,7 +23,11 @@ from redi.runs import StrictParser, UsageError, entry_point
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    if options.command == "generate":
+    if options.command == "download":
+        from redi.evaluation.download import download
+
+        download(options.benchmark, options.benchmark_folder)
+    elif options.command == "generate":
         run_generate(options)
     elif options.command == "grade":
         from redi.evaluation.grade_files import grade_folder
@@ -54,10 +59,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         argv = ["generate", *expand_protocol(argv[1:])]
     parser = StrictParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
+    add_download(commands.add_parser("download", help="fetch benchmarks from the Hub"))
     add_generate(commands.add_parser("generate", help="sample n answers to every problem"))
     add_grade(commands.add_parser("grade", help="grade generations.jsonl into graded.jsonl"))
     add_report(commands.add_parser("report", help="tables, a page and a plot of graded folders"))
     return parser.parse_args(argv)
+
+
+def add_download(parser: StrictParser) -> None:
+    help_text = "math500, aime24, amc23, or, which differ from the paper's, minerva_hub, olympiadbench_hub"
+    default = ["math500", "aime24", "amc23"]
+    parser.add_argument("--benchmark", nargs="+", default=default, metavar="NAME", help=help_text)
+    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="to write into")
 
 
 def add_generate(parser: StrictParser) -> None:

@@ -1,4 +1,7 @@
-"""Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name."""
+"""Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name.
+
+A new benchmark is such a file. Multiple choice, as GPQA, has the choices in `problem` and the letter as `answer`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +51,8 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
         if not path.is_file():
             raise UsageError(
                 f"--benchmark {name_or_path}: {path} is missing; put there a JSONL file of "
-                f"{_NUM_ROWS[name_or_path]} rows with id, problem and answer, or name a folder that has it with "
-                f"--benchmark-folder (known names: {', '.join(_NUM_ROWS)})"
+                f"{_NUM_ROWS[name_or_path]} rows with id, problem and answer, name a folder that has it with "
+                f"--benchmark-folder, or try `scripts/evaluate.py download` (known names: {', '.join(_NUM_ROWS)})"
             )
     elif path.suffix != ".jsonl":
         raise UsageError(
