@@ -154,6 +154,52 @@ def test_bad_options_are_one_line(command, capsys, monkeypatch, tmp_path, change
 
 
 @pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "is no model: it has no config.json"),
+        ("model.safetensors", "has no weights (*.safetensors) in it"),
+        ("tokenizer.json", "has no tokenizer in it"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_one_line(command, capsys, tmp_path, missing, message):
+    command[2] = str(build_model(tmp_path / "model"))
+    (tmp_path / "model" / missing).unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_cut_off_or_an_adapter_are_one_line(command, capsys, tmp_path):
+    command[2] = str(build_model(tmp_path / "model"))
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "model.safetensors is damaged or cut off" in capsys.readouterr().err
+    (tmp_path / "model" / "config.json").rename(tmp_path / "model" / "adapter_config.json")
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "is a LoRA adapter; merge it" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(command, tmp_path, monkeypatch):
+    """From the Hub's cache, as it lies on the disk after a download."""
+    commit, cache = "c" * 40, tmp_path / "hub" / "models--owner--tiny"
+    build_model(cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    command[2] = "owner/tiny"
+    main(command)
+    config = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert config["model_sha256"] == f"hub:owner/tiny@{commit}"
+    main([*command, "--revision", commit])  # the same model, so that nothing is left to do
+    assert len(rows_of(tmp_path / "out" / "generations.jsonl")) == 15
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"id": 1, "problem": "p"', "line 2: not valid JSON"),
