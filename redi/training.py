@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
@@ -16,6 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, Traini
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.runs import UsageError, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 @dataclass
@@ -42,6 +45,12 @@ class RunArguments:
         default=None,
         metadata={"help": "Rows of an optimizer step over all processes; gradient_accumulation_steps follows."},
     )
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA adapters; without it, no adapters."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapters, times lora_r; 2 * lora_r."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules that get adapters; all linear ones but the head."}
+    )
+    tokenize_only: bool = field(default=False, metadata={"help": "Tokenise into the datasets cache and stop."})
     check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
 
 
@@ -50,7 +59,7 @@ def run_training(
     args: TrainingArguments,
     given: dict[str, Any],
     prepare: Callable[[Dataset, PreTrainedTokenizerBase], Dataset],
-    trainer_class: type[Trainer],
+    trainer_class: Callable[..., Trainer],
 ) -> None:
     """Trains, resuming from the last complete checkpoint in `output_dir` if any, and saves the model and its manifest.
 
@@ -58,8 +67,9 @@ def run_training(
         run: the script's options.
         args: the trainer's options.
         given: the options that were set, as `redi.options.parse_options` returns them; they identify the run.
-        prepare: turns the loaded rows into what the trainer expects.
-        trainer_class: called as `trainer_class(model=PATH, args=..., train_dataset=..., processing_class=...)`.
+        prepare: turns the loaded rows into what the trainer expects; through `Dataset.map`, whose results are cached.
+        trainer_class: called as `trainer_class(model=PATH, args=..., train_dataset=..., processing_class=...,
+            peft_config=...)`.
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
@@ -67,7 +77,7 @@ def run_training(
             guard, with code 143 by SIGTERM.
     """
     started = time.time()
-    given = {key: value for key, value in given.items() if key != "check_only"}
+    given = {key: value for key, value in given.items() if key not in ("check_only", "tokenize_only")}
     if args.save_only_model:
         raise UsageError(
             "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
@@ -77,6 +87,7 @@ def run_training(
             "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
         )
     split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
+    lora = _lora(run)
     if run.check_only or _is_finished(args, given):
         return
     if split and args.process_index == 0:
@@ -87,16 +98,22 @@ def run_training(
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
     num_rows = len(dataset)
     try:
+        rows = prepare(dataset, tokenizer)
+        if run.tokenize_only:
+            print(f"{run.dataset_name}: {len(rows)} of {num_rows} rows tokenised, in the datasets cache", flush=True)
+            return
         trainer = trainer_class(
-            model=run.model_name_or_path,
-            args=args,
-            train_dataset=prepare(dataset, tokenizer),
-            processing_class=tokenizer,
+            model=run.model_name_or_path, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora
         )
     except ValueError as error:  # rows or options that the trainer refuses
         raise UsageError(str(error)) from error
+    if lora is not None:
+        _refuse_sharded_adapters(trainer)
     _train(trainer)
-    trainer.save_model()
+    if lora is None:
+        trainer.save_model()
+    else:
+        _save_merged(trainer)
     if trainer.is_world_process_zero():
         trainer.save_state()  # trainer_state.json: the log history that the plots read
         counts = {
@@ -135,6 +152,45 @@ def _split_global_batch(global_batch_size: int, args: TrainingArguments, given: 
         )
     factors = f"{ranks} x {per_device} x {args.gradient_accumulation_steps}"
     return f"global batch of {global_batch_size} = {factors} (processes x per device x accumulation)"
+
+
+def _lora(run: RunArguments) -> "LoraConfig | None":
+    """The adapters that the options ask for; raises `UsageError` where options have no effect or peft is missing."""
+    if run.lora_r is None:
+        for name in ("lora_alpha", "lora_target_modules"):
+            if getattr(run, name) is not None:
+                raise UsageError(f"{name}={getattr(run, name)} is read only with lora_r: set it, or remove {name}")
+        return None
+    if run.lora_r < 1:
+        raise UsageError(f"lora_r={run.lora_r} must be at least 1")
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise UsageError("lora_r needs the package peft: .venv/bin/python -m pip install -e '.[peft]'") from None
+    return LoraConfig(
+        r=run.lora_r,
+        lora_alpha=run.lora_alpha or 2 * run.lora_r,
+        target_modules=run.lora_target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _refuse_sharded_adapters(trainer: Trainer) -> None:
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        raise UsageError(
+            "lora_r works on whole models: use configs/accelerate/single_gpu.yaml, ddp.yaml or zero2.yaml"
+        )
+
+
+def _save_merged(trainer: Trainer) -> None:
+    """Writes the adapters to `output_dir/adapter` and the model with the adapters merged to `output_dir`."""
+    folder = Path(trainer.args.output_dir)
+    trainer.save_model(str(folder / "adapter"))
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        model.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
 
 
 def _train(trainer: Trainer) -> None:

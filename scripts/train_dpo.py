@@ -27,6 +27,8 @@ def split_prompts(rows: Dataset, args: DPOConfig) -> Dataset:
 @entry_point
 def main(argv: list[str]) -> None:
     (run, args), given = parse_options(argv, [RunArguments, DPOConfig])
+    if run.tokenize_only:
+        raise UsageError("tokenize_only=true: DPOTrainer tokenises by itself, with the model loaded; remove it")
     run_training(run, args, given, prepare=lambda rows, tok: split_prompts(rows, args), trainer_class=DPOTrainer)
 
 

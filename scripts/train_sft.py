@@ -3,10 +3,14 @@
 accelerate launch --config_file configs/accelerate/X.yaml scripts/train_sft.py --config RECIPE.yaml [--key value ...]
 """
 
+from typing import Any
+
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from redi.attention import enable_packing
 from redi.data.tokens import encode, split_conversation
 from redi.options import parse_options
 from redi.runs import UsageError, entry_point
@@ -32,24 +36,44 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: SFTConfig)
             "them with data_preprocess/build_positives.py"
         )
 
+    limit = args.max_length if args.padding_free and not args.packing else None  # SFTTrainer does not cut there
+
     def tokenize_row(row: dict) -> dict:
         prompt_ids, completion_ids = encode(tokenizer, *split_conversation(row["messages"]))
-        return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+        ids, labels = prompt_ids + completion_ids, [-100] * len(prompt_ids) + completion_ids
+        return {"input_ids": ids[:limit], "labels": labels[:limit], "num_tokens": len(ids)}
 
     with args.main_process_first():
         rows = rows.map(
             tokenize_row, remove_columns=rows.column_names, num_proc=args.dataset_num_proc, desc="Tokenizing"
         )
-    num_long = sum(args.max_length is not None and len(ids) > args.max_length for ids in rows["input_ids"])
+    num_long = sum(args.max_length is not None and length > args.max_length for length in rows["num_tokens"])
     if num_long and not args.packing and args.process_index == 0:
         print(f"max_length={args.max_length} cuts {num_long} of {len(rows)} conversations at the end", flush=True)
-    return rows
+    return rows.remove_columns("num_tokens")
+
+
+def make_trainer(args: SFTConfig, **kwargs: Any) -> SFTTrainer:
+    """An `SFTTrainer` whose `padding_free` and `packing` need no flash-attn package: see `redi.attention`.
+
+    Raises:
+        ValueError: the model's attention cannot be told where the conversations of a row begin.
+    """
+    if args.padding_free and not args.packing:
+        args.max_length = None  # `tokenize` has cut; SFTTrainer refuses what it would not do itself
+    trainer = SFTTrainer(args=args, **kwargs)
+    if trainer.padding_free:
+        model = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
+        reason = enable_packing(model)
+        if reason is not None:
+            raise ValueError(f"neither padding_free nor packing is possible: {reason}. Remove the option")
+    return trainer
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     (run, args), given = parse_options(argv, [RunArguments, SFTConfig], unread=UNREAD_OPTIONS)
-    run_training(run, args, given, prepare=lambda rows, tok: tokenize(rows, tok, args), trainer_class=SFTTrainer)
+    run_training(run, args, given, prepare=lambda rows, tok: tokenize(rows, tok, args), trainer_class=make_trainer)
 
 
 if __name__ == "__main__":
