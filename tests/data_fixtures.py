@@ -1,5 +1,6 @@
 """A corpus with one row for every rule and oddity of the selection, and plain Python to compare the commands with."""
 
+import json
 import runpy
 from hashlib import sha256
 from pathlib import Path
@@ -89,6 +90,11 @@ def write_corpus(path: Path, rows=ROWS, schema: pa.Schema = SCHEMA) -> Path:
     return path
 
 
+def write_jsonl(path: Path, rows=ROWS) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def command(name: str):
     """The `main` of a command of data_preprocess/."""
     return runpy.run_path(str(REPOSITORY / "data_preprocess" / f"{name}.py"))["main"]
@@ -149,11 +155,12 @@ def expected_positives(rows: list[dict], rule: str = "both", **options) -> list[
     return out
 
 
-def expected_pairs(rows: list[dict], **options) -> list[dict]:
+def expected_pairs(rows: list[dict], most_votes: int = 1, **options) -> list[dict]:
+    """Those of `--negatives not-both`, or with `most_votes=0` of `--negatives neither`."""
     out = []
     for index, r, verdicts in eligible(rows, **options):
         positives = [i for i, verdict in enumerate(verdicts) if verdict == 2]
-        negatives = [i for i, verdict in enumerate(verdicts) if verdict < 2]
+        negatives = [i for i, verdict in enumerate(verdicts) if verdict <= most_votes]
         if positives and negatives:
             texts = {
                 name: turns(r["problem"], r["generations"][found[0]])

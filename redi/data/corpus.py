@@ -78,13 +78,16 @@ def pinned_input(source: str, revision: str | None) -> str:
     Raises:
         UsageError: a revision is given for a path, or the Hub does not know the dataset or the revision.
     """
-    if Path(source).exists() or not is_hub_id(source) or "@" in source:
+    if Path(source).exists() or not is_hub_id(source):
         if revision is not None:
             raise UsageError(f"--revision {revision} needs a Hub dataset (owner/name) as --input, not {source}")
         return source
     from redi.data import hub  # its client takes half a second to import, and a local corpus does without
 
-    return hub.pinned(source, revision)
+    name, _, named = source.partition("@")
+    if named and revision is not None:
+        raise UsageError(f"--revision {revision}: --input {source} names a revision too; give it once")
+    return hub.pinned(name, revision or named or None)
 
 
 def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -> Corpus:
@@ -131,7 +134,7 @@ def _open_parquet(
 def _open_hub(source: str, columns: Sequence[str], optional: Collection[str]) -> Corpus:
     from redi.data import hub
 
-    dataset = source if "@" in source else hub.pinned(source, None)
+    dataset = pinned_input(source, None)
     files, remote = hub.train_files(dataset), hub.file_system()
     with hub.talking_to_hub(dataset), ThreadPoolExecutor(8) as threads:
         footers = list(threads.map(lambda file: parquet.footer(file, remote), files))

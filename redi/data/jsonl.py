@@ -69,7 +69,7 @@ def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
                 what = f"{error.msg} at column {error.colno}"
                 raise UsageError(f"--input {file} line {number} is not JSON: {what}; mend or drop it") from error

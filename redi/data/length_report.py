@@ -1,5 +1,6 @@
 """What the lengths of a dataset look like: tables of percentiles, what limits drop, and a picture."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def markdown(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    shown = text if text.isprintable() and text == text.strip() else json.dumps(text)
+    return shown.replace("|", "\\|")
 
 
 def plot(lengths: Lengths, path: Path, max_prompt: int | None = None, max_response: int | None = None) -> None:
@@ -155,7 +157,7 @@ def _boxes(axes: Axes, lengths: Lengths, limit: int | None) -> None:
     height = 0.7 / len(lengths.responses)
     for place, group in enumerate(groups.values()):
         for i, name in enumerate(lengths.responses):
-            found = np.percentile(group.columns[name], [5, 25, 50, 75, 95], method="inverted_cdf")
+            found = np.percentile(np.maximum(group.columns[name], 1), [5, 25, 50, 75, 95], method="inverted_cdf")
             y = place + (i - (len(lengths.responses) - 1) / 2) * height
             axes.plot([found[0], found[4]], [y, y], color=COLORS[name], linewidth=1)
             axes.barh(y, found[3] - found[1], 0.8 * height, left=found[1], color=COLORS[name], alpha=0.6)
@@ -163,7 +165,7 @@ def _boxes(axes: Axes, lengths: Lengths, limit: int | None) -> None:
     if limit is not None:
         axes.axvline(limit, color="0.2", linestyle="--")
     labels = [f"{_cut(name)} ({len(group.source_of):,})" for name, group in groups.items()]
-    axes.set_yticks(range(len(groups)), labels)
+    axes.set_yticks(range(len(groups)), labels, parse_math=False)
     margin = max(0.5, 2 - len(groups) / 2)  # few sources do not fill the frame
     axes.set_ylim(len(groups) - 1 + margin, -margin)  # the largest on top
     axes.set_xscale("log")
