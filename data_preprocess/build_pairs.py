@@ -8,6 +8,7 @@ import argparse
 from functools import partial
 
 from redi.data.build import Filter, build, build_parser, excluded_sources, whole_number
+from redi.data.corpus import pinned_input
 from redi.data.lengths import PROMPT_TOO_LONG, RESPONSE_TOO_LONG, filter_by_length, load_tokenizer
 from redi.data.selection import NEGATIVES, NO_NEGATIVE, NO_POSITIVE, select_pairs
 from redi.runs import UsageError, entry_point
@@ -15,12 +16,17 @@ from redi.runs import UsageError, entry_point
 # https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
 DEFAULT_LIMITS = {"max_prompt_tokens": 800, "max_response_tokens": 19000}
 
+SUMMARY = {
+    "not-both": "Pairs of each problem's first trace that both verifiers accept, and its first that not both accept.",
+    "neither": "Pairs of each problem's first trace that both verifiers accept, and its first that neither accepts.",
+}
+
 
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv)
     config = {"negatives": options.negatives, "exclude_source": excluded_sources(options), "seed": options.seed}
-    inputs = {"corpus": options.input}
+    inputs = {"corpus": pinned_input(options.input, options.revision)}
     reasons = [NO_POSITIVE, NO_NEGATIVE]
     if options.tokenizer is not None:
         config |= {name: getattr(options, name) for name in DEFAULT_LIMITS}
@@ -28,10 +34,11 @@ def main(argv: list[str]) -> None:
         reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
     build(
         options,
+        summary=SUMMARY[options.negatives],
         config=config,
         inputs=inputs,
         reasons=reasons,
-        select=partial(select_pairs, exclude_sources=config["exclude_source"]),
+        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=options.negatives),
         load_filter=partial(length_filter, options) if options.tokenizer is not None else None,
     )
 
@@ -39,7 +46,10 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser(__doc__.splitlines()[0])
     parser.add_argument(
-        "--negatives", choices=NEGATIVES, default="not-both", help="rejected: the first that not both verifiers accept"
+        "--negatives",
+        choices=NEGATIVES,
+        default="not-both",
+        help="rejected: the first that not both, or neither, of the verifiers accept",
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="count tokens with it, and drop the pairs over a limit")
     for name, limit in DEFAULT_LIMITS.items():

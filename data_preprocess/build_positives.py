@@ -6,8 +6,14 @@ python data_preprocess/build_positives.py --input open-r1/OpenR1-Math-Raw --outp
 from functools import partial
 
 from redi.data.build import build, build_parser, excluded_sources
+from redi.data.corpus import pinned_input
 from redi.data.selection import NO_POSITIVE, RULES, select_positives
 from redi.runs import entry_point
+
+SUMMARY = {
+    "both": "Problems with their first trace that both verifiers accept.",
+    "either": "Problems with their first trace that both verifiers accept, or else their first that one accepts.",
+}
 
 
 @entry_point
@@ -18,8 +24,9 @@ def main(argv: list[str]) -> None:
     config = {"rule": options.rule, "exclude_source": excluded_sources(options), "seed": options.seed}
     build(
         options,
+        summary=SUMMARY[options.rule],
         config=config,
-        inputs={"corpus": options.input},
+        inputs={"corpus": pinned_input(options.input, options.revision)},
         reasons=[NO_POSITIVE],
         select=partial(select_positives, rule=options.rule, exclude_sources=config["exclude_source"]),
     )

@@ -1,6 +1,7 @@
 """The build commands from outside: output folders, resuming, and one line with exit code 2 for whatever is wrong."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -176,8 +177,28 @@ def test_a_selected_null_generation(tmp_path, capsys):
         (["--expect-rows", "many"], "--expect-rows: must be a whole number of at least 0"),
         (["--exclude-source", "aops", "--keep-all-sources"], "--keep-all-sources: not allowed with"),
         (["--exclude-sources", "aops"], "did you mean '--exclude-source'"),
-        (["--negatives", "neither"], "invalid choice: 'neither'"),
+        (["--negatives", "none"], "invalid choice: 'none'"),
+        (["--revision", "main"], "--revision main needs a Hub dataset"),
     ],
 )
 def test_wrong_options(corpus, tmp_path, capsys, arguments, message):
     assert message in fails(capsys, "build_pairs", "--input", corpus, "--output", tmp_path / "out", *arguments)
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])  # the first bucket does not fit into a file, or the picture
+def test_full_disk(corpus, tmp_path, limit):
+    script = [sys.executable, str(REPOSITORY / "data_preprocess" / "build_pairs.py")]
+    result = subprocess.run(
+        [*script, "--input", str(corpus), "--output", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert result.returncode == 2
+    message = f"error: --output {tmp_path / 'out'}: file too large; make room, or choose a folder on another disk\n"
+    assert result.stderr == message
+    assert list(tmp_path.iterdir()) == [corpus]
+
+
+def test_a_folder_that_cannot_be_made(corpus, capsys):
+    assert "cannot be made" in fails(capsys, "build_pairs", "--input", corpus, "--output", corpus / "out")

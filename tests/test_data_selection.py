@@ -90,6 +90,16 @@ def test_pairs(corpus):
     assert kept[26]["chosen"][1] == {"role": "assistant", "content": "3 < \u03c0"}
 
 
+def test_negatives_that_neither_verifier_accepts(corpus):
+    output = build("build_pairs", corpus, "--negatives", "neither")
+    made = read_rows(output)
+    assert made == expected_pairs(ROWS, most_votes=0)
+    # Of the 11 problems with a positive, 0, 1, 17, 21 and 23 have a vote for each of their generations.
+    assert sorted(pair["original_index"] for pair in made) == [2, 6, 7, 10, 22, 26]
+    assert {pair["original_index"]: pair["rejected_gen_idx"] for pair in made}[26] == 1  # 0 has one vote
+    assert counts_of(output)["dropped"] == DROPPED | {"no negative generation": 5}
+
+
 def test_order_is_that_of_datasets_shuffle(corpus):
     index = datasets.Dataset.from_dict({"index": range(len(ROWS))}).shuffle(seed=42)["index"]
     made = [pair["original_index"] for pair in read_rows(build("build_pairs", corpus))]
@@ -141,12 +151,10 @@ def test_batches_buckets_and_shards_leave_no_trace(corpus, monkeypatch):
         monkeypatch.setattr(redi.data.shuffle, name, value)
     output = build("build_pairs", corpus)
     assert read_rows(output) == expected_pairs(ROWS)
-    files = sorted(file.name for file in output.iterdir())
-    assert len(files) > 3
-    assert files == [
-        "manifest.json",
-        *(f"train-{i:05d}-of-{len(files) - 1:05d}.parquet" for i in range(len(files) - 1)),
-    ]
+    files = sorted(file.name for file in output.glob("train-*"))
+    assert len(files) > 2
+    assert files == [f"train-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]
+    assert sorted(file.name for file in output.iterdir()) == ["README.md", "lengths.png", "manifest.json", *files]
     assert sum(counts_of(output)["files"].values()) == NUM_PAIRS
 
 

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from redi.data.card import write_card
 from redi.data.corpus import open_corpus
+from redi.data.length_study import NO_SOURCE, Lengths, Recorder
 from redi.data.selection import CHECKS
 from redi.data.shuffle import shuffled, write_shards
 from redi.runs import StrictParser, UsageError, is_finished, new_folder, read_manifest, write_manifest
@@ -28,7 +32,10 @@ def whole_number(text: str) -> int:
 def build_parser(description: str) -> StrictParser:
     """A parser with the options that all builds have; `excluded_sources` resolves two of them."""
     parser = StrictParser(description=description)
-    parser.add_argument("--input", required=True, help="parquet file, folder of them, or Hub dataset as owner/name")
+    parser.add_argument(
+        "--input", required=True, help="parquet or JSONL file, folder of either, or Hub dataset as owner/name"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub dataset; its newest commit by default")
     parser.add_argument("--output", required=True, type=Path, help="folder to write train-*.parquet into")
     sources = parser.add_mutually_exclusive_group()
     sources.add_argument(
@@ -54,21 +61,23 @@ def excluded_sources(options: argparse.Namespace) -> list[str]:
 def build(
     options: argparse.Namespace,
     *,
+    summary: str,
     config: dict[str, Any],
     inputs: dict[str, str],
     reasons: list[str],
     select: Select,
     load_filter: Callable[[], Filter] | None = None,
 ) -> None:
-    """Selects from a corpus, shuffles, filters, and writes parquet shards and `manifest.json` to `--output`.
+    """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `--output`.
 
     Nothing is done where the same options on the same inputs are finished already, unless `--overwrite` is given.
     Nothing is left behind by a build that fails.
 
     Args:
         options: of a `build_parser`.
+        summary: what the rows are, for the card.
         config: the resolved options that decide what comes out.
-        inputs: name -> path or Hub id; `inputs["corpus"]` is read.
+        inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.corpus.pinned_input`, is read.
         reasons: for the rows that `select` and the filter drop, besides the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
@@ -88,16 +97,29 @@ def build(
     corpus = open_corpus(inputs["corpus"])
     with new_folder(options.output, options.overwrite) as folder:
         dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-        selected = _counting(map(select, corpus.batches), dropped)
+        sources: Counter[str] = Counter()
+        selected = _counting(map(select, _counting_sources(corpus.batches, sources)), dropped)
         rows = shuffled(selected, corpus.num_rows, config["seed"], folder)
         if load_filter is not None:
             rows = _counting(map(load_filter(), rows), dropped)
-        files = write_shards(rows, folder)
+        recorder = Recorder()
+        files = write_shards(recorder.recording(rows), folder)
         counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
         assert counts["input_rows"] == dropped.total() + counts["rows"]
         if counts["rows"] == 0:
             raise UsageError(f"--input {options.input}: no rows are left; {_describe_drops(dropped)}")
         check_expected(options.expect_rows, counts["rows"])
+        lengths = recorder.lengths()
+        counts["sources"] = _sources(sources, lengths)
+        write_card(
+            folder,
+            title=options.output.resolve().name,
+            summary=summary,
+            config=config,
+            inputs=inputs,
+            counts=counts,
+            lengths=lengths,
+        )
         write_manifest(folder, config=config, inputs=inputs, counts=counts, seed=config["seed"], started=started)
     print(count_table(counts))
 
@@ -121,6 +143,20 @@ def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) 
     for rows, drops in results:
         total.update(drops)
         yield rows
+
+
+def _counting_sources(batches: Iterator[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """Passes on batches and adds the rows of each source to `total`."""
+    for batch in batches:
+        found = pc.value_counts(pc.fill_null(batch["source"], NO_SOURCE))
+        total.update(dict(zip(*(part.to_pylist() for part in found.flatten()), strict=True)))
+        yield batch
+
+
+def _sources(total: Counter[str], lengths: Lengths) -> dict[str, dict[str, int]]:
+    """For each source its rows in the input and its rows kept, the largest input first."""
+    kept = dict(zip(lengths.sources, np.bincount(lengths.source_of).tolist(), strict=True))
+    return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
 
 
 def check_expected(expected: int | None, num_rows: int) -> None:

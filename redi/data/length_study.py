@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.lengths import prompt_lengths, response_lengths
+from redi.data import lengths
 from redi.runs import UsageError
 
 if TYPE_CHECKING:
@@ -75,8 +75,10 @@ def counted(counter: "TokenCounter", rule: str) -> Measure:
     def measure(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
         texts = {name: turns.to_pylist() for name, turns in _turns(table).items()}
         prompts = next(iter(texts.values()))[::2]
-        columns = {"prompt": prompt_lengths(counter, rule, prompts)}
-        columns |= {name: response_lengths(counter, rule, prompts, turns[1::2]) for name, turns in texts.items()}
+        columns = {"prompt": lengths.prompt_lengths(counter, rule, prompts)}
+        columns |= {
+            name: lengths.response_lengths(counter, rule, prompts, turns[1::2]) for name, turns in texts.items()
+        }
         if rule == "paper" and "chosen" in texts:  # which counts 1 for two responses of the same text
             same = [one == other for one, other in zip(texts["chosen"][1::2], texts["rejected"][1::2], strict=True)]
             columns |= {name: np.where(same, 1, columns[name]) for name in texts}
