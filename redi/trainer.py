@@ -13,13 +13,12 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 from trl import DPOTrainer
-from trl.trainer.utils import global_then_local_main_first
 
 from redi.attention import enable_packing
 from redi.batching import StepDataset, step_cost
 from redi.callbacks import SetEpoch, make_callbacks
 from redi.config import REDIConfig
-from redi.data.problems import NAME, PAIR_COLUMNS, tokenize_problems
+from redi.data.problems import NAME, PAIR_COLUMNS, prepare_problems
 from redi.losses import redi_loss, simpo_loss
 from redi.scoring import add_scoring
 
@@ -105,18 +104,12 @@ class REDITrainer(DPOTrainer):
         args: REDIConfig,
         dataset_name: str,
     ) -> Dataset:
-        """Tokenises pairs or traces, see `tokenize_problems`; says what it dropped and what will be cut."""
+        """Tokenises pairs or traces, see `prepare_problems`."""
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
-        with global_then_local_main_first():
-            problems, dropped = tokenize_problems(dataset, processing_class, args.max_length, args.dataset_num_proc)
-        for reason, names in dropped.items():
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            logger.warning(
-                f"{dataset_name} dataset: {len(names)} of {len(dataset)} rows dropped for {reason}: {shown}"
-            )
-        if not len(problems):
-            raise ValueError(f"the {dataset_name} dataset has no row left to train on")
+        problems = prepare_problems(
+            dataset, processing_class, args.max_length, args.dataset_num_proc, name=f"{dataset_name} dataset"
+        )
         are_pairs = set(PAIR_COLUMNS) <= set(problems.column_names)
         if not are_pairs and not (self.trains_on_traces and dataset_name == "train"):
             raise ValueError(f"the {dataset_name} dataset must hold pairs here: traces need padding_free training")

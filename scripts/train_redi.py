@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from redi.config import UNREAD_OPTIONS, REDIConfig
-from redi.data.problems import tokenize_problems
+from redi.data.problems import prepare_problems
 from redi.options import parse_options
 from redi.runs import entry_point
 from redi.trainer import REDITrainer
@@ -19,10 +19,8 @@ def main(argv: list[str]) -> None:
     (run, args), given = parse_options(argv, [RunArguments, REDIConfig], unread=UNREAD_OPTIONS)
 
     def prepare(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """The trainer tokenises by itself, and finds in the cache what was tokenised ahead."""
-        if run.tokenize_only:
-            return tokenize_problems(rows, tokenizer, args.max_length, args.dataset_num_proc)[0]
-        return rows
+        # Before the trainer sets the tokenizer's pad token, since the cache knows a tokenizer by all of its state.
+        return prepare_problems(rows, tokenizer, args.max_length, args.dataset_num_proc, name=run.dataset_name)
 
     run_training(run, args, given, prepare=prepare, trainer_class=REDITrainer)
 

@@ -5,14 +5,36 @@ from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
+from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from trl.trainer.utils import global_then_local_main_first
 
 from redi.data.tokens import encode, split_pair
+
+logger = get_logger(__name__)
 
 PAIR_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]  # TRL's names
 TRACE_COLUMNS = ["prompt_ids", "completion_ids", "labels", "weights"]
 NAME = "name"  # the row's uuid, or "row N": what messages call it
+
+
+def prepare_problems(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, num_proc: int | None, name: str
+) -> Dataset:
+    """As `tokenize_problems`, on the first process before the others; warns of what was dropped, by `name`.
+
+    Raises:
+        ValueError: no row is left, or as `tokenize_problems`.
+    """
+    with global_then_local_main_first():
+        problems, dropped = tokenize_problems(dataset, tokenizer, max_length, num_proc)
+    for reason, names in dropped.items():
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        logger.warning(f"{name}: {len(names)} of {len(dataset)} rows dropped for {reason}: {shown}")
+    if not len(problems):
+        raise ValueError(f"{name}: no row is left to train on")
+    return problems
 
 
 def tokenize_problems(
