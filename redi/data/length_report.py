@@ -120,7 +120,7 @@ def plot(lengths: Lengths, path: Path, max_prompt: int | None = None, max_respon
     """The distributions of prompts, responses and totals, and of the responses by source, to a PNG."""
     figure, ((prompts, responses), (totals, sources)) = plt.subplots(2, 2, figsize=(11, 7.2))
     # A layout engine would take longer than all the drawing.
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.95, wspace=0.35, hspace=0.3)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.95, wspace=0.4, hspace=0.3)
     _histogram(prompts, lengths, ["prompt"], max_prompt)
     _histogram(responses, lengths, lengths.responses, max_response)
     _histogram(totals, lengths, ["total"], None)
