@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
+from redi.model_card import write_model_card
 from redi.runs import UsageError, read_manifest, write_manifest
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run_training(
         print(split, flush=True)
     init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
     args.model_init_kwargs = {**(args.model_init_kwargs or {}), **{k: v for k, v in init.items() if v is not None}}
+    args.run_name = args.run_name or "/".join(Path(args.output_dir).resolve().parts[-2:])  # as trackers show it
     tokenizer = load_tokenizer(run.model_name_or_path)
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
     num_rows = len(dataset)
@@ -110,12 +112,18 @@ def run_training(
     if lora is not None:
         _refuse_sharded_adapters(trainer)
     _train(trainer)
-    if lora is None:
+    _finish(trainer, run, given, num_rows, started)
+
+
+def _finish(trainer: Trainer, run: RunArguments, given: dict[str, Any], num_rows: int, started: float) -> None:
+    """Writes the model, the log history that the plots read, the manifest and the model card."""
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    if run.lora_r is None:
         trainer.save_model()
     else:
         _save_merged(trainer)
     if trainer.is_world_process_zero():
-        trainer.save_state()  # trainer_state.json: the log history that the plots read
+        trainer.save_state()
         counts = {
             "rows": num_rows,
             "rows_trained_on": len(trainer.train_dataset),
@@ -123,9 +131,9 @@ def run_training(
             "world_size": args.world_size,
         }
         inputs = {"model": run.model_name_or_path, "dataset": run.dataset_name}
-        folder = Path(args.output_dir)
         write_manifest(folder, config=given, inputs=inputs, counts=counts, seed=args.seed, started=started)
-        print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json", flush=True)
+        write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
+        print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 

@@ -9,9 +9,13 @@ import pytest
 import torch
 from conftest import make_pairs
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from test_training_commands import CPU, STEPS, log_of, train_dpo, train_redi, train_sft, weights_of
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig
+
+from redi.model_card import set_scores
+from redi.runs import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,21 @@ def test_tokenising_ahead_leaves_nothing_to_tokenise(model_path, rows_file, tmp_
     script.main(argv)
     assert "Tokenizing" not in capsys.readouterr().err
     assert made <= set(cached_maps())
+
+
+def test_the_model_card_says_what_was_done_and_takes_scores(model_path, rows_file, tmp_path):
+    train_redi.main(arguments(model_path, rows_file, tmp_path / "o", "--alpha", "0.5"))
+    card = ModelCard.load(tmp_path / "o" / "README.md")
+    assert card.data.tags == ["redi"] and "| `alpha` | `0.5` |" in card.text
+    assert f"Trained from `{model_path}` on `{rows_file}`: rows 16, rows trained on 16, steps 2" in card.text
+    loss = log_of(tmp_path / "o")[-1]["loss"]
+    assert f"| 2 | {loss:.4g} |" in card.text
+    for scores in ("first", "| benchmark | pass@1 |"):
+        set_scores(tmp_path / "o", scores)
+    text = (tmp_path / "o" / "README.md").read_text()
+    assert "## Scores\n\n| benchmark | pass@1 |\n\n## Versions\n" in text and "first" not in text
+    with pytest.raises(UsageError, match="has no model card"):
+        set_scores(tmp_path, "x")
 
 
 @pytest.mark.parametrize(
