@@ -11,6 +11,7 @@ _SPECIAL = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    '"': "''",
     PLUS_MINUS: r"$\pm$",
     MINUS: "$-$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
@@ -29,7 +30,8 @@ def latex(table: dict[str, Any]) -> str:
     sections += [benchmark_table(table, name) for name in benchmarks]
     notes = "\\\\\n".join(escape(line) for line in footer(table))
     tabulars = "\n\\bigskip\n\n".join(map(_tabular, sections))
-    return f"% needs \\usepackage{{booktabs}}\n{tabulars}\n{{\\footnotesize\\raggedright\n{notes}\\par}}\n"
+    setup = r"{\footnotesize\setlength{\tabcolsep}{4pt}"
+    return f"% needs \\usepackage{{booktabs}}\n{setup}\n{tabulars}\n\\medskip\\raggedright\n{notes}\\par}}\n"
 
 
 def _tabular(section: Section) -> str:
