@@ -314,7 +314,7 @@ class _NoReferenceModel(TrainerCallback):
     """Keeps `DPOTrainer.__init__` from loading a reference model, or copying an adapter for one, that is never run.
 
     `precompute_ref_log_probs` does so on every launcher but FSDP, where a model is loaded and freed again. That comes
-    after `Trainer.__init__`, whose last act is `on_init_end`: from there until `undo`, FSDP is hidden.
+    after `Trainer.__init__`, which last asks for FSDP before `on_init_end`: from there until `undo`, it is hidden.
     """
 
     def __init__(self, trainer: DPOTrainer):

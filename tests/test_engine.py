@@ -334,6 +334,12 @@ def test_the_private_hooks_of_trl_are_as_expected():
     assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
     assert parameters(DPOTrainer._compute_loss) == ["self", "model", "inputs", "return_outputs"]
     assert parameters(DPOTrainer.training_step) == ["self", "args", "kwargs"]
+    # Where a reference model or adapter is made, see redi.trainer._NoReferenceModel.
+    source = inspect.getsource(DPOTrainer.__init__)
+    condition = "if is_peft_model(self.model) or (args.precompute_ref_log_probs and not self.is_fsdp_enabled):"
+    assert source.index("super().__init__(") < source.index(condition) and 'add_adapter("ref"' in source
+    before, after = inspect.getsource(transformers.Trainer.__init__).split("callback_handler.on_init_end(")
+    assert "self.is_fsdp_enabled" in before and "self.is_fsdp_enabled" not in after
     assert parameters(transformers.Trainer.training_step) == ["self", "model", "inputs", "num_items_in_batch"]
     assert parameters(transformers.Trainer.get_train_dataloader) == ["self"]
     from trl.kernels import ChunkedLogProbFunction
