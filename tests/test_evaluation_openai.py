@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.at_a_time = self.most_at_a_time = 0
         self.stumbles = 0  # requests to answer with an error that passes
         self.refuse_after = 10_000
+        self.empty = False
         self.token_ids: list[int] | None = None
         self.together = threading.Barrier(1)
 
@@ -65,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         server.together.wait(20)
         if number > server.refuse_after:
             self.reply(400, {"error": {"message": "I have had enough"}})
+        elif server.empty:
+            self.reply(200, {})
         elif self.path == "/v1/chat/completions":
             message = {"role": "assistant", "content": "It is \\boxed{3}.", "reasoning_content": f"Hm {number}.\n"}
             self.answer({"message": message, "finish_reason": "stop"})
@@ -186,8 +189,10 @@ def test_what_is_wrong_with_a_server_is_one_line(command, server, monkeypatch, c
     assert "serves no 'big'; name one with --served-model-name: tiny" in refusal(
         [*command, "--served-model-name", "big"], capsys
     )
+    server.empty = True
+    assert "the server sent no answer" in refusal([*command[:-1], str(tmp_path / "a")], capsys)
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     assert "refuses the key; set OPENAI_API_KEY" in refusal([*command[:-1], str(tmp_path / "b")], capsys)
     error = refusal([*command[:-1], str(tmp_path / "c"), "--base-url", "http://127.0.0.1:9/v1"], capsys)
     assert "http://127.0.0.1:9/v1 cannot be reached" in error and error.count("\n") == 1
-    assert not list(tmp_path.glob("[a-z]")) and not (tmp_path / "out").exists()  # nothing is begun
+    assert not list(tmp_path.glob("[bc]")) and not (tmp_path / "out").exists()  # nothing is begun

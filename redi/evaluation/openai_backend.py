@@ -6,11 +6,12 @@ whose fields beyond OpenAI's these are. `chat` sends the user's message and Open
 server understands: its own template renders the prompt.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import openai
@@ -51,13 +52,18 @@ def check_server(checkpoint: Checkpoint, settings: Settings) -> None:
         UsageError: the server cannot be reached, refuses the key, or does not serve the model.
     """
     name, base_url = settings.served_model_name or checkpoint.path, settings.base_url
-    with _plain_errors(base_url), _client(base_url) as client:
+    with _plain_errors(base_url), openai.OpenAI(**_connection(base_url), max_retries=1) as client:
         try:
-            served = [model.id for model in client.with_options(max_retries=1).models.list()]
+            served = [model.id for model in client.models.list()]
         except openai.NotFoundError:
             return  # a server without a list; it will say itself if it has not the model
     if name not in served:
         raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
+
+
+def _connection(base_url: str) -> dict[str, Any]:
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
+    return {"base_url": base_url, "api_key": key, "timeout": TIMEOUT}
 
 
 def sample(
@@ -71,28 +77,38 @@ def sample(
     Raises:
         UsageError: the server cannot be reached, or refuses the key or a request.
     """
+    client = openai.AsyncOpenAI(**_connection(settings.base_url), max_retries=MAX_RETRIES)
     name = settings.served_model_name or checkpoint.path
-    with _plain_errors(settings.base_url), _client(settings.base_url) as client:
-        complete = _chat if settings.api == "chat" else _completion
-        pool = ThreadPoolExecutor(settings.concurrency)
-        try:
-            futures = {pool.submit(complete, client, name, slot, checkpoint, settings): slot for slot in slots}
-            for future in as_completed(futures):
-                yield (futures.pop(future),), [future.result()]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    complete = _chat if settings.api == "chat" else _completion
+    loop, waiting, sent = asyncio.new_event_loop(), iter(slots), {}
+    try:
+        with _plain_errors(settings.base_url):
+            while True:
+                for slot in islice(waiting, settings.concurrency - len(sent)):
+                    sent[loop.create_task(complete(client, name, slot, checkpoint, settings))] = slot
+                if not sent:
+                    return
+                done, _ = loop.run_until_complete(asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED))
+                for task in sorted(done, key=lambda task: task.exception() is not None):  # what is worth keeping first
+                    yield (sent.pop(task),), [task.result()]
+    finally:  # an interrupt does not wait for the answers under way
+        for task in sent:
+            task.cancel()
+        loop.run_until_complete(_end(client, list(sent)))
+        loop.close()
 
 
-def _client(base_url: str) -> openai.OpenAI:
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
-    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT)
+async def _end(client: openai.AsyncOpenAI, tasks: list[asyncio.Task]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
 
 
-def _completion(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:
-    request, _ = slot
-    answer = client.completions.create(
+async def _completion(
+    client: openai.AsyncOpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings
+) -> Sample:
+    answer = await client.completions.create(
         model=name,
-        prompt=list(request.token_ids),
+        prompt=list(slot[0].token_ids),
         **_options(slot, settings),
         extra_body={
             "stop_token_ids": list(checkpoint.stop_token_ids),
@@ -104,22 +120,24 @@ def _completion(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkp
             "repetition_penalty": 1,
         },
     )
-    choice = answer.choices[0]
+    choice, num_tokens = _only_choice(answer)
     token_ids = (choice.model_extra or {}).get("token_ids")
     if token_ids is not None:  # then text is made of them as by the other back ends
         return checkpoint.decode([token_ids])[0]
-    return Sample(choice.text, choice.finish_reason, _num_tokens(answer))
+    return Sample(choice.text, choice.finish_reason, num_tokens)
 
 
-def _chat(client: openai.OpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings) -> Sample:
+async def _chat(
+    client: openai.AsyncOpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings
+) -> Sample:
     messages = [{"role": "user", "content": slot[0].prompt}]
-    answer = client.chat.completions.create(model=name, messages=messages, **_options(slot, settings))
-    message = answer.choices[0].message
+    answer = await client.chat.completions.create(model=name, messages=messages, **_options(slot, settings))
+    choice, num_tokens = _only_choice(answer)
     # Servers that part the thought from the answer call it by one of two names, neither of which is OpenAI's.
-    thought = (message.model_extra or {}).get("reasoning_content") or (message.model_extra or {}).get("reasoning")
-    content = message.content or ""
+    extra = choice.message.model_extra or {}
+    thought, content = extra.get("reasoning_content") or extra.get("reasoning"), choice.message.content or ""
     response = f"<think>\n{thought.strip()}\n</think>\n\n{content}" if thought else content
-    return Sample(response, answer.choices[0].finish_reason, _num_tokens(answer))
+    return Sample(response, choice.finish_reason, num_tokens)
 
 
 def _options(slot: Slot, settings: Settings) -> dict[str, Any]:
@@ -129,10 +147,11 @@ def _options(slot: Slot, settings: Settings) -> dict[str, Any]:
     return options
 
 
-def _num_tokens(answer: Any) -> int:
-    if answer.usage is None:
-        raise UsageError("the server reports no usage, so that tokens cannot be counted; choose another server")
-    return answer.usage.completion_tokens
+def _only_choice(answer: Any) -> tuple[Any, int]:
+    """The answer that a server gave, and its tokens."""
+    if not answer.choices or answer.usage is None:
+        raise UsageError("the server sent no answer, or none whose tokens it counts (choices, usage)")
+    return answer.choices[0], answer.usage.completion_tokens
 
 
 @contextmanager
