@@ -22,6 +22,10 @@ _FUNCTIONS = {
     r"\tan": cmath.tan,
     r"\ln": cmath.log,
     r"\exp": cmath.exp,
+    r"\cot": lambda angle: 1 / cmath.tan(angle),
+    r"\arcsin": cmath.asin,
+    r"\arccos": cmath.acos,
+    r"\arctan": cmath.atan,
 }
 _CONSTANTS = {r"\pi": math.pi, "e": math.e, "i": 1j}
 _VARIABLE = re.compile(
@@ -29,6 +33,8 @@ _VARIABLE = re.compile(
     r"|omega|hbar|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega))(?:_\{[^{}]*\})?"
 )
 _CLOSE = {"(": ")", "{": "}", "[": "]"}
+_ROUND = {r"\lfloor": (r"\rfloor", math.floor), r"\lceil": (r"\rceil", math.ceil)}
+_ENDS = ("+", "-", ")", "}", "]", "|", ",", r"\rfloor", r"\rceil")
 _TIMES = ("*", r"\cdot", r"\times")
 
 
@@ -59,6 +65,12 @@ def value(text: str) -> complex | None:
 @lru_cache(maxsize=1000)
 def _variable(name: str) -> float:
     return random.Random(name).uniform(0.3, 1.7)
+
+
+def _factorial(number: complex) -> complex:
+    if number.imag or number.real < 0:
+        raise _Unreadable
+    return complex(math.gamma(number.real + 1))
 
 
 class _Reader:
@@ -92,7 +104,7 @@ class _Reader:
 
     def product(self, depth: int) -> complex:
         result, divided = self.power(depth), False
-        while (token := self.next()) and token not in "+-)}]|,":
+        while (token := self.next()) and token not in _ENDS:
             if token in _TIMES:
                 self.take()
                 result *= self.power(depth)
@@ -110,9 +122,7 @@ class _Reader:
         base = self.base(depth)
         if self.next() == "!":
             self.take()
-            if base not in range(21):
-                raise _Unreadable
-            base = complex(math.factorial(int(base.real)))
+            base = _factorial(base)
         if self.next() != "^":
             return base
         self.take()
@@ -134,6 +144,16 @@ class _Reader:
             return complex(_CONSTANTS[token])
         if token == r"\frac":
             return self.group(depth) / self.group(depth)
+        if token == r"\binom":
+            above, below = self.group(depth), self.group(depth)
+            return _factorial(above) / _factorial(below) / _factorial(above - below)
+        if token in _ROUND:
+            closing, rounded = _ROUND[token]
+            inside = self.sum(depth + 1)
+            self.take(closing)
+            if inside.imag or abs(inside - round(inside.real)) < TOLERANCE:
+                raise _Unreadable
+            return complex(rounded(inside.real))
         if token == r"\sqrt":
             return self.root(depth)
         if token in _FUNCTIONS:
@@ -157,11 +177,15 @@ class _Reader:
         return inside ** (1 / index)
 
     def function(self, apply, depth: int) -> complex:
+        power = 1
         if self.next() == "^":
-            raise _Unreadable
+            self.take()
+            power = self.base(depth)
+            if power not in (2, 3, 4):  # -1 is the inverse function
+                raise _Unreadable
         in_parentheses = self.next() in ("(", "{")
         argument = self.base(depth)
         after = self.next()
         if after == "^" or (not in_parentheses and (after in _CLOSE or _VARIABLE.fullmatch(after))):
             raise _Unreadable
-        return apply(argument)
+        return apply(argument) ** power
