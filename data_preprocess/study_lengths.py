@@ -16,7 +16,8 @@ import pyarrow as pa
 from redi.data import parquet
 from redi.data.build import refuse_output_over_input, whole_number
 from redi.data.corpus import data_files
-from redi.data.length_report import plot, summarise, tables
+from redi.data.length_plots import plot
+from redi.data.length_report import summarise, tables
 from redi.data.length_study import Recorder, counted, recorded
 from redi.data.lengths import LENGTH_RULES, load_tokenizer
 from redi.runs import StrictParser, UsageError, entry_point, new_folder, write_manifest, write_text

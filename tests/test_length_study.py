@@ -12,7 +12,8 @@ from datasets import load_dataset
 from matplotlib.image import imread
 
 from redi.data.card import write_card
-from redi.data.length_report import markdown, plot, summarise, tables
+from redi.data.length_plots import plot
+from redi.data.length_report import markdown, summarise, tables
 from redi.data.length_study import Lengths, Recorder
 
 

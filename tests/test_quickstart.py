@@ -74,7 +74,7 @@ def test_dynamics_are_read_from_the_run_or_its_latest_checkpoint(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         entry = {"step": step, "loss": 0.1, "grad_norm": 1.0, "logps/chosen": -0.5, "logps/rejected": -0.7}
-        entry["completions/chosen_length"] = 20.0
+        entry["completions/mean_length/chosen"] = 20.0
         (folder / "trainer_state.json").write_text(json.dumps({"log_history": [entry, {"epoch": 1}]}))
     assert [entry["step"] for entry in read_log(tmp_path)] == [10]
     plot_dynamics({"run": tmp_path}, tmp_path / "plots" / "dynamics.png")

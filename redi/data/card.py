@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redi.data.length_report import markdown, plot, summarise, tables
+from redi.data.length_report import markdown, summarise, tables
 from redi.data.length_study import Lengths
 from redi.runs import write_text
 
@@ -58,6 +58,8 @@ def write_card(
     if "sources" in counts:
         parts += ["## Sources", _source_table(counts["sources"], counts["rows"])]
     if lengths is not None:
+        from redi.data.length_plots import plot  # imports matplotlib, which `--help` does without
+
         plot(lengths, folder / PICTURE, config.get("max_prompt_tokens"), config.get("max_response_tokens"))
         parts += ["## Lengths", f"![Distributions of the lengths in {lengths.unit}]({PICTURE})"]
         parts.append(tables(summarise(lengths)).rstrip())
