@@ -1,22 +1,58 @@
 #!/usr/bin/env bash
 # The launcher that every recipe's train.sh shares:
 #   launch.sh SCRIPT RECIPE_FOLDER ACCELERATE_CONFIG [--key value ...]
-# Relative paths, in the recipe and on the command line, are relative to the repository. Without a GPU the CPU
-# configuration is used, with one GPU single_gpu; ACCELERATE_CONFIG=FILE overrides the choice.
+# Relative paths, in the recipe and on the command line, are relative to the repository. ACCELERATE_CONFIG is for one
+# GPU or more (ddp becomes single_gpu on one); without a GPU it is cpu. From the environment:
+#   ACCELERATE_CONFIG=FILE  another configuration     NUM_PROCESSES=N  processes on this machine; the GPUs found
+#   NUM_MACHINES=N          the same command on each of N machines, each with its MACHINE_RANK=0..N-1 and all with the
+#                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/submit.py sets them
+# SIGTERM goes on to the training processes: they save a checkpoint, and the exit code is 143. The same command resumes.
 set -euo pipefail
-script=scripts/$1.py recipe=$(cd "$2" && pwd) multi_gpu=configs/accelerate/$3.yaml
+script=scripts/$1.py recipe=$(cd "$2" && pwd) chosen=configs/accelerate/$3.yaml
 shift 3
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+stopped=false
+trap 'stopped=true' TERM
 
 # A mistake in the options ends here, with one line and exit code 2, before any process is launched.
 python "$script" --config "$recipe/config.yaml" "$@" --check_only true
 
+machines=${NUM_MACHINES:-1}
 num_gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-case $num_gpus in
-    0) processes=() chosen=configs/accelerate/cpu.yaml ;;
-    1) processes=() chosen=configs/accelerate/single_gpu.yaml ;;
-    *) processes=(--num_processes "$num_gpus") chosen=$multi_gpu ;;
-esac
-exec accelerate launch --config_file "${ACCELERATE_CONFIG:-$chosen}" "${processes[@]}" \
-    "$script" --config "$recipe/config.yaml" "$@"
+total=$((machines * ${NUM_PROCESSES:-$num_gpus}))
+if [ "$num_gpus" = 0 ]; then
+    chosen=configs/accelerate/cpu.yaml
+elif [ "$total" = 1 ] && [[ $chosen == */ddp.yaml ]]; then
+    chosen=configs/accelerate/single_gpu.yaml # the others keep float32 weights beside the bfloat16 ones, on one GPU too
+fi
+options=(--quiet --config_file "${ACCELERATE_CONFIG:-$chosen}")
+if [ "$total" -gt 0 ]; then options+=(--num_processes "$total"); fi
+if [ "$machines" -gt 1 ]; then
+    options+=(--num_machines "$machines" --machine_rank "$MACHINE_RANK")
+    options+=(--main_process_ip "$MAIN_PROCESS_IP" --main_process_port "$MAIN_PROCESS_PORT")
+elif [ "$total" -gt 1 ]; then
+    options+=(--main_process_port 0) # any free one: another run may be on this machine
+fi
+if $stopped; then exit 143; fi
+
+# The launcher must not hear SIGTERM: it would kill its processes 30 s later, in the middle of a long checkpoint. With
+# job control it gets a process group of its own, and so an interrupt that is not ignored, as it is in the background.
+set -m
+(
+    trap '' TERM
+    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    exec accelerate launch "${options[@]}" "$script" --config "$recipe/config.yaml" "$@" </dev/null
+) &
+launcher=$!
+trap 'kill -INT -- "-$launcher"' INT
+wait "$launcher" || true
+while kill -0 "$launcher" 2>/dev/null; do # a signal ended the wait
+    # Again until it is heard: a process that has only begun to load does not listen yet.
+    if $stopped; then pkill -TERM -P "$launcher" || true; fi
+    sleep 1
+done
+code=0
+wait "$launcher" || code=$?
+if $stopped && [ "$code" != 0 ]; then code=143; fi
+exit "$code"
