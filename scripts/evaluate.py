@@ -36,9 +36,12 @@ def main(argv: list[str]) -> None:
         grade_folder(options.input, *folders, options.workers, options.second_golds)
     else:
         from redi.evaluation.report import report
+        from redi.model_card import set_scores
 
         limits = options.max_responses, options.show_disagreements
         report(options.input, options.output, options.baseline, *limits)
+        if options.model_card:
+            set_scores(options.model_card, (options.output / "table.md").read_text(encoding="utf-8"))
 
 
 def run_generate(options: argparse.Namespace) -> None:
@@ -110,6 +113,9 @@ def add_report(parser: StrictParser) -> None:
         default=[],
         metavar="DIR_OR_NAME",
         help="rows to which differences are given; the first if not given",
+    )
+    parser.add_argument(
+        "--model-card", type=Path, metavar="DIR", help="model whose README.md gets the table as scores"
     )
     parser.add_argument("--max-responses", type=int, default=2000, metavar="N", help="most that report.html holds")
     parser.add_argument("--show-disagreements", action="store_true", help="list answers on which the verdicts differ")

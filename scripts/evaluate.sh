@@ -67,9 +67,10 @@ evaluate() { # MODEL FOLDER
 
 report() { # NAME FOLDER...
     if $sharded; then return; fi
-    local output
+    local output card=()
     output=$(dirname "$(dirname "$2")")/report/$1
-    python scripts/evaluate.py report --input "${@:2}" --output "$output"
+    if ! $every && grep -qs '^## Scores' "$model/README.md"; then card=(--model-card "$model"); fi
+    python scripts/evaluate.py report --input "${@:2}" --output "$output" "${card[@]}"
     echo "report: $output/report.html"
 }
 

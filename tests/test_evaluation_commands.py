@@ -44,7 +44,10 @@ def test_from_model_to_table(model, tmp_path, capsys):
     assert manifest["grading"]["counts"]["small"]["correct"] == 5
     assert manifest["counts"]["samples"] == 10
     inputs = [str(tmp_path / name) for name in ("sft", "redi")]
-    main(["report", "--input", *inputs, "--output", str(tmp_path / "table"), "--baseline", "sft"])
+    (tmp_path / "README.md").write_text("# model\n\n## Scores\n\nNot evaluated yet.\n\n## Versions\n")
+    card = ["--model-card", str(tmp_path)]
+    main(["report", "--input", *inputs, "--output", str(tmp_path / "table"), "--baseline", "sft", *card])
+    assert (tmp_path / "table" / "table.md").read_text().strip() in (tmp_path / "README.md").read_text()
     assert "| redi      |" in capsys.readouterr().out
     table = json.loads((tmp_path / "table" / "table.json").read_text())
     # P = 1, 0: mean .5, SEM .5 / sqrt(2)
