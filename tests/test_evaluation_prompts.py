@@ -174,9 +174,8 @@ def test_a_template_is_needed_and_can_be_given(tmp_path, command, capsys):
     (model / "chat_template.jinja").unlink()
     with pytest.raises(SystemExit):
         main([*command, "--n", "1", "--max-tokens", "2"])
-    assert "has no chat template; pass --chat-template with a .jinja file or a name (chatml, qwen2.5-math)" in (
-        capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "has no chat template; pass --chat-template with a .jinja file or a name (chatml, " in error
     template = str(REPOSITORY / "configs" / "chat_templates" / "chatml.jinja")
     main([*command, "--n", "1", "--max-tokens", "2", "--chat-template", template, "--prompt", "bare"])
     prompts = {row["prompt"] for row in rows_of(tmp_path / "out" / "generations.jsonl")}
