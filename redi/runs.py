@@ -52,11 +52,18 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help texts with their defaults, where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 class StrictParser(argparse.ArgumentParser):
     """An `ArgumentParser` without prefix matching whose errors are `UsageError`s that suggest the nearest option."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         """Names an unknown option before argparse can complain of the required one that it was meant to be."""
