@@ -9,12 +9,13 @@ from functools import partial
 
 from redi.data.build import Filter, build, build_parser, excluded_sources, whole_number
 from redi.data.corpus import pinned_input
-from redi.data.lengths import PROMPT_TOO_LONG, RESPONSE_TOO_LONG, filter_by_length, load_tokenizer
+from redi.data.lengths import LENGTH_RULES, PROMPT_TOO_LONG, RESPONSE_TOO_LONG, filter_by_length, load_tokenizer
 from redi.data.selection import NEGATIVES, NO_NEGATIVE, NO_POSITIVE, select_pairs
 from redi.runs import UsageError, entry_point
 
 # https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
 DEFAULT_LIMITS = {"max_prompt_tokens": 800, "max_response_tokens": 19000}
+LENGTH_DEFAULTS = {"length_rule": "paper", **DEFAULT_LIMITS}  # the options that only --tokenizer gives a meaning
 
 SUMMARY = {
     "not-both": "Pairs of each problem's first trace that both verifiers accept, and its first that not both accept.",
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     inputs = {"corpus": pinned_input(options.input, options.revision)}
     reasons = [NO_POSITIVE, NO_NEGATIVE]
     if options.tokenizer is not None:
-        config |= {name: getattr(options, name) for name in DEFAULT_LIMITS}
+        config |= {name: getattr(options, name) for name in LENGTH_DEFAULTS}
         inputs["tokenizer"] = options.tokenizer
         reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
     build(
@@ -55,10 +56,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, limit in DEFAULT_LIMITS.items():
         help_text = f"inclusive; {limit} where --tokenizer is given"
         parser.add_argument(option_of(name), type=whole_number, metavar="N", help=help_text)
+    parser.add_argument(
+        "--length-rule",
+        choices=LENGTH_RULES,
+        help="paper, the default where --tokenizer is given: each response alone through the chat template, plus 1; "
+        "exact: the tokens that training sees",
+    )
     options = parser.parse_args(argv)
-    for name, limit in DEFAULT_LIMITS.items():
+    for name, default in LENGTH_DEFAULTS.items():
         if getattr(options, name) is None:
-            setattr(options, name, limit)
+            setattr(options, name, default)
         elif options.tokenizer is None:
             raise UsageError(
                 f"{option_of(name)} needs a tokenizer to count with; pass --tokenizer with the base model"
@@ -73,7 +80,8 @@ def option_of(name: str) -> str:
 def length_filter(options: argparse.Namespace) -> Filter:
     return partial(
         filter_by_length,
-        tokenizer=load_tokenizer(options.tokenizer),
+        counter=load_tokenizer(options.tokenizer, options.length_rule),
+        rule=options.length_rule,
         max_prompt_tokens=options.max_prompt_tokens,
         max_response_tokens=options.max_response_tokens,
     )

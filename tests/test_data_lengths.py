@@ -5,11 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from data_fixtures import ROWS, read_rows, row, run, turns, write_corpus
+from datasets import load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from redi.data import lengths
 from redi.data.lengths import load_tokenizer, turn_lengths
+from redi.data.problems import tokenize_problems
 
 # A default system block of 5 words, and 3 words around each turn's text.
 TEMPLATE = (
@@ -20,18 +22,20 @@ TEMPLATE = (
 ALTERNATING = (
     "{% if messages[0]['role'] != 'user' %}{{ raise_exception('Roles must alternate') }}{% endif %}" + TEMPLATE
 )
+FORGETFUL = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<s> {% endif %}"
 USER_ONLY = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def save_tokenizer(tmp_path_factory):
-    def save(template):
-        words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    def save(template, eos="<eos>"):
+        words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1}, unk_token="<unk>"))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         folder = tmp_path_factory.mktemp("tokenizer")
-        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", chat_template=template).save_pretrained(
-            folder
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=words, unk_token="<unk>", eos_token=eos, chat_template=template
         )
+        tokenizer.save_pretrained(folder)
         return folder
 
     return save
@@ -40,6 +44,11 @@ def save_tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(save_tokenizer):
     return save_tokenizer(TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def trained_tokenizer(model_path):
+    return AutoTokenizer.from_pretrained(model_path)
 
 
 def pair_row(problem, chosen, rejected):
@@ -117,10 +126,56 @@ def test_batches_leave_no_trace(monkeypatch, tokenizer):
 
 
 def test_equals_the_tokens_of_the_template(tokenizer):
-    loaded = load_tokenizer(str(tokenizer))
+    counter = load_tokenizer(str(tokenizer))
     for turn in turns("what is it", "it is this"):
-        ids = loaded.apply_chat_template([turn], return_dict=False)
-        assert turn_lengths(loaded, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
+        ids = counter.tokenizer.apply_chat_template([turn], return_dict=False)
+        assert turn_lengths(counter, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
+
+
+def test_exact_lengths(corpus, tokenizer):
+    """The system block of 5 words, 3 around the problem, 2 in the header of the answer; then 1 behind it, and eos."""
+    made, manifest = build(corpus, "--tokenizer", tokenizer, "--length-rule", "exact")
+    assert made == {0: (13, 6, 4), 1: (13, 4, 6), 2: (14, 3, 3), 3: (11, 7, 7)}
+    assert manifest["config"]["length_rule"] == "exact"
+    limits = ["--max-prompt-tokens", 13, "--max-response-tokens", 6]
+    made, manifest = build(corpus, "--tokenizer", tokenizer, "--length-rule", "exact", *limits)
+    assert sorted(made) == [0, 1]
+    assert manifest["counts"]["dropped"]["prompt too long"] == 1
+    assert manifest["counts"]["dropped"]["response too long"] == 1
+
+
+def test_the_rule_is_recorded(corpus, tokenizer):
+    _, manifest = build(corpus, "--tokenizer", tokenizer)
+    assert manifest["config"]["length_rule"] == "paper"
+
+
+def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, shared):
+    corpus = shared / "corpora" / "gsm8k_traces.parquet"
+    run("build_pairs", "--input", corpus, "--output", tmp_path / "pairs", "--tokenizer", model_path)
+    pairs = read_rows(tmp_path / "pairs")
+    assert len(pairs) == 731
+    for pair in pairs[::7]:  # the loop is slow
+        turns_of = {"prompt": pair["chosen"][0], "chosen": pair["chosen"][1], "rejected": pair["rejected"][1]}
+        for name, turn in turns_of.items():
+            ids = trained_tokenizer.apply_chat_template([turn], return_dict=False)
+            assert pair[f"{name}_len"] == len(ids) + 1
+
+
+@pytest.mark.parametrize("rows", ["of all kinds", "of real traces"])
+def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_tokenizer, request, rows):
+    corpus = write_corpus(tmp_path / "raw.parquet")
+    if rows == "of real traces":
+        corpus = request.getfixturevalue("shared") / "corpora" / "gsm8k_traces.parquet"
+    output = tmp_path / "pairs"
+    run("build_pairs", "--input", corpus, "--output", output, "--tokenizer", model_path, "--length-rule", "exact")
+    pairs = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
+    problems, _ = tokenize_problems(pairs, trained_tokenizer, max_length=None)
+    lengths = {row["uuid"]: [row[f"{name}_len"] for name in ("prompt", "chosen", "rejected")] for row in pairs}
+    trained = {row["name"]: [len(row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")] for row in problems}
+    assert len(trained) > 5
+    assert trained == {name: lengths[name] for name in trained}
+    empty = lengths.keys() - trained.keys()  # training drops them
+    assert all(0 in lengths[name][1:] for name in empty)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +193,20 @@ def test_unfit_templates(corpus, save_tokenizer, capsys, template, message):
     assert list(corpus.parent.iterdir()) == [corpus]
 
 
+@pytest.mark.parametrize(
+    ("template", "eos", "message"),
+    [
+        (TEMPLATE, None, "has no eos token"),
+        (FORGETFUL, "<eos>", "does not continue its own generation prompt"),
+    ],
+)
+def test_unfit_for_exact_lengths(corpus, save_tokenizer, capsys, template, eos, message):
+    with pytest.raises(SystemExit, match="2"):
+        build(corpus, "--length-rule", "exact", "--tokenizer", save_tokenizer(template, eos))
+    assert message in capsys.readouterr().err
+    assert list(corpus.parent.iterdir()) == [corpus]
+
+
 def test_no_tokenizer_there(corpus, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         build(corpus, "--tokenizer", tmp_path / "nowhere")
@@ -146,8 +215,10 @@ def test_no_tokenizer_there(corpus, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--max-prompt-tokens", "--max-response-tokens"])
-def test_limits_need_a_tokenizer(corpus, capsys, option):
+@pytest.mark.parametrize(
+    ("option", "value"), [("--max-prompt-tokens", 100), ("--max-response-tokens", 100), ("--length-rule", "exact")]
+)
+def test_limits_need_a_tokenizer(corpus, capsys, option, value):
     with pytest.raises(SystemExit, match="2"):
-        build(corpus, option, 100)
+        build(corpus, option, value)
     assert f"{option} needs a tokenizer" in capsys.readouterr().err

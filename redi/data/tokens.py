@@ -1,14 +1,15 @@
 """How a conversation becomes token ids: one place for both stages, so that they cannot drift apart."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: list[Message]
+    tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of its completion, as the original implementation of REDI builds them.
 
@@ -26,8 +27,19 @@ def encode(
 
     Raises:
         ValueError: the template renders the conversation differently from its own prompt, so that training would not
-        see
-            the prompt that generation uses.
+            see the prompt that generation uses.
+    """
+    prompt_text, completion_text = render(tokenizer, prompt, completion)
+    prompt_ids = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(completion_text, add_special_tokens=False)["input_ids"]
+    return prompt_ids, completion_ids + [tokenizer.eos_token_id]
+
+
+def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
+    """The texts that `encode` tokenises: of the prompt, and of its completion without the eos token.
+
+    Raises:
+        ValueError: as `encode`.
     """
     prompt_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     full_text = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
@@ -36,9 +48,7 @@ def encode(
             f"the tokenizer's chat template does not continue its own generation prompt: {prompt_text[-40:]!r} is "
             "followed by a different text when the assistant's turn is there; use a chat template that keeps it"
         )
-    prompt_ids = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(full_text[len(prompt_text) :], add_special_tokens=False)["input_ids"]
-    return prompt_ids, completion_ids + [tokenizer.eos_token_id]
+    return prompt_text, full_text[len(prompt_text) :]
 
 
 def split_conversation(messages: list[Message]) -> tuple[list[Message], list[Message]]:
