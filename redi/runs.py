@@ -56,7 +56,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help texts with their defaults, where there is one to tell."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        has_default = action.default is not None and action.default is not False and action.default != []
+        return super()._get_help_string(action) if has_default else action.help
 
 
 class StrictParser(argparse.ArgumentParser):
