@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 PACKAGES = ["redi", "torch", "transformers", "trl", "accelerate", "datasets", "deepspeed", "vllm", "math-verify"]
 
 
@@ -127,12 +128,12 @@ def write_text(path: Path, text: str) -> None:
 def fingerprint(source: str | Path) -> str:
     """SHA-256 of a file, or of the names and hashes of a folder's own files (its subfolders left out).
 
-    Anything that is not a local path is taken for a Hub id and returned as `hub:<id>`. A manifest is left out of its
-    folder's hash, since it holds times.
+    Anything that is not a local path is taken for a Hub id and returned as `hub:<id>`. A manifest and a card are left
+    out of their folder's hash, since they hold times, and scores that are added later.
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and file.name != MANIFEST)
+        files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in (MANIFEST, CARD))
         lines = "".join(f"{file.name} {fingerprint(file)}\n" for file in files)
         return hashlib.sha256(lines.encode()).hexdigest()
     if path.is_file():

@@ -50,6 +50,7 @@ def test_fingerprints_are_sha256_of_content(tmp_path):
     expected = hashlib.sha256(b"hello").hexdigest()
     assert fingerprint(tmp_path / "a.txt") == expected
     (tmp_path / "manifest.json").write_text("{}")  # left out: it holds times
+    (tmp_path / "README.md").write_text("# Scores")  # left out: scores are added to a model's card
     (tmp_path / "folder").mkdir()
     assert fingerprint(tmp_path) == hashlib.sha256(f"a.txt {expected}\n".encode()).hexdigest()
     assert fingerprint("open-r1/OpenR1-Math-Raw") == "hub:open-r1/OpenR1-Math-Raw"
