@@ -1,0 +1,1 @@
+"""What a training job would waste, found before it costs a GPU hour: options, data, tokens, memory, hours, disk."""

@@ -1,0 +1,173 @@
+"""The lengths of all traces of a dataset in training's tokens, in seconds, however large it is."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers import PreTrainedTokenizerBase
+
+from redi.data.tokens import encode, split_conversation, split_pair
+from redi.preflight.recipe import Rows
+from redi.runs import UsageError
+
+ALL_CHARACTERS = 4_000_000  # up to so many, every row is tokenised: some seconds
+SAMPLE, LONGEST = 96, 8  # rows that are tokenised of a larger dataset
+LENGTH_COLUMNS = ("prompt_len", "chosen_len", "rejected_len")
+SPREAD = 8  # tokens by which a column may differ from row to row from what training counts, after its mean difference
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the traces, not yet cut.
+
+    Attributes:
+        traces: `(rows, traces of a row)`; chosen before rejected.
+        prompt: mean tokens of a prompt.
+        problems: which problem each row belongs to, `(rows,)`.
+        how: where they come from.
+    """
+
+    traces: np.ndarray
+    prompt: float
+    problems: np.ndarray
+    how: str
+
+
+def kind_of(script: str, columns: list[str]) -> str:
+    """What the rows are: positives, pairs or traces.
+
+    Raises:
+        UsageError: none that the script trains on.
+    """
+    wanted = {"positives": {"messages"}} if script == "train_sft" else {"pairs": {"chosen", "rejected"}}
+    if script == "train_redi":
+        wanted["traces"] = {"prompt", "completion", "label"}
+    for kind, names in wanted.items():
+        if names <= set(columns):
+            return kind
+    needed = " or ".join(", ".join(sorted(names)) for names in wanted.values())
+    raise UsageError(f"dataset_name: {script} trains on the columns {needed}; this dataset has {', '.join(columns)}")
+
+
+def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> Lengths:
+    """Lengths of all traces, from the dataset's own length columns where they fit, else from characters.
+
+    With `prompt_len, chosen_len, rejected_len`, their mean difference from training's count on some rows is taken
+    off; where it varies by more than `SPREAD` tokens they were counted with another tokenizer and are not used.
+    Otherwise the rows are tokenised, or of a large dataset a sample and the longest, and tokens are taken to be
+    linear in characters.
+
+    Raises:
+        UsageError: a row is not of its kind.
+    """
+    if kind == "pairs" and set(LENGTH_COLUMNS) <= set(rows.table.schema.names):
+        lengths = _from_columns(rows, tokenizer)
+        if lengths is not None:
+            return lengths
+    characters, keys, sample = _scan(rows, kind)
+    sides = {i: _count(row, i, kind, tokenizer) for i, row in sample.items()}
+    known = np.array(sorted(sides))
+    exact = np.array([[total for _, total in sides[i]] for i in known])
+    prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
+    if len(known) == rows.num_rows:
+        return Lengths(exact, prompt, keys, "every row tokenised")
+    slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
+    traces = np.rint(slope * characters + offset).astype(int).clip(1)
+    traces[known] = exact
+    return Lengths(traces, prompt, keys, f"characters; {len(known)} rows, the longest among them, tokenised")
+
+
+def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    """(tokens of the prompt, of the trace) of each trace of a row, as training counts them."""
+    try:
+        prompt, *completions = _messages(row, kind)
+        encoded = [encode(tokenizer, prompt, completion) for completion in completions]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"dataset_name: {row.get('uuid') or f'row {index}'}: {error}") from error
+    return [(len(prompt_ids), len(prompt_ids) + len(ids)) for prompt_ids, ids in encoded]
+
+
+def _messages(row: dict[str, Any], kind: str) -> tuple[list[dict], ...]:
+    if kind == "positives":
+        return split_conversation(row["messages"])
+    if kind == "pairs":
+        return split_pair(row)
+    prompt, completion = row["prompt"], row["completion"]
+    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return prompt, [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+
+
+def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | None:
+    columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
+    prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
+    traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
+    sample = rows.table.head(SAMPLE).to_pylist()
+    sides = [_count(row, i, "pairs", tokenizer) for i, row in enumerate(sample)]
+    exact = np.array([[total for _, total in side] for side in sides])
+    differences = traces[: len(sample)] - exact
+    if np.ptp(differences) > SPREAD:
+        return None
+    traces = traces - round(float(np.median(differences)))
+    traces[: len(sample)] = exact
+    mean_prompt = float(np.mean([side[0][0] for side in sides]))
+    how = f"{', '.join(LENGTH_COLUMNS)}, {np.median(differences):+.0f} tokens off training's on {len(sample)} rows"
+    return Lengths(traces, mean_prompt, np.arange(rows.num_rows), how)
+
+
+def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict]]:
+    """Characters of every trace `(rows, traces of a row)`, the problem of each row, and the rows to be tokenised."""
+    names = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["prompt", "completion"]}[kind]
+    if kind == "pairs" and "prompt" in rows.table.schema.names:
+        names.append("prompt")
+    parts, keys, sample, longest, first = [], [], {}, {}, 0
+    step = max(1, rows.num_rows // SAMPLE)
+    kept = 0
+    for batch in rows.table.to_batches(columns=names, batch_size=256):
+        if not len(batch):
+            continue
+        characters = _characters(batch, kind)
+        parts.append(characters)
+        keys += _problem_keys(batch, kind, first)
+        longest_here = int(characters.max(axis=1).argmax())
+        for i in range(len(batch)):
+            if (first + i) % step == 0 or kept < ALL_CHARACTERS:
+                sample[first + i] = batch.slice(i, 1).to_pylist()[0]
+                kept += int(characters[i].sum())
+        longest[first + longest_here] = (int(characters.max()), batch.slice(longest_here, 1).to_pylist()[0])
+        first += len(batch)
+    everything = np.concatenate(parts)
+    if everything.sum() > ALL_CHARACTERS:
+        sample = {i: row for i, row in sample.items() if i % step == 0}
+        ends = sorted(longest.items(), key=lambda item: -item[1][0])[:LONGEST]
+        sample |= {i: row for i, (_, row) in ends}
+    problems = np.unique(np.array(keys), return_inverse=True)[1]
+    return everything, problems, sample
+
+
+def _problem_keys(batch: pa.RecordBatch, kind: str, first: int) -> list[Any]:
+    if kind != "traces":
+        return list(range(first, first + len(batch)))
+    return [json.dumps(prompt) for prompt in batch["prompt"].to_pylist()]
+
+
+def _characters(batch: pa.RecordBatch, kind: str) -> np.ndarray:
+    """Characters of prompt and completion of each trace. `(rows, traces of a row)`"""
+    if kind == "positives":
+        return _text(batch["messages"])[:, None]
+    if kind == "traces":
+        return (_text(batch["prompt"]) + _text(batch["completion"]))[:, None]
+    sides = np.stack([_text(batch["chosen"]), _text(batch["rejected"])], axis=1)
+    whole = batch["chosen"][0].as_py()[0]["role"] != "assistant"
+    return sides if whole or "prompt" not in batch.schema.names else sides + _text(batch["prompt"])[:, None]
+
+
+def _text(column: pa.Array) -> np.ndarray:
+    """Characters of each row of a column of texts, or of messages."""
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        return pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False).astype(float)
+    sizes = pc.fill_null(pc.utf8_length(pc.struct_field(pc.list_flatten(column), "content")), 0)
+    rows = pc.list_parent_indices(column)
+    return np.bincount(rows.to_numpy(), weights=sizes.to_numpy(zero_copy_only=False), minlength=len(column))

@@ -1,0 +1,219 @@
+"""Predicted peak memory of a training step, per GPU, from shapes alone.
+
+With P parameters (P_t of them trained, by default all), L layers, V entries in the vocabulary, H hidden size, T tokens
+in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an activation, the peak is
+
+    weights + optimizer + buffers + the greatest of five moments
+
+    strategy      weights    gradients                    optimizer        buffers
+    one GPU       w P        w P_t                        2 w P_t          -
+    DDP           w P        w P_t                        2 w P_t          w P_t (communication)
+    ZeRO-1, -2    2 P        2 P_t (-2: 2 P_t / N)        12 P_t / N       2 min(P_t, 5e8) (communication)
+    ZeRO-3        2 P / N    2 P / N                      12 P / N         2 min(P, 1e9) + 2 min(P, 5e8) (gathered)
+    FSDP2         4 P / N    4 P / N, or 2 P + 4 P / N    8 P / N          2 (V H + the largest layer) (gathered)
+                             with several micro-batches
+
+The optimizer is AdamW: two moments in the dtype of the weights; with DeepSpeed the float32 weights as well, and
+4 P_t / N of float32 gradients at its step. A reference model adds its weights again. What is offloaded counts 0.
+
+    head        G + T (f + (L - 1) k) + what the LM head needs besides, see `_head`
+    last layer  G + T ((L - 1) k + c) + the head's gradient
+    first layer all gradients + T c + the head's gradient, where it waits for that of the embeddings: one matrix
+    embeddings  all gradients + that of the embeddings, and of the head, where both are one matrix
+    step        all gradients + the optimizer's own, see above
+
+G is all gradients where a step has several micro-batches, else 0, since a step begins without any. In between,
+activations go as gradients come, so that the greatest is at either end.
+
+k is what a layer keeps per token until its turn in the backward pass comes: its input, H d bytes, with gradient
+checkpointing, and everything its backward pass reads without. c is the most that exists per token while the one layer
+is (recomputed and) gone through backwards; f is what one layer and the final norm keep. They are not derived by hand:
+`redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive at a time.
+
+T holds no pads where traces are packed; padded micro-batches count their pads. scripts/bench_memory.py compares with
+what was measured.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
+
+from redi.preflight.counting import Activations, Precision, with_adapters
+from redi.scoring import CPU_LOGITS, CUDA_LOGITS, CUDA_TILE
+
+GIB = 2**30
+# Context, cuBLAS and NCCL of a process on a GPU; a round figure, not measured here.
+GPU_OVERHEAD = 1.5 * GIB
+DEEPSPEED_BUCKET, DEEPSPEED_LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults, in elements
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model that memory and FLOPs follow from.
+
+    Attributes:
+        params: of the whole model, a matrix shared by head and embeddings counted once.
+        trained: those that get a gradient.
+        layer: parameters of a layer.
+        layers, hidden, vocab: L, H and V.
+        attention: heads times head size.
+        tied: whether head and embeddings share their matrix.
+    """
+
+    params: int
+    trained: int
+    layer: int
+    layers: int
+    hidden: int
+    vocab: int
+    attention: int
+    tied: bool
+
+    @property
+    def body(self) -> int:
+        """Parameters that every token is multiplied with, besides the head's."""
+        return self.layer * self.layers
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a model is spread over GPUs: `kind` is none, ddp, zero1, zero2, zero3 or fsdp2."""
+
+    kind: str
+    gpus: int
+    offload_optimizer: bool = False
+    offload_weights: bool = False
+    on_cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """The largest micro-batch of a GPU.
+
+    Attributes:
+        tokens: with pads.
+        scored: how many of them go through the head.
+        several: whether a step has more micro-batches.
+        signed_sum: whether the head is `redi.scoring.SignedSum`, else TRL's chunked kernel.
+        masked: elements of the attention mask, rows * length^2; 0 where there is none.
+    """
+
+    tokens: int
+    scored: int
+    several: bool
+    signed_sum: bool
+    masked: int = 0
+
+
+def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
+    """Sizes of the model that a configuration describes, counted on one without data."""
+    with torch.device("meta"):
+        model = with_adapters(AutoModelForCausalLM.from_config(config), lora)
+    text = config.get_text_config()
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0)
+    return ModelShape(
+        params=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        layer=sum(p.numel() for p in layers[0].parameters()),
+        layers=len(layers),
+        hidden=text.hidden_size,
+        vocab=head.shape[0],
+        attention=text.num_attention_heads
+        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
+        tied=head is embeddings,
+    )
+
+
+def peak_memory(
+    shape: ModelShape,
+    counts: Activations,
+    precision: Precision,
+    strategy: Strategy,
+    load: Load,
+    reference: bool = False,
+) -> dict[str, float]:
+    """Bytes at the peak by purpose: weights, reference, optimizer, buffers, overhead, and what the greatest of the
+    moments has of gradients, activations, head and optimizer step."""
+    parts = _states(shape, precision, strategy, load.several)
+    if reference:
+        parts["reference"] = parts["weights"]
+    tokens, layers, d = load.tokens, shape.layers, precision.compute.itemsize
+    mask = load.masked * (1 + d * (1 if counts.checkpointing else layers))
+    trains_head = shape.trained == shape.params
+    width = 2 if strategy.kind.startswith("zero") else precision.weights.itemsize
+    head_gradient = shape.vocab * shape.hidden * width * trains_head
+    gradients = parts["gradients"]
+    before = gradients if load.several else 0  # of the micro-batches before
+    moments = [
+        {
+            "gradients": before,
+            "activations": tokens * (counts.forward + (layers - 1) * counts.kept) + mask,
+            "head": _head(shape, precision, strategy, load, trains_head),
+        },
+        {
+            "gradients": before,
+            "activations": tokens * ((layers - 1) * counts.kept + counts.peak) + mask,
+            "head": head_gradient,
+        },
+        {"gradients": gradients, "activations": tokens * counts.peak, "head": head_gradient * shape.tied},
+        {"gradients": gradients, "head": head_gradient * (1 + shape.tied)},
+        {"gradients": gradients, "optimizer step": _optimizer_step(shape, strategy)},
+    ]
+    parts |= max(moments, key=lambda moment: sum(moment.values()))
+    parts["overhead"] = 0 if strategy.on_cpu else GPU_OVERHEAD
+    return parts
+
+
+def _states(shape: ModelShape, precision: Precision, strategy: Strategy, several: bool) -> dict[str, float]:
+    """The table of the module."""
+    w, p, t, n = precision.weights.itemsize, shape.params, shape.trained, strategy.gpus
+    kind = strategy.kind
+    if kind in ("none", "ddp"):
+        parts = {"weights": w * p, "gradients": w * t, "optimizer": 2 * w * t, "buffers": w * t * (kind == "ddp")}
+    elif kind in ("zero1", "zero2"):
+        gradients = 2 * t / (n if kind == "zero2" else 1)
+        parts = {"weights": 2 * p, "gradients": gradients, "buffers": 2 * min(t, DEEPSPEED_BUCKET)}
+        parts["optimizer"] = 12 * t / n
+    elif kind == "zero3":
+        buffers = 2 * min(p, DEEPSPEED_LIVE) + 2 * min(p, DEEPSPEED_BUCKET)
+        parts = {"weights": 2 * p / n, "gradients": 2 * t / n, "optimizer": 12 * t / n, "buffers": buffers}
+    else:
+        gathered = 2 * (shape.vocab * shape.hidden + shape.layer)
+        gradients = 4 * t / n + (2 * t if several else 0)  # not reduced before the last micro-batch
+        parts = {"weights": 4 * p / n, "gradients": gradients, "optimizer": 8 * t / n, "buffers": gathered}
+    if strategy.offload_optimizer:
+        parts["optimizer"] = 0
+    if strategy.offload_weights:
+        parts["weights"] = 0
+    return parts
+
+
+def _optimizer_step(shape: ModelShape, strategy: Strategy) -> float:
+    if not strategy.kind.startswith("zero") or strategy.offload_optimizer:
+        return 0
+    return 4 * shape.trained / strategy.gpus
+
+
+def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trains_head: bool) -> float:
+    """Bytes that the LM head adds at its worst moment.
+
+    Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 with, in half
+    precision, one product added to it, and a copy of the matrix where it is computed in another dtype. `SignedSum`
+    has a block of logits: in half precision once so, once in float32, and once more for logsumexp. TRL's kernel has a
+    tile of logits; on the CPU, where no Triton kernel works in place, 7 more in float32 and a mask.
+    """
+    d, matrix, on_cpu = precision.compute.itemsize, shape.vocab * shape.hidden, strategy.on_cpu
+    half = d < 4
+    gradient = matrix * (4 + d * half) * trains_head
+    if load.signed_sum:
+        copied = matrix * d * (precision.compute != precision.weights)
+        rows = min(load.scored, max(1, (CPU_LOGITS if on_cpu else CUDA_LOGITS) // shape.vocab))
+        logits = rows * shape.vocab * (10 if half else 8)
+        return load.scored * shape.hidden * 2 * d + gradient + copied + logits
+    scored = load.tokens if on_cpu else load.scored
+    tile = min(scored, TOKEN_CHUNK_SIZE) * min(shape.vocab, CUDA_TILE)
+    return scored * shape.hidden * (2 * d + 4) + gradient + tile * (d + 29 * on_cpu)

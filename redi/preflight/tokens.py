@@ -1,0 +1,211 @@
+"""One real row as training and as evaluation present it to the model: the same tokens, all that should be scored."""
+
+import contextlib
+import copy
+import io
+import re
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+
+from redi.evaluation.prompts import THINK, make_prompt
+from redi.preflight.recipe import Model, Recipe
+from redi.runs import UsageError
+
+TAG = THINK.strip()
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A trace as it comes out of the trainer's own data loader: its tokens, and which of them are scored."""
+
+    ids: list[int]
+    scored: list[bool]
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens before the first that is scored; all, where none is."""
+        return self.scored.index(True) if any(self.scored) else len(self.ids)
+
+
+def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
+    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind.
+
+    Raises:
+        UsageError: the script or the trainer refuses the row.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
+        args = copy.copy(recipe.args)
+        args.__class__ = type(recipe.args).__bases__[0]  # one process
+        args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
+        args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
+        args.dataset_num_proc = args.run_name = None
+        args.push_to_hub = False
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the trainer describes a run that is none
+                rows = recipe.prepare(Dataset.from_list([row]), model.tokenizer)
+                trainer = recipe.make_trainer(
+                    model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
+                )
+        except ValueError as error:
+            raise UsageError(f"training refuses the row that was tried: {error}") from error
+        return _first_trace(next(iter(trainer.get_train_dataloader())))
+
+
+def _tiny(config: PreTrainedConfig) -> PreTrainedConfig:
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers, text.hidden_size, text.intermediate_size = 1, 16, 16
+    text.num_attention_heads, text.num_key_value_heads, text.head_dim = 2, 1, 8
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
+    return config
+
+
+def _first_trace(batch: Any) -> Rendering:
+    """The first trace of a batch of `REDITrainer` on traces, `SFTTrainer`, or a trainer of pairs."""
+    if isinstance(batch, list):  # micro-batches of traces
+        micro_batch = next(m for m in batch if m["is_chosen"].any())
+        inputs, positions = micro_batch["model_inputs"], micro_batch["positions"]
+        ids = inputs["input_ids"].flatten()
+        scored = torch.zeros(len(ids), dtype=torch.bool)
+        scored[positions + 1] = True  # token t is predicted at t - 1
+        if "cu_seq_lens_q" in inputs:
+            bounds = inputs["cu_seq_lens_q"].tolist()
+            number = micro_batch["is_chosen"].tolist().index(True)
+            part = slice(bounds[number], bounds[number + 1])
+        else:
+            part = slice(0, int(inputs["attention_mask"][0].sum()))
+        return Rendering(ids[part].tolist(), scored[part].tolist())
+    ids = batch["input_ids"][0]
+    scored = batch["labels"][0] != -100 if "labels" in batch else batch["completion_mask"][0].bool()
+    real = batch["attention_mask"][0].bool() if "attention_mask" in batch else torch.ones_like(ids, dtype=torch.bool)
+    return Rendering(ids[real].tolist(), scored[real].tolist())
+
+
+def check_tokens(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], trained: Rendering, problem: str
+) -> list[tuple[str, str]]:
+    """Compares a trace as trained with the prompt that evaluation makes of its problem.
+
+    Args:
+        recipe: whose trainer rendered the trace.
+        tokenizer: of the model.
+        stops: the tokens that end an answer at evaluation.
+        trained: the trace, not cut.
+        problem: the user's message of the same row.
+
+    Returns:
+        What agrees, as ("ok" or "note", text).
+
+    Raises:
+        UsageError: what would make the trained model differ from the evaluated one, with the tokens where it shows.
+    """
+    prompt = make_prompt(tokenizer, problem, "bare")[1]
+    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
+    for name, ids in (("training", trained.ids), ("evaluation", evaluated)):
+        _refuse_doubled(name, tokenizer, ids, tokenizer.decode(ids))
+    at = first_difference(trained.ids, evaluated)
+    if at is not None:
+        raise UsageError(
+            f"tokens: training and evaluation differ at token {at}: training "
+            f"{around(tokenizer, trained.ids, at)}, evaluation {around(tokenizer, evaluated, at)}; the chat template "
+            f"or the traces' beginning ({THINK!r}) must be changed so that both agree"
+        )
+    if trained.num_prompt != len(prompt):
+        at, what = min((trained.num_prompt, len(prompt))), "scored" if trained.num_prompt < len(prompt) else "masked"
+        raise UsageError(
+            f"tokens: the prompt has {len(prompt)} tokens, but scoring begins at token {trained.num_prompt}: "
+            f"{around(tokenizer, trained.ids, at)} is {what}"
+        )
+    masked = [i for i in range(len(prompt), len(trained.ids)) if not trained.scored[i]]
+    eos = tokenizer.eos_token_id
+    if masked:
+        name = "eos" if trained.ids[masked[0]] == eos else "the completion"
+        raise UsageError(
+            f"tokens: {name} is masked at token {masked[0]}: {around(tokenizer, trained.ids, masked[0])}; the model "
+            "would not learn it"
+        )
+    end = _check_end(recipe.script, tokenizer, stops, trained)
+    return [
+        ("ok", f"prompt of {len(prompt)} tokens and the first {len(evaluated) - len(prompt)} after it agree"),
+        ("ok", f"one {TAG}, no second system block, all {len(trained.ids) - len(prompt)} tokens after it scored"),
+        end,
+    ]
+
+
+def _check_end(
+    script: str, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], trained: Rendering
+) -> tuple[str, str]:
+    eos = tokenizer.eos_token_id
+    last = trained.ids[-1]
+    if last == eos:
+        return "ok", f"eos {tokenizer.decode([eos])!r} is scored last"
+    ending = next((token for token in reversed(trained.ids) if tokenizer.decode([token]).strip()), None)
+    if script == "train_dpo":  # it appends no eos to conversations
+        if ending in stops:
+            return "ok", f"{tokenizer.decode([ending])!r}, which ends an answer, is scored last"
+        return "note", "DPOTrainer appends no eos: where to stop remains as the start model has learnt it"
+    raise UsageError(
+        f"tokens: no eos at the end of the trace: {around(tokenizer, trained.ids, len(trained.ids) - 1)}; the model "
+        f"would not learn to stop with {tokenizer.decode([eos])!r}"
+    )
+
+
+def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> None:
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise UsageError(f"tokens: {name} has two bos tokens {tokenizer.bos_token!r}; the chat template writes one")
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    blocks = re.split("|".join(map(re.escape, sorted(special, key=len, reverse=True))), text) if special else [text]
+    systems = [block for block in blocks if block.startswith("system")]
+    if len(systems) > 1:
+        raise UsageError(
+            f"tokens: {name} has {len(systems)} system blocks: {systems[0][:40]!r}, {systems[1][:40]!r}; the chat "
+            "template must write one"
+        )
+    count = text.count(TAG)
+    if count != 1:
+        raise UsageError(
+            f"tokens: {name} has {count} {TAG} in {shortened(text)!r}; there must be one, opened by the trace or by "
+            "the chat template"
+        )
+
+
+def first_difference(trained: list[int], evaluated: list[int]) -> int | None:
+    """Where the tokens of a trace leave the beginning that evaluation forces; None where they do not."""
+    pairs = zip(trained, evaluated, strict=False)
+    differing = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    return len(trained) if differing is None and len(trained) < len(evaluated) else differing
+
+
+def around(tokenizer: PreTrainedTokenizerBase, ids: list[int], at: int) -> str:
+    """The tokens around a position, that one in brackets: `'user' [' x'] 'y'`."""
+    shown = []
+    for i in range(max(0, at - 2), min(len(ids), at + 3)):
+        token = f"{tokenizer.decode([ids[i]])!r}"
+        shown.append(f"[{token}]" if i == at else token)
+    return " ".join(shown) or "(nothing)"
+
+
+def shortened(text: str, room: int = 60) -> str:
+    """The beginning and the end of a text."""
+    return text if len(text) <= 2 * room else f"{text[:room]} ... {text[-room:]}"
+
+
+def side_by_side(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
+    """The tokens around the end of the prompt, marked by a bar, as trained and as evaluated; one line each."""
+    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
+    begin = max(0, trained.num_prompt - 3)
+    width = max(len(evaluated), trained.num_prompt + 3)
+    lines = []
+    for name, ids in (("training", trained.ids[:width]), ("evaluation", evaluated)):
+        shown = [f"{tokenizer.decode([token])!r}" for token in ids[begin:]]
+        shown.insert(trained.num_prompt - begin, "|")
+        lines.append(f"{name:11}" + " ".join(shown) + " ...")
+    return lines
