@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from redi.data.ahead import ahead
 from redi.data.card import write_card
 from redi.data.corpus import open_corpus
 from redi.data.length_study import NO_SOURCE, Lengths, Recorder
@@ -98,12 +99,12 @@ def build(
     with new_folder(options.output, options.overwrite) as folder:
         dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
         sources: Counter[str] = Counter()
-        selected = _counting(map(select, _counting_sources(corpus.batches, sources)), dropped)
+        selected = _counting(map(select, _counting_sources(ahead(corpus.batches, 2), sources)), dropped)
         rows = shuffled(selected, corpus.num_rows, config["seed"], folder)
         if load_filter is not None:
             rows = _counting(map(load_filter(), rows), dropped)
         recorder = Recorder()
-        files = write_shards(recorder.recording(rows), folder)
+        files = write_shards(recorder.recording(ahead(rows)), folder)
         counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
         assert counts["input_rows"] == dropped.total() + counts["rows"]
         if counts["rows"] == 0:

@@ -1,0 +1,22 @@
+"""Doing the next step of a stream while the one before it is still in use."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
+    """Yields the same items, while a thread makes up to `number` that come after them.
+
+    That pays where making an item, or using it, releases Python's lock, as reading and writing parquet does. An
+    exception of `items` is raised where its item would have come.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        made = deque(thread.submit(next, items, end) for _ in range(number))
+        while (item := made.popleft().result()) is not end:
+            made.append(thread.submit(next, items, end))
+            yield item
