@@ -41,7 +41,7 @@ if $stopped; then exit 143; fi
 set -m
 (
     trap '' TERM
-    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    export PET_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
     exec accelerate launch "${options[@]}" "$script" --config "$recipe/config.yaml" "$@" </dev/null
 ) &
 launcher=$!

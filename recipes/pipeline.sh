@@ -2,13 +2,14 @@
 # From raw traces to a table of the paper. What is done is recognised and skipped, so the same command goes on after any
 # interruption:
 #   bash recipes/pipeline.sh TARGET              everything, in order
-#   bash recipes/pipeline.sh TARGET STAGE [RUN]  one stage; `list` prints them all
+#   bash recipes/pipeline.sh TARGET STAGE [RUN]  one stage; `list` prints them all; `evaluate RUN I/N` samples for one
+#                                                part of the problems, and `evaluate RUN` then gathers them
 # TARGET: table1 or table4 (the final model), table2 or table3 (the ablations), controls, lora (one GPU of 24 GB).
 # From the environment, options separated by spaces:
 #   CORPUS      raw traces, open-r1/OpenR1-Math-Raw; for another corpus the paper's numbers of rows are not asked for
 #   BASE_MODEL  folder or Hub id, Qwen/Qwen2.5-Math-1.5B
 #   ROOT        folder of data/, models/ and runs/, the repository
-#   BENCHMARKS  names or files, those of the paper; SHARD=I/N evaluates only that part of the problems
+#   BENCHMARKS  names or files, those of the paper
 #   PREPARE_OPTIONS, PAIRS_OPTIONS, TRAIN_OPTIONS, EVALUATE_OPTIONS  for prepare_base_model.py, build_pairs.py, every
 #               train.sh and scripts/evaluate.sh
 set -euo pipefail
@@ -18,7 +19,7 @@ fail() {
     echo "error: $1" >&2
     exit 2
 }
-target=${1:-} stage=${2:-all} run=${3:-}
+target=${1:-} stage=${2:-all} run=${3:-} shard=${4:-}
 root=${ROOT:+$ROOT/} corpus=${CORPUS:-open-r1/OpenR1-Math-Raw} base=${BASE_MODEL:-Qwen/Qwen2.5-Math-1.5B}
 read -ra prepare_options <<<"${PREPARE_OPTIONS:-}"
 read -ra pairs_options <<<"${PAIRS_OPTIONS:-}"
@@ -98,7 +99,7 @@ train() { # RUN
 evaluate() { # RUN
     local options=(--protocol paper_final --benchmark-folder "${root}data/benchmarks")
     if [ ${#benchmarks[@]} -gt 0 ]; then options+=(--benchmark "${benchmarks[@]}"); fi
-    if [ -n "${SHARD:-}" ]; then options+=(--shard "$SHARD"); fi
+    if [ -n "$shard" ]; then options+=(--shard "$shard"); fi
     bash scripts/evaluate.sh "$(value "$1" output_dir)" "${options[@]}" "${evaluate_options[@]}"
 }
 
