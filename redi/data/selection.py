@@ -116,10 +116,13 @@ def content_hashes(batch: pa.RecordBatch, generations: Generations, rows: np.nda
     """
     problems, problem_ends = _utf8(batch["problem"])
     texts, ends = _utf8(generations.texts)
+    text_lengths = np.diff(ends).tolist()
+    problem_ends, ends = problem_ends.tolist(), ends.tolist()  # Python's integers are the faster indices
     hashes = []
-    for row, start, count in zip(rows, generations.starts[rows], generations.counts[rows], strict=True):
+    places = (rows.tolist(), generations.starts[rows].tolist(), generations.counts[rows].tolist())
+    for row, start, count in zip(*places, strict=True):
         problem = problems[problem_ends[row] : problem_ends[row + 1]]
-        lengths = [len(problem), *np.diff(ends[start : start + count + 1]).tolist()]
+        lengths = [len(problem), *text_lengths[start : start + count]]
         digest = hashlib.sha256(f"{lengths}\n".encode())
         digest.update(problem)
         digest.update(texts[ends[start] : ends[start + count]])
