@@ -1,4 +1,4 @@
-"""Counting the tokens of many texts: the tokenizer's own counts, several times faster, and on all cores.
+"""Counting the tokens of many texts: the tokenizer's own counts, several times faster, and on two cores.
 
 A tokenizer cuts a text into words, numbers and white space and tokenises each such piece alone, and texts consist of
 the same pieces over and over. So what has been counted once is remembered, at two levels:
@@ -24,13 +24,14 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Characters that finding the shortcuts (half a second) and starting workers (1 to 2 s) are worth it for.
+# Characters that finding the shortcuts (half a second) and starting a worker (1 to 2 s) are worth it for.
 SHORTCUTS_FROM, WORKERS_FROM = 200_000, 4_000_000
-MAX_WORKERS = 3  # their texts come from one process
 MAX_KNOWN = 300_000  # chunks or pieces remembered per process, about 50 MB each
 
 # Chunks are cut before every space that follows a character which is not white space. What Python calls white space
@@ -69,33 +70,30 @@ class Shortcuts:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Shortcuts":
         """Those of a tokenizer: what its parts allow, tried out on short texts of all kinds of characters."""
-        parts = json.loads(tokenizer.to_str())
-        normalizers = {part["type"] for part in _flat(parts["normalizer"], "normalizers")}
-        splits = _flat(parts["pre_tokenizer"], "pretokenizers")
+        normalizers = {part["type"] for part in _parts(tokenizer.normalizer, "normalizers")}
+        splits = _parts(tokenizer.pre_tokenizer, "pretokenizers")
         kinds = {part["type"] for part in splits}
+        added = tokenizer.get_added_tokens_decoder().values()
         local = (
             kinds
             and kinds <= LOCAL_PRE_TOKENIZERS
             and normalizers <= LOCAL_NORMALIZERS
-            and not parts["model"].get("dropout")
-            and not any(
-                token["lstrip"] or token["rstrip"] or re.search(r"\s", token["content"])
-                for token in parts["added_tokens"]
-            )
+            and not getattr(tokenizer.model, "dropout", None)
+            and not any(token.lstrip or token.rstrip or re.search(r"\s", token.content) for token in added)
         )
         if not local or not _pieces_begin_at_spaces(tokenizer):
             return cls(False)
         pattern = _for_ascii(_pattern(splits) or "")
-        digits = _digits_are_alike(tokenizer) and not any(
-            set(token["content"]) & set(DIGITS) for token in parts["added_tokens"]
-        )
+        digits = _digits_are_alike(tokenizer) and not any(set(token.content) & set(DIGITS) for token in added)
         return cls(True, pattern if pattern and _gives_pieces(pattern, tokenizer) else None, digits)
 
 
-def _flat(part: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
-    """The parts of a sequence, or the part alone, or none."""
-    if part is None:
-        return []
+def _parts(whole: Normalizer | PreTokenizer | None, members: str) -> list[dict[str, Any]]:
+    """The options of each part of a sequence (which may hold sequences), or of the one part, or none."""
+    return [] if whole is None else _flat(json.loads(whole.__getstate__()), members)
+
+
+def _flat(part: dict[str, Any], members: str) -> list[dict[str, Any]]:
     return [inner for member in part[members] for inner in _flat(member, members)] if members in part else [part]
 
 
@@ -252,13 +250,13 @@ class TokenCounter:
 
     Args:
         tokenizer: used as it is now; it must not be changed afterwards.
-        num_workers: processes that count beside this one, started when enough text has come to be worth it; by default
-            one for every other core, up to `MAX_WORKERS`.
+        num_workers: processes that count beside this one, started when enough text has come to be worth it. By default
+            one, where there is a second core: each takes 300 MB and more.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", num_workers: int | None = None):
         self.tokenizer = tokenizer
-        self.num_workers = min(MAX_WORKERS, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
+        self.num_workers = min(1, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self._num_characters = 0
         self._shortcuts = Shortcuts(chunks=False)
         self._idle: list[Connection] = []
