@@ -5,11 +5,14 @@ import json
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import bench_balance
+import bench_corpus
+import bench_data
 import bench_trainer
 
 SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
@@ -90,7 +93,63 @@ def test_balance_figures(tmp_path):
 
 
 def test_wrong_options_are_one_line(capsys):
-    for main in (bench_trainer.main, bench_balance.main):
+    for main in (bench_trainer.main, bench_balance.main, bench_data.main):
         with pytest.raises(SystemExit, match="2"):
             main(["--repeats", "0"])
         assert "'0' is not a whole number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # six processes that import everything
+def test_data_figures_of_every_stage(tmp_path, capsys):
+    path = tmp_path / "data.json"
+    small = ["--rows", "500", "--trace-characters", "300", "--loop-pairs", "50", "--repeats", "1"]
+    bench_data.main([*small, "--json", str(path)])
+    results = json.loads(path.read_text())
+    assert list(results) == ["select", "length", "decontaminate"]
+    for sides in results.values():
+        assert list(sides) == ["loop", "ours"]
+        for figures in sides.values():
+            assert set(figures) == {"rows_per_s", "rows_per_cpu_s", "mb_per_s", "peak_memory_mb"}
+            assert min(figures.values()) > 0
+    assert "500 rows" in capsys.readouterr().out
+
+
+def test_both_sides_of_the_data_bench_do_the_same(tmp_path):
+    options = argparse.Namespace(trace_characters=300, benchmark_folder=None, tokenizer=None, seed=0)
+    inputs, sizes = bench_data.make_inputs(tmp_path, 300, options)
+    num_pairs = bench_data.make_pairs(inputs, 300)
+    assert num_pairs["loop"] == num_pairs["ours"]
+
+    def made(side, stage, pattern):
+        scratch = tmp_path / side / stage
+        scratch.mkdir(parents=True)
+        bench_data.SIDES[side](stage, inputs, scratch)()
+        return [row for file in sorted(scratch.glob(pattern)) for row in pq.read_table(file).to_pylist()]
+
+    loop, ours = made("loop", "select", "*.parquet"), made("ours", "select", "output/*.parquet")
+    assert len(ours) == num_pairs["ours"][0] > 50
+    assert [row | {"uuid": None} for row in loop] == [row | {"uuid": None} for row in ours]
+    loop, ours = made("loop", "length", "*.parquet"), made("ours", "length", "*.parquet")
+    assert loop == ours
+    loop = {(row["row"], row["benchmark"]) for row in made("loop", "decontaminate", "*.parquet")}
+    made("ours", "decontaminate", "output/*.parquet")
+    report = json.loads((tmp_path / "ours" / "decontaminate" / "output" / "report.json").read_text())
+    ours = {(overlap["row"], overlap["benchmark"]) for overlap in report["overlaps"]}
+    assert loop == ours and len(ours) > 0
+
+
+def test_the_data_bench_keeps_to_its_sizes(tmp_path):
+    sizes = bench_corpus.make_corpus(tmp_path / "raw.parquet", 1200, 500, ["one two three four"], seed=0)
+    table = pq.read_table(tmp_path / "raw.parquet")
+    traces = [trace for row in table["generations"].to_pylist() for trace in row]
+    assert (sizes["rows"], sizes["traces"]) == (len(table), len(traces)) == (1200, len(traces))
+    assert len(traces) / 1200 == pytest.approx(14 / 6, rel=0.05)
+    assert np.median([len(trace) for trace in traces]) == pytest.approx(500, rel=0.1)
+
+
+@pytest.mark.slow  # three processes that import everything
+def test_memory_of_the_data_commands(tmp_path, capsys):
+    bench_data.main(["--memory", "100", "--trace-characters", "100", "--json", str(tmp_path / "memory.json")])
+    results = json.loads((tmp_path / "memory.json").read_text())
+    assert list(results) == ["100"] and list(results["100"]) == ["select", "select and length", "decontaminate"]
+    assert "peak MiB" in capsys.readouterr().out
