@@ -27,7 +27,7 @@ def test_a_job_that_is_fine_passes_with_its_plan(job, stage, objective):
     assert "16 positives" in said if stage == "sft" else "16 pairs" in said
     assert "as its manifest.json counts" in said
     assert "batch       8 = 4 x 1 x 2 (processes x per device x accumulation)" in said
-    assert "steps       2 of 2 an epoch" in said  # 16 rows, 8 a step
+    assert "steps       2 in 1 epoch(s) of 2" in said  # 16 rows, 8 a step
     assert "1 checkpoint(s)" in said  # after step 2
     end = "'<|im_end|>', which ends an answer, is scored last" if stage == "dpo" else "eos '<|endoftext|>' is scored"
     assert end in said
@@ -97,6 +97,11 @@ def test_a_cut_off_weights_file_is_refused(job):
     weights = job.model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     assert "model.safetensors is damaged or cut off" in job.check(code=2)
+
+
+def test_a_model_without_its_tokenizer_is_refused(job):
+    (job.model / "tokenizer.json").unlink()
+    assert "has no tokenizer in it; copy its base model's" in job.check(code=2)
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(job):

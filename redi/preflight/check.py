@@ -1,5 +1,6 @@
 """All checks of a recipe, one after the other, and the report that they make."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ def preflight(
     report.ok(f"{len(recipe.given)} options, read by scripts/{recipe.script}.py")
     if recipe.is_finished:
         report.note(f"output_dir {recipe.args.output_dir} holds this run, finished: the job would do nothing")
+    kernel = recipe.run.attn_implementation or ""
+    if kernel.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
+        report.note(f"attn_implementation={kernel} needs the package flash-attn, which is not installed here")
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: configuration, tokenizer, weights")
@@ -181,7 +185,7 @@ def _report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: Lengths) -
     )
     factors = f"{recipe.strategy.gpus} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
     report.line("", f"batch       {plan.global_batch} = {factors} (processes x per device x accumulation)")
-    report.line("", f"steps       {plan.steps:,} of {plan.per_epoch:,} an epoch: {plan.epochs:.3g} epoch(s)")
+    report.line("", f"steps       {plan.steps:,} in {plan.epochs:.3g} epoch(s) of {plan.per_epoch:,}")
     report.line("", f"tokens      {plan.tokens / 1e6:,.1f} million, pads not counted")
     report.line("", f"micro-batch at most {plan.load.tokens:,} tokens on one GPU" + (", pads counted" * _pads(recipe)))
     if plan.cut:
@@ -315,10 +319,8 @@ def _check_disk(report: Report, recipe: Recipe, shape: ModelShape, precision: Pr
     report.line("", f"the final model of {final / 1e9:.2f} GB")
     text = f"{needed / 1e9:.1f} GB at most at a time, {free / 1e9:.1f} GB are free"
     if needed > free:
-        raise UsageError(
-            f"output_dir={recipe.args.output_dir}: {text}; set save_total_limit or a larger save_steps, or choose "
-            "another disk"
-        )
+        fewer = "" if kept <= 2 else "set a small save_total_limit or a larger save_steps, or "
+        raise UsageError(f"output_dir={recipe.args.output_dir}: {text}; {fewer}choose another disk")
     report.ok(text)
 
 

@@ -28,7 +28,7 @@ def checkpoint_bytes(recipe: Recipe, shape: ModelShape, precision: Precision) ->
     w, p, t = precision.weights.itemsize, shape.params, shape.trained
     kind = recipe.strategy.kind
     if kind.startswith("zero"):  # bfloat16 weights; float32 weights and two moments
-        weights, state = 2 * p, 12 * t
+        weights, state = 2 * p, 12 * t + (0 if kind == "zero3" else 2 * p)  # DeepSpeed writes whole weights again
     elif kind == "fsdp2":  # float32 weights and two moments
         weights, state = 4 * p, 8 * t
     else:

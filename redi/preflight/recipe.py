@@ -94,7 +94,9 @@ def read_recipe(config: Path, overrides: list[str], gpus: int, accelerate: Path 
         raise UsageError(f"lora_r={run.lora_r} works on whole models: use single_gpu, ddp or zero2, not {name}")
     with contextlib.redirect_stdout(io.StringIO()):  # it says so too
         is_finished = training._is_finished(args, given)
-    accelerate_name = "cpu" if on_cpu else accelerate.stem if accelerate else name
+    accelerate_name = accelerate.stem if accelerate else name
+    if strategy.kind == "none":  # as launch.sh does
+        accelerate_name = "cpu" if on_cpu else "single_gpu"
     return Recipe(script, run, args, given, prepare, make_trainer, strategy, accelerate_name, lora, is_finished)
 
 
@@ -186,6 +188,10 @@ def open_model(recipe: Recipe) -> Model:
             checkpoint._check_weights(path, Path(path))
         except UsageError as error:
             raise UsageError(str(error).replace("--model ", "model_name_or_path=", 1)) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # an empty one, made without files
+        raise UsageError(
+            f"model_name_or_path={path} has no tokenizer in it; copy its base model's tokenizer files there"
+        )
     size, vocabulary = len(tokenizer), config.get_text_config().vocab_size
     if size > vocabulary:
         raise UsageError(

@@ -46,6 +46,8 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
         args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
         args.dataset_num_proc = args.run_name = None
         args.push_to_hub = False
+        if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs on GPUs alone
+            args.padding_free = args.packing = False
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the trainer describes a run that is none
                 rows = recipe.prepare(Dataset.from_list([row]), model.tokenizer)
