@@ -155,7 +155,7 @@ def main(argv: list[str]) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=list(SIZES)[1:], default=list(SIZES)[1:], help="of the models, in parameters")
     add("--sides", nargs="+", choices=["redi", "dpo"], default=["redi", "dpo"], help="what trains")
-    add("--lengths", type=positive, nargs="+", default=[512, 2048, 4096], help="tokens of a trace; a step has two")
+    add("--lengths", type=positive, nargs="+", default=[512, 2048], help="tokens of a trace; a step has two")
     add("--threads", type=positive, default=2, help="of the CPU")
     add("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
