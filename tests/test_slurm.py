@@ -234,3 +234,5 @@ def test_a_real_job_is_stopped_goes_back_into_the_queue_and_ends(cluster, traini
     step = re.search(r"stopped by SIGTERM after step (\d+)", log.read_text())[1]
     wait_for((tmp_path / "out" / "manifest.json").is_file, "the job did not end", 500)
     assert f"resuming from {tmp_path}/out/checkpoint-{step}" in log.read_text()
+    queue = ["squeue", "--noheader"]
+    wait_for(lambda: not subprocess.run(queue, env=cluster, capture_output=True).stdout, "the queue is not empty")
