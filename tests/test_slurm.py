@@ -134,14 +134,18 @@ def wait_for(condition, what: str, seconds: float = 300) -> None:
         time.sleep(0.2)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.mark.slow
 def test_two_machines_stop_together_with_143_and_resume(training, tmp_path):
     """Two launchers over gloo, as on two machines; SIGTERM goes to all processes of one, as SLURM sends it."""
     settings = yaml.safe_load((REPOSITORY / "configs/accelerate/ddp.yaml").read_text()) | {"mixed_precision": "no"}
     (tmp_path / "ddp.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = ON_CPU | {"ACCELERATE_CONFIG": str(tmp_path / "ddp.yaml"), "NUM_PROCESSES": "1", "NUM_MACHINES": "2"}
     environment |= {"MAIN_PROCESS_IP": "127.0.0.1", "MAIN_PROCESS_PORT": str(port)}
 
@@ -195,7 +199,7 @@ def cluster(tmp_path) -> Iterator[dict[str, str]]:
     """A SLURM of one node, on this machine; the environment of its commands."""
     if os.environ.get("REDI_TEST_SLURM") != "1":
         pytest.skip("a real SLURM is tried with REDI_TEST_SLURM=1")
-    host, ports = socket.gethostname().split(".")[0], [17817, 17818]
+    host, ports = socket.gethostname().split(".")[0], [free_port(), free_port()]
     values = {"host": host, "ports": ports, "user": getpass.getuser(), "folder": tmp_path / "slurm"}
     for name in ("state", "spool"):
         (tmp_path / "slurm" / name).mkdir(parents=True)
