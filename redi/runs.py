@@ -157,6 +157,7 @@ def write_manifest(
     counts: dict[str, Any],
     seed: int | None = None,
     started: float | None = None,
+    fingerprints: dict[str, str] | None = None,
 ) -> None:
     """Writes `manifest.json`: everything needed to trace a number to what made it. Written last in its folder.
 
@@ -167,11 +168,15 @@ def write_manifest(
         counts: what came out, and what was dropped and why.
         seed: the seed of the run, if it has one.
         started: `time.time()` at the start; gives `wall_seconds`.
+        fingerprints: those of inputs that are known already, by name.
     """
+    known = fingerprints or {}
     manifest = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "config": config,
-        "inputs": {name: {"path": str(path), "sha256": fingerprint(path)} for name, path in inputs.items()},
+        "inputs": {
+            name: {"path": str(path), "sha256": known.get(name) or fingerprint(path)} for name, path in inputs.items()
+        },
         "seed": seed,
         "counts": counts,
         "git_revision": git_revision(),

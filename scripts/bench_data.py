@@ -41,11 +41,12 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -138,11 +139,11 @@ def measure(side: str, stage: str, inputs: Inputs) -> dict[str, float]:
         started, cpu_started = time.perf_counter(), cpu_seconds()
         run()
         seconds, used = time.perf_counter() - started, cpu_seconds() - cpu_started
-    peak = peak_memory_mb("self") + sum(peak_memory_mb(str(worker.pid)) for worker in active_children())
+    peak = peak_memory_mb(os.getpid()) + sum(peak_memory_mb(worker.pid) for worker in psutil.Process().children())
     return {"seconds": seconds, "cpu_seconds": used, "peak_memory_mb": peak}
 
 
-def peak_memory_mb(process: str) -> float:
+def peak_memory_mb(process: int) -> float:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -151,10 +152,8 @@ def cpu_seconds() -> float:
     """User and system time of this process, of its children that have ended, and of those that have not."""
     ended = getrusage(RUSAGE_CHILDREN)
     total = time.process_time() + ended.ru_utime + ended.ru_stime
-    for worker in active_children():
-        # Fields 14 and 15 of `man proc_pid_stat`; the second, a name, may hold spaces.
-        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    for worker in psutil.Process().children():
+        total += sum(worker.cpu_times()[:2])
     return total
 
 
@@ -267,7 +266,7 @@ def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--rows", type=positive, default=2000, help="problems of the corpus")
-    add("--trace-characters", type=positive, default=2000, help="median length of a trace")
+    add("--trace-characters", type=positive, default=1000, help="median length of a trace")
     add("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to time")
     add("--loop-pairs", type=positive, default=1000, help="pairs that the loop tokenises")
     add("--repeats", type=positive, default=3, help="rounds over both sides")

@@ -1,7 +1,6 @@
 """Token counts with shortcuts equal the tokenizer's own, for tokenizers that allow them and for those that do not."""
 
 import random
-from multiprocessing import active_children
 
 import pytest
 from conftest import make_tokenizer
@@ -115,20 +114,20 @@ def test_added_tokens_with_digits(backend):
     assert token_counts._Counts(copy, shortcuts).of(["a<7>b <8>"]) == [len(copy.encode("a<7>b <8>"))]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_and_workers(monkeypatch, num_workers):
+@pytest.mark.parametrize("use_worker", [False, True])
+def test_batches_and_the_worker(monkeypatch, use_worker):
     tokenizer = make_tokenizer()
     wanted = [len(ids) for ids in tokenizer(TEXTS, add_special_tokens=False)["input_ids"]]
     monkeypatch.setattr(token_counts, "SHORTCUTS_FROM", 2000)
-    monkeypatch.setattr(token_counts, "WORKERS_FROM", 4000)
-    counter = TokenCounter(tokenizer, num_workers)
-    before = set(active_children())
+    monkeypatch.setattr(token_counts, "WORKER_FROM", 4000)
+    counter = TokenCounter(tokenizer, use_worker)
     batches = [TEXTS[i : i + 10] for i in range(0, len(TEXTS), 10)]
     assert counter.count(batches) == wanted
-    assert len(set(active_children()) - before) == num_workers
-    for _ in range(num_workers):  # all are ready now, and stay for the next texts
-        while counter._busy:
-            counter._collect({}, timeout=None)
+    if use_worker:
+        counter._collect({}, timeout=60)  # until it has started
+    assert counter._worker_is_ready == use_worker
+    counter._counts = None if use_worker else counter._counts
+    monkeypatch.setattr(token_counts, "SENT_AT_ONCE", len(batches))  # all to the worker
     assert counter.count(batches) == wanted
     assert counter.count([]) == []
 
@@ -138,7 +137,7 @@ def test_truncation_and_padding_of_the_file_are_left_out():
     backend.enable_truncation(3)
     backend.enable_padding(length=9)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert TokenCounter(tokenizer, 0).count([["aaaaa", "a"]]) == [5, 1]
+    assert TokenCounter(tokenizer).count([["aaaaa", "a"]]) == [5, 1]
 
 
 def test_a_tokenizer_written_in_python():

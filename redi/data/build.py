@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from redi.data.corpus import open_corpus
 from redi.data.length_study import NO_SOURCE, Lengths, Recorder
 from redi.data.selection import CHECKS
 from redi.data.shuffle import shuffled, write_shards
-from redi.runs import StrictParser, UsageError, is_finished, new_folder, read_manifest, write_manifest
+from redi.runs import StrictParser, UsageError, fingerprint, is_finished, new_folder, read_manifest, write_manifest
 
 Select = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Counter[str]]]
 Filter = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
@@ -96,6 +97,7 @@ def build(
         return
 
     corpus = open_corpus(inputs["corpus"])
+    hashes = _hashes(inputs)
     with new_folder(options.output, options.overwrite) as folder:
         dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
         sources: Counter[str] = Counter()
@@ -121,8 +123,29 @@ def build(
             counts=counts,
             lengths=lengths,
         )
-        write_manifest(folder, config=config, inputs=inputs, counts=counts, seed=config["seed"], started=started)
+        write_manifest(
+            folder,
+            config=config,
+            inputs=inputs,
+            counts=counts,
+            seed=config["seed"],
+            started=started,
+            fingerprints=hashes(),
+        )
     print(count_table(counts))
+
+
+def _hashes(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
+    """Starts hashing the inputs beside all other work; the function returned waits for the hashes, by name."""
+    found: dict[str, str] = {}
+    thread = Thread(target=lambda: found.update({name: fingerprint(inputs[name]) for name in inputs}), daemon=True)
+    thread.start()  # a daemon, since a build that fails should not wait for it
+
+    def hashes() -> dict[str, str]:
+        thread.join()
+        return found
+
+    return hashes
 
 
 def refuse_output_over_input(output: Path, inputs: dict[str, str]) -> None:

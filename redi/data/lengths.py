@@ -23,8 +23,8 @@ RESPONSE_TOO_LONG = "response too long"
 # the paper's 53,175 pairs depend on. "exact": what training sees, `redi.data.tokens.encode`.
 LENGTH_RULES = ("paper", "exact")
 
-# Characters rendered, and counted by one process, at a time: hundredths of a second.
-BATCH_CHARACTERS = 200_000
+# Characters rendered, and counted by one process, at a time: a hundredth of a second. They fit into a pipe's buffer.
+BATCH_CHARACTERS = 100_000
 
 
 def load_tokenizer(path: str, rule: str = "paper") -> TokenCounter:

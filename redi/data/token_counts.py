@@ -15,12 +15,15 @@ whole texts, are tokenised.
 import json
 import os
 import re
-import signal
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, pre_tokenizers
@@ -30,8 +33,9 @@ from tokenizers.pre_tokenizers import PreTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Characters that finding the shortcuts (half a second) and starting a worker (1 to 2 s) are worth it for.
-SHORTCUTS_FROM, WORKERS_FROM = 200_000, 4_000_000
+# Characters that finding the shortcuts (half a second) and starting a worker (the same) are worth it for.
+SHORTCUTS_FROM, WORKER_FROM = 200_000, 1_000_000
+SENT_AT_ONCE = 2  # batches that the worker has, so that it need not wait for the next
 MAX_KNOWN = 300_000  # chunks or pieces remembered per process, about 50 MB each
 
 # Chunks are cut before every space that follows a character which is not white space. What Python calls white space
@@ -250,17 +254,18 @@ class TokenCounter:
 
     Args:
         tokenizer: used as it is now; it must not be changed afterwards.
-        num_workers: processes that count beside this one, started when enough text has come to be worth it. By default
-            one, where there is a second core: each takes 300 MB and more.
+        use_worker: whether a second process counts beside this one, once enough text has come to be worth its start
+            and its memory, 300 MB and more. By default where there is a second core.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", num_workers: int | None = None):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", use_worker: bool | None = None):
         self.tokenizer = tokenizer
-        self.num_workers = min(1, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
+        self._use_worker = (os.cpu_count() or 1) > 1 if use_worker is None else use_worker
         self._num_characters = 0
+        self._worker: Connection | None = None
+        self._worker_is_ready = False
+        self._sent: deque[int] = deque()  # the numbers of the batches that the worker has
         self._shortcuts = Shortcuts(chunks=False)
-        self._idle: list[Connection] = []
-        self._busy: dict[Connection, int | None] = {}  # with the batch of that number, or None with starting
         if tokenizer.is_fast:
             self._backend = tokenizer.backend_tokenizer
             self._backend.no_truncation()
@@ -275,55 +280,67 @@ class TokenCounter:
         counts: dict[int, list[int]] = {}  # by the number of the batch
         for number, texts in enumerate(batches):
             self._prepare(sum(map(len, texts)))
-            self._collect(counts, timeout=0)
-            if self._idle:
-                worker = self._idle.pop()
-                worker.send(texts)
-                self._busy[worker] = number
+            self._collect(counts)
+            if self._worker_is_ready and len(self._sent) < SENT_AT_ONCE:
+                self._worker.send(texts)
+                self._sent.append(number)
             else:
                 counts[number] = self._counts.of(texts)
-        while set(self._busy.values()) - {None}:
+        while self._sent:
             self._collect(counts, timeout=None)
         return [count for number in sorted(counts) for count in counts[number]]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _collect(self, counts: dict[int, list[int]], timeout: float | None) -> None:
-        """Takes what workers have sent, after waiting for one to send something."""
-        for worker in wait(list(self._busy), timeout):
-            sent, number = worker.recv(), self._busy.pop(worker)
-            if number is not None:
-                counts[number] = sent
-            self._idle.append(worker)
-
     def _prepare(self, num_characters: int) -> None:
-        """Takes the shortcuts, and starts the workers, once there is enough to count."""
+        """Takes the shortcuts, and starts the worker, once there is enough to count."""
         before, self._num_characters = self._num_characters, self._num_characters + num_characters
         if before < SHORTCUTS_FROM <= self._num_characters:
             self._shortcuts = Shortcuts.of(self._backend)
             self._counts = _Counts(self._backend, self._shortcuts)
-        if before < WORKERS_FROM <= self._num_characters:
-            context = get_context("spawn")  # a fork could inherit a lock that a thread of Arrow holds
-            arguments = (self._backend.to_str(), self._backend.encode_special_tokens, self._shortcuts)
-            for _ in range(self.num_workers):
-                ours, theirs = context.Pipe()
-                context.Process(target=_serve, args=(theirs, *arguments), daemon=True).start()
-                theirs.close()
-                self._busy[ours] = None
+        if before < WORKER_FROM <= self._num_characters and self._use_worker:
+            self._worker = _start_worker()
+            self._worker.send((self._backend.to_str(), self._backend.encode_special_tokens, self._shortcuts))
+
+    def _collect(self, counts: dict[int, list[int]], timeout: float | None = 0) -> None:
+        """Takes what the worker has sent; without a time-out, waits until there is something."""
+        while self._worker is not None and self._worker.poll(timeout):
+            if self._worker_is_ready:
+                counts[self._sent.popleft()] = self._worker.recv()
+            else:
+                self._worker_is_ready = self._worker.recv()
+            timeout = 0
 
 
-def _serve(connection: Connection, tokenizer: str, encode_special_tokens: bool, shortcuts: Shortcuts) -> None:
-    """What a worker does until the other end of its pipe is gone: says that it is ready, then counts what it gets."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one worker per core
-    backend = Tokenizer.from_str(tokenizer)
-    backend.encode_special_tokens = encode_special_tokens
-    counts = _Counts(backend, shortcuts)
-    connection.send("ready")
-    while True:
-        try:
-            texts = connection.recv()
-        except EOFError:
-            return
-        connection.send(counts.of(texts))
+def _start_worker() -> Connection:
+    """Starts a process that runs `serve`, and returns this end of the pipe between them.
+
+    It is no `multiprocessing.Process`, which would import all that the command imported.
+    """
+    ours, theirs = Pipe()
+    with theirs:
+        subprocess.Popen(
+            [sys.executable, "-c", f"from redi.data.token_counts import serve; serve({theirs.fileno()})"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,  # Ctrl-C is for the process that started it
+        )
+    return ours
+
+
+def serve(pipe: int) -> None:
+    """What a worker does until the other end of its pipe is gone.
+
+    It receives a tokenizer with its shortcuts, says that it is ready, and then counts what it gets.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other cores are taken
+    with Connection(pipe) as connection, suppress(EOFError):
+        tokenizer, encode_special_tokens, shortcuts = connection.recv()
+        backend = Tokenizer.from_str(tokenizer)
+        backend.encode_special_tokens = encode_special_tokens
+        counts = _Counts(backend, shortcuts)
+        connection.send(True)
+        while True:
+            connection.send(counts.of(connection.recv()))
