@@ -146,7 +146,8 @@ def test_two_steps_of_every_recipe(recipe, model_path, rows_file, tmp_path):
 
 
 STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})
-NEED_GPU = {"fsdp2", "zero3_offload"}  # accelerate turns to FSDP, and DeepSpeed to its CPU Adam, only beside a GPU
+# accelerate turns to FSDP, and DeepSpeed to its CPU Adam, only beside a GPU; without one, single_gpu is cpu
+NEED_GPU = {"fsdp2", "zero3_offload", "single_gpu"}
 
 
 @pytest.mark.slow
