@@ -312,3 +312,9 @@ def test_wandb_logs_offline(model_path, pairs_file, tmp_path):
         WANDB_DIR=str(tmp_path),
     )
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_tensorboard_writes_on_this_machine(model_path, pairs_file, tmp_path):
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
+    train_redi.main([*argv, *CPU, *STEPS, "--report_to", "tensorboard"])
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
