@@ -124,11 +124,22 @@ def test_front_matter(tmp_path, num_rows, size):
     write_card(tmp_path, title="pairs", summary="Pairs.", config={}, inputs={"corpus": "raw"}, counts=counts)
     front = (tmp_path / "README.md").read_text().split("---\n")[1]
     assert yaml.safe_load(front) == {
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}],
         "size_categories": [size],
         "task_categories": ["text-generation"],
     }
     assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_folders_of_one_name_are_not_taken_for_one_another(tmp_path):
+    """With a picture beside the rows, in one cache; the second folder is then written again with other rows."""
+    for place, num_rows in (("a", 3), ("b", 5), ("b", 4)):
+        folder = tmp_path / place / "pairs"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": list(range(num_rows))}), folder / "train-00000-of-00001.parquet")
+        counts = {"input_rows": num_rows, "dropped": {}, "rows": num_rows}
+        write_card(folder, title="pairs", summary="Pairs.", config={}, inputs={}, counts=counts, lengths=TEN)
+        loaded = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded["x"][:] == list(range(num_rows))
 
 
 @pytest.mark.parametrize(("name", "kept"), [("build_pairs", 10), ("build_positives", 11)])

@@ -21,7 +21,7 @@ from redi import REDIConfig, REDITrainer, training
 from redi.config import UNREAD_OPTIONS
 from redi.options import parse_options
 from redi.runs import UsageError
-from redi.training import RunArguments, load_tokenizer, run_training
+from redi.training import RunArguments, load_rows, load_tokenizer, run_training
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import train_dpo
@@ -275,6 +275,17 @@ def test_bad_input_is_one_line_and_exit_code_2(model_path, pairs_file, tmp_path,
     assert caught.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
+
+
+def test_rows_are_those_of_the_folder_whatever_was_cached_of_one_of_its_name(tmp_path):
+    """datasets knows a local folder whose card has `configs` by its name and its card alone."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train-*.parquet\n---\n"
+    for number in (3, 5, 4):
+        folder = tmp_path / str(number % 2) / "pairs"  # 5 takes the place of 3: a folder built again
+        folder.mkdir(parents=True, exist_ok=True)
+        Dataset.from_list(make_pairs(number)).to_parquet(folder / "train-00000-of-00001.parquet")
+        (folder / "README.md").write_text(card)
+        assert len(load_rows(str(folder), "train")) == number
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(model_path, tmp_path):

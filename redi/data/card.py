@@ -35,7 +35,7 @@ def write_card(
 ) -> None:
     """Writes `README.md`, and `lengths.png` where lengths are given, into a folder of `train-*.parquet`.
 
-    The front matter names the parquet files, so that `load_dataset(folder)` and the Hub take nothing else for data.
+    `load_dataset(folder)` and the Hub find the rows by the name `train-*.parquet`, and take nothing else for data.
 
     Args:
         folder: the output folder.
@@ -68,12 +68,9 @@ def write_card(
 
 def _front_matter(num_rows: int) -> str:
     size = next((name for limit, name in SIZES.items() if num_rows < limit), "100M<n<1B")
+    # No `configs` here: with them, datasets 5.2 knows a local folder by its name and this text alone, and gives back
+    # what it cached of another folder of that name, or of this one before it was built again.
     return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train-*.parquet
 size_categories:
 - {size}
 task_categories:
