@@ -114,24 +114,15 @@ def build(
         check_expected(options.expect_rows, counts["rows"])
         lengths = recorder.lengths()
         counts["sources"] = _sources(sources, lengths)
+        about = {"config": config, "inputs": inputs, "counts": counts}
         write_card(
             folder,
             title=options.output.resolve().name,
             summary=summary,
-            config=config,
-            inputs=inputs,
-            counts=counts,
+            **about,
             lengths=lengths,
         )
-        write_manifest(
-            folder,
-            config=config,
-            inputs=inputs,
-            counts=counts,
-            seed=config["seed"],
-            started=started,
-            fingerprints=hashes(),
-        )
+        write_manifest(folder, **about, seed=config["seed"], started=started, fingerprints=hashes())
     print(count_table(counts))
 
 
