@@ -7,6 +7,7 @@
 #   NUM_MACHINES=N          the same command on each of N machines, each with its MACHINE_RANK=0..N-1 and all with the
 #                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/submit.py sets them
 # SIGTERM goes on to the training processes: they save a checkpoint, and the exit code is 143. The same command resumes.
+# Other exit codes: 2 for a mistake in the options or the data, 3 where the collapse guard stopped the run.
 set -euo pipefail
 script=scripts/$1.py recipe=$(cd "$2" && pwd) chosen=configs/accelerate/$3.yaml
 shift 3
@@ -15,11 +16,16 @@ if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 stopped=false
 trap 'stopped=true' TERM
 
-# A mistake in the options ends here, with one line and exit code 2, before any process is launched.
-python "$script" --config "$recipe/config.yaml" "$@" --check_only true
+# A mistake in the options ends here, with one line and exit code 2, before any process is launched; so does a run that
+# is finished.
+checked=$(python "$script" --config "$recipe/config.yaml" "$@" --check_only true)
+num_gpus=$(sed -n 's/^options are right; GPUs here: //p' <<<"$checked")
+if [ -z "$num_gpus" ]; then
+    echo "$checked"
+    exit 0
+fi
 
 machines=${NUM_MACHINES:-1}
-num_gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 total=$((machines * ${NUM_PROCESSES:-$num_gpus}))
 if [ "$num_gpus" = 0 ]; then
     chosen=configs/accelerate/cpu.yaml
@@ -35,6 +41,10 @@ elif [ "$total" -gt 1 ]; then
     options+=(--main_process_port 0) # any free one: another run may be on this machine
 fi
 if $stopped; then exit 143; fi
+
+REDI_EXIT_CODE_FILE=$(mktemp) # the launcher's own is 1, whatever its processes' is
+export REDI_EXIT_CODE_FILE
+trap 'rm -f "$REDI_EXIT_CODE_FILE"' EXIT
 
 # The launcher must not hear SIGTERM: it would kill its processes 30 s later, in the middle of a long checkpoint. With
 # job control it gets a process group of its own, and so an interrupt that is not ignored, as it is in the background.
@@ -54,5 +64,6 @@ while kill -0 "$launcher" 2>/dev/null; do # a signal ended the wait
 done
 code=0
 wait "$launcher" || code=$?
+if [ "$code" != 0 ] && [ -s "$REDI_EXIT_CODE_FILE" ]; then code=$(<"$REDI_EXIT_CODE_FILE"); fi
 if $stopped && [ "$code" != 0 ]; then code=143; fi
 exit "$code"

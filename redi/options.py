@@ -9,6 +9,10 @@ from transformers import HfArgumentParser
 
 from redi.runs import StrictParser, UsageError, nearest
 
+# Where things are and what watches the run, not what it is: left out of its name.
+_PLACES = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "report_to", "project"}
+_PLACES |= {"disable_tqdm", "push_to_hub", "hub_model_id", "hub_token"}
+
 
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
@@ -21,7 +25,8 @@ def parse_options(
     """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
 
     YAML keys and command-line options have one spelling, the dataclass fields' names. A YAML value goes through the
-    same conversion as a command-line value, so a value of the wrong type is refused in both places.
+    same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, where
+    it is an option and not given, becomes the recipe's name and what the command line overrides.
 
     Args:
         argv: the command line, without the program's name.
@@ -33,12 +38,11 @@ def parse_options(
 
     Raises:
         UsageError: an unknown or unread key, a value of the wrong type, a missing file, or a combination of options
-        that a
-            dataclass refuses.
+            that a dataclass refuses.
     """
     parser = _Parser(dataclass_types, allow_abbrev=False)
     fields = {action.dest: action for action in parser._actions if action.dest != "help"}
-    from_file, overrides = _read_config(argv)
+    from_file, overrides, path = _read_config(argv)
     for key in from_file:
         if key not in fields:
             raise UsageError(f"unknown key '{key}'{nearest(key, list(fields))}")
@@ -49,7 +53,8 @@ def parse_options(
             raise UsageError(
                 f"unknown option '{option}'{nearest(option.replace('-', '_').replace('__', '--', 1), known)}"
             )
-    given = list(from_file) + [parser._option_string_actions[option].dest for option in given_overrides]
+    overridden = [parser._option_string_actions[option].dest for option in given_overrides]
+    given = list(from_file) + overridden
     for key in given:
         if key in (unread or {}):
             raise UsageError(f"option '{key}' is not read here: {unread[key]}. Remove it.")
@@ -67,11 +72,20 @@ def parse_options(
     except (ValueError, TypeError) as error:  # a dataclass refused its values
         raise UsageError(str(error)) from error
     values = {name: value for instance in instances for name, value in vars(instance).items()}
+    for instance in instances:
+        if path is not None and getattr(instance, "run_name", "") is None:
+            instance.run_name = run_name(path, {key: values[key] for key in overridden})
     return list(instances), {key: values[key] for key in given}
 
 
-def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The YAML mapping named by `--config` (empty without one), and the rest of the command line."""
+def run_name(config: Path, overrides: dict[str, Any]) -> str:
+    """STAGE/RUN of a recipe, and the options that override it but for places: `redi/alpha0.8 alpha=0.5 seed=7`."""
+    parts = ["/".join(config.resolve().parent.parts[-2:])]
+    return " ".join(parts + [f"{key}={value}" for key, value in overrides.items() if key not in _PLACES])
+
+
+def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str], Path | None]:
+    """The YAML mapping named by `--config` (empty without one), the rest of the command line, and the file."""
     rest = list(argv)
     for i, argument in enumerate(rest):
         if argument == "--config" and i + 1 < len(rest):
@@ -82,7 +96,7 @@ def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
             path = rest.pop(i).removeprefix("--config=")
             break
     else:
-        return {}, rest
+        return {}, rest, None
     if not Path(path).is_file():
         raise UsageError(f"--config {path} does not exist")
     try:
@@ -90,10 +104,10 @@ def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     except yaml.YAMLError as error:
         raise UsageError(f"--config {path} is not valid YAML: {error}") from error
     if config is None:
-        return {}, rest
+        return {}, rest, Path(path)
     if not isinstance(config, dict):
         raise UsageError(f"--config {path} must hold `key: value` lines")
-    return config, rest
+    return config, rest, Path(path)
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:

@@ -32,7 +32,8 @@ class UsageError(ValueError):
 def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
     """Decorates a command's `main(argv)`: a `UsageError` becomes one line on stderr and exit code 2.
 
-    Under a distributed launcher only rank 0 prints the line.
+    Under a distributed launcher only rank 0 prints the line. Since `accelerate launch` ends with 1 whatever the code
+    of its processes is, the code is also written to the file that the environment variable REDI_EXIT_CODE_FILE names.
     """
 
     @functools.wraps(main)
@@ -42,9 +43,18 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
         except UsageError as error:
             if os.environ.get("RANK", "0") == "0":
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(2) from None
+            _end(2)
+        except SystemExit as end:
+            _end(end.code)
 
     return run
+
+
+def _end(code: Any) -> NoReturn:
+    file = os.environ.get("REDI_EXIT_CODE_FILE")
+    if file and isinstance(code, int):
+        Path(file).write_text(str(code), encoding="utf-8")
+    raise SystemExit(code) from None
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,25 +1,28 @@
 """What the training scripts share: loading, resuming, saving, and the manifest of a run."""
 
 import json
-import re
+import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
-from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
+from redi.checkpoints import last_complete_checkpoint
 from redi.model_card import write_model_card
 from redi.runs import UsageError, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+
+CHECKED = "options are right; GPUs here:"  # recipes/launch.sh reads the number after it
 
 
 @dataclass
@@ -34,7 +37,8 @@ class RunArguments:
         attn_implementation (`str`, *optional*): attention of the model, for example `flash_attention_2`.
         global_batch_size (`int`, *optional*): rows of an optimizer step, over all processes, however many there are;
             `gradient_accumulation_steps` follows. With `max_tokens_per_micro_batch`, the micro-batches follow from it.
-        check_only (`bool`, *optional*): check the options and stop, so that a mistake costs seconds.
+        check_only (`bool`, *optional*): check the options, say how many GPUs there are here, or that the run is
+            finished already, and stop, so that a mistake costs seconds.
     """
 
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id, the start of the training."})
@@ -88,14 +92,18 @@ def run_training(
             "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
         )
     split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
-    lora = _lora(run)
-    if run.check_only or _is_finished(args, given):
+    lora = lora_config(run)
+    if is_finished_run(args, given):
         return
-    if split and args.process_index == 0:
-        print(split, flush=True)
+    if run.check_only:
+        print(f"{CHECKED} {torch.cuda.device_count()}", flush=True)
+        return
+    if args.process_index == 0:
+        for line in filter(None, (split, _lost_updates(run, args))):
+            print(line, flush=True)
     init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
     args.model_init_kwargs = {**(args.model_init_kwargs or {}), **{k: v for k, v in init.items() if v is not None}}
-    args.run_name = args.run_name or "/".join(Path(args.output_dir).resolve().parts[-2:])  # as trackers show it
+    args.run_name = args.run_name or "/".join(Path(args.output_dir).resolve().parts[-2:])  # without --config
     tokenizer = load_tokenizer(run.model_name_or_path)
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
     num_rows = len(dataset)
@@ -162,7 +170,7 @@ def _split_global_batch(global_batch_size: int, args: TrainingArguments, given: 
     return f"global batch of {global_batch_size} = {factors} (processes x per device x accumulation)"
 
 
-def _lora(run: RunArguments) -> "LoraConfig | None":
+def lora_config(run: RunArguments) -> "LoraConfig | None":
     """The adapters that the options ask for; raises `UsageError` where options have no effect or peft is missing."""
     if run.lora_r is None:
         for name in ("lora_alpha", "lora_target_modules"):
@@ -180,6 +188,19 @@ def _lora(run: RunArguments) -> "LoraConfig | None":
         lora_alpha=run.lora_alpha or 2 * run.lora_r,
         target_modules=run.lora_target_modules or "all-linear",
         task_type="CAUSAL_LM",
+    )
+
+
+def _lost_updates(run: RunArguments, args: TrainingArguments) -> str:
+    """A line of warning where half-precision weights are all that the optimizer has; else nothing."""
+    dtype = run.dtype or (args.model_init_kwargs or {}).get("dtype")
+    keeps_float32 = args.deepspeed_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if dtype not in ("bfloat16", "float16") or keeps_float32 or run.lora_r is not None:
+        return ""
+    return (
+        f"warning: dtype={dtype} without DeepSpeed or FSDP: no float32 weights are kept, and changes as small as "
+        f"learning_rate={args.learning_rate:g} makes are lost in rounding; remove dtype (bf16: true computes in "
+        "bfloat16 all the same), or use configs/accelerate/zero2.yaml"
     )
 
 
@@ -231,49 +252,7 @@ def _train(trainer: Trainer) -> None:
     raise SystemExit(code)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint to resume from, and the newer ones that a kill cut off, which are left as they are."""
-    checkpoints = {
-        int(match[1]): path
-        for path in Path(output_dir).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
-    }
-    incomplete = []
-    for _, path in sorted(checkpoints.items(), reverse=True):
-        if _is_complete(path):
-            return path, incomplete
-        incomplete.append(path)
-    return None, incomplete
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether all that a resume reads is there and readable to its end; reads little of each file.
-
-    transformers 5.19 writes model, optimizer, scheduler, random states and at last `trainer_state.json`, in place. So
-    without that file the rest is cut off, but with it a file may still be, on a disk that lost what was not flushed.
-    """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for path in checkpoint.glob("*.index.json"):  # of a model in several files
-            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-            if not all((checkpoint / shard).is_file() for shard in shards):
-                return False
-        for path in checkpoint.rglob("*.safetensors"):
-            with safe_open(path, framework="pt"):  # compares the header with the size of the file
-                pass
-        parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
-        if (checkpoint / "latest").is_file():  # DeepSpeed's, written when all ranks have written theirs
-            parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
-        if not all(any(checkpoint.glob(part)) for part in parts):
-            return False
-    except (OSError, ValueError, SafetensorError):
-        return False
-    # torch.save writes a zip file, whose directory is at its end.
-    pickled = [path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]
-    return all(zipfile.is_zipfile(path) for path in pickled)
-
-
-def _is_finished(args: TrainingArguments, given: dict[str, Any]) -> bool:
+def is_finished_run(args: TrainingArguments, given: dict[str, Any]) -> bool:
     """Whether `output_dir` holds this very run, finished. Another run's result there is an error."""
     manifest = read_manifest(args.output_dir)
     if manifest is None:
@@ -295,7 +274,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub id.
 
     Raises:
-        UsageError: there is none, or it lacks a chat template or an eos token.
+        UsageError: there is none, or it lacks its vocabulary, a chat template or an eos token.
     """
     if not Path(path).exists() and path.count("/") != 1:
         raise UsageError(f"model_name_or_path={path} does not exist, and is no Hub id (owner/name)")
@@ -303,6 +282,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"model_name_or_path={path} has no tokenizer that can be loaded: {error}") from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one without any files
+        raise UsageError(
+            f"model_name_or_path={path} has no tokenizer in it; copy its base model's tokenizer files there"
+        )
     if tokenizer.chat_template is None:
         raise UsageError(
             f"the tokenizer of {path} has no chat template; put a chat_template.jinja into the model folder"

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from redi import REDIConfig, REDITrainer
 from redi.callbacks import UpdateNorm, find_collapse
+from redi.checkpoints import last_complete_checkpoint
 from redi.options import parse_options
-from redi.training import last_complete_checkpoint
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import train_redi

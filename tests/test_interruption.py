@@ -16,7 +16,7 @@ from conftest import make_pairs
 from datasets import Dataset
 from test_callbacks import CPU, started, train_redi, weights_of
 
-from redi.training import last_complete_checkpoint
+from redi.checkpoints import last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import CHATML, REPOSITORY, make_pairs
@@ -29,8 +28,7 @@ def test_a_job_that_is_fine_passes_with_its_plan(job, stage, objective):
     assert "batch       8 = 4 x 1 x 2 (processes x per device x accumulation)" in said
     assert "steps       2 in 1 epoch(s) of 2" in said  # 16 rows, 8 a step
     assert "1 checkpoint(s)" in said  # after step 2
-    end = "'<|im_end|>', which ends an answer, is scored last" if stage == "dpo" else "eos '<|endoftext|>' is scored"
-    assert end in said
+    assert "eos '<|endoftext|>' is scored last" in said
     assert "zero3" in said.splitlines()[0] if stage == "dpo" else "zero2" in said.splitlines()[0]
 
 
@@ -192,9 +190,9 @@ def rendered(tokenizer) -> Rendering:
     return Rendering(prompt + completion, [False] * len(prompt) + [True] * len(completion))
 
 
-def refused(tokenizer, rendering: Rendering, script: str = "train_redi") -> str:
+def refused(tokenizer, rendering: Rendering) -> str:
     with pytest.raises(UsageError) as caught:
-        check_tokens(SimpleNamespace(script=script), tokenizer, (0,), rendering, PROBLEM)
+        check_tokens(tokenizer, rendering, PROBLEM)
     return str(caught.value)
 
 
@@ -205,7 +203,7 @@ def changed(rendering: Rendering, at: int, scored: bool) -> Rendering:
 
 
 def test_masks_that_are_wrong_are_found(tokenizer, rendered):
-    found = check_tokens(SimpleNamespace(script="train_redi"), tokenizer, (0,), rendered, PROBLEM)
+    found = check_tokens(tokenizer, rendered, PROBLEM)
     assert [mark for mark, _ in found] == ["ok"] * 3
     last, first = len(rendered.ids) - 1, rendered.num_prompt
     assert refused(tokenizer, changed(rendered, last, False)).startswith(f"tokens: eos is masked at token {last}: ")
@@ -214,13 +212,9 @@ def test_masks_that_are_wrong_are_found(tokenizer, rendered):
     assert f"scoring begins at token {first + 1}" in refused(tokenizer, changed(rendered, first, False))
 
 
-def test_a_trace_without_eos_is_found_but_for_dpo(tokenizer, rendered):
+def test_a_trace_without_eos_is_found(tokenizer, rendered):
     cut = Rendering(rendered.ids[:-1], rendered.scored[:-1])
     assert "no eos at the end of the trace" in refused(tokenizer, cut)
-    recipe = SimpleNamespace(script="train_dpo")
-    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert check_tokens(recipe, tokenizer, (end_of_turn,), cut, PROBLEM)[-1][0] == "ok"
-    assert check_tokens(recipe, tokenizer, (0,), cut, PROBLEM)[-1][0] == "note"
 
 
 def test_two_thoughts_are_found(tokenizer, rendered):

@@ -27,7 +27,7 @@ import train_sft
 
 TRAINERS = {"train_sft": train_sft, "train_redi": train_redi, "train_dpo": train_dpo}
 CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
-UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": {}}
+UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": train_dpo.UNREAD_OPTIONS}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
 ACCELERATE = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
 SCRIPTS = sorted(

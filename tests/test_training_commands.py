@@ -10,15 +10,14 @@ from unittest import mock
 
 import pytest
 import torch
-import yaml
-from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY, make_pairs
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, SFTConfig
+from trl import SFTConfig
 
 from redi import REDIConfig, REDITrainer, training
 from redi.config import UNREAD_OPTIONS
+from redi.data.tokens import encode
 from redi.options import parse_options
 from redi.runs import UsageError
 from redi.training import RunArguments, load_rows, load_tokenizer, run_training
@@ -28,7 +27,6 @@ import train_dpo
 import train_redi
 import train_sft
 
-CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
 CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--disable_tqdm", "true"]
 STEPS = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
 
@@ -101,25 +99,6 @@ def test_yaml_values_and_command_line_overrides(tmp_path):
     assert (run.model_name_or_path, args.learning_rate, args.max_length, args.alpha) == ("m", 1e-6, None, 0.5)
     assert args.model_init_kwargs == {"dtype": "bfloat16"}
     assert given["alpha"] == 0.5 and "weight_decay" not in given
-
-
-RECIPES = sorted((REPOSITORY / "recipes").rglob("config.yaml"))
-
-
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "/".join(path.parts[-3:-1]))
-def test_every_recipe_parses_strictly(recipe):
-    launcher = (recipe.parent / "train.sh").read_text()
-    script, accelerate_config = re.search(r'launch\.sh" (\w+) "\$here" (\w+)', launcher).groups()
-    (run, args), _ = parse_options(["--config", str(recipe), *CPU], [RunArguments, CONFIGS[script]])
-    assert args.seed == yaml.safe_load(recipe.read_text())["seed"]
-    assert (REPOSITORY / "configs" / "accelerate" / f"{accelerate_config}.yaml").is_file()
-    assert subprocess.run(["bash", "-n", recipe.parent / "train.sh"]).returncode == 0
-
-
-@pytest.mark.parametrize("config", sorted((REPOSITORY / "configs/accelerate").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_accelerate_configuration_loads(config):
-    loaded = load_config_from_file(str(config))  # raises on keys that accelerate does not know
-    assert loaded.num_machines == 1
 
 
 def test_a_misspelt_key_ends_the_recipe_with_one_line_and_exit_code_2(tmp_path):
@@ -252,11 +231,22 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
         split(total, *options)
 
 
-def test_dpo_baseline_starts_at_log_2(model_path, pairs_file, tmp_path):
+@pytest.mark.parametrize("options", [[], ["--precompute_ref_log_probs", "true"]], ids=["reference", "precomputed"])
+def test_dpo_baseline_starts_at_log_2_with_the_eos_scored(model_path, pairs_file, tmp_path, tokenizer, options):
     """At the first step policy and reference are equal, so the DPO loss is -log sigmoid(0) = log 2."""
     argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
-    train_dpo.main([*argv, *CPU, *STEPS])
-    assert log_of(tmp_path / "out")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    train_dpo.main([*argv, *CPU, *STEPS, "--per_device_train_batch_size", "16", *options])
+    log = log_of(tmp_path / "out")[0]
+    assert log["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+    model, total = AutoModelForCausalLM.from_pretrained(model_path), 0.0
+    for row in make_pairs(16):
+        prompt_ids, completion_ids = encode(tokenizer, row["prompt"], row["chosen"])
+        assert completion_ids[-1] == tokenizer.eos_token_id
+        logps = torch.log_softmax(model(torch.tensor([prompt_ids + completion_ids])).logits[0], -1)
+        places = range(len(prompt_ids) - 1, len(prompt_ids) + len(completion_ids) - 1)
+        total += sum(logps[t, token].item() for t, token in zip(places, completion_ids, strict=True))
+    assert log["logps/chosen"] == pytest.approx(total / 16, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def _check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None
     shown = side_by_side(model.tokenizer, trained, problem)
     for line in shown:
         report.line("", line)
-    for mark, text in check_tokens(recipe, model.tokenizer, model.stop_token_ids, trained, problem):
+    for mark, text in check_tokens(model.tokenizer, trained, problem):
         report.line(mark, text)
 
 

@@ -19,7 +19,6 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, 
 
 from redi import training
 from redi.evaluation import checkpoint
-from redi.evaluation.prompts import stop_token_ids
 from redi.preflight.memory import Strategy
 from redi.runs import UsageError, read_manifest
 
@@ -88,12 +87,12 @@ def read_recipe(config: Path, overrides: list[str], gpus: int, accelerate: Path 
     strategy = read_strategy(accelerate or REPOSITORY / f"configs/accelerate/{name}.yaml", gpus, on_cpu)
     args = _on_processes(args, strategy.gpus)
     run.check_only = True
-    training.run_training(run, args, given, prepare, make_trainer)  # checks, and splits the global batch
-    lora = training._lora(run)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says what it finds
+        training.run_training(run, args, given, prepare, make_trainer)  # checks, and splits the global batch
+        is_finished = training.is_finished_run(args, given)
+    lora = training.lora_config(run)
     if lora is not None and strategy.kind in ("zero3", "fsdp2"):
         raise UsageError(f"lora_r={run.lora_r} works on whole models: use single_gpu, ddp or zero2, not {name}")
-    with contextlib.redirect_stdout(io.StringIO()):  # it says so too
-        is_finished = training._is_finished(args, given)
     accelerate_name = accelerate.stem if accelerate else name
     if strategy.kind == "none":  # as launch.sh does
         accelerate_name = "cpu" if on_cpu else "single_gpu"
@@ -164,11 +163,10 @@ def _on_processes(args: TrainingArguments, count: int) -> TrainingArguments:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that training starts from: its configuration and tokenizer, and the tokens that end its answers."""
+    """The model that training starts from: its configuration and tokenizer."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    stop_token_ids: tuple[int, ...]
 
 
 def open_model(recipe: Recipe) -> Model:
@@ -188,18 +186,13 @@ def open_model(recipe: Recipe) -> Model:
             checkpoint._check_weights(path, Path(path))
         except UsageError as error:
             raise UsageError(str(error).replace("--model ", "model_name_or_path=", 1)) from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # an empty one, made without files
-        raise UsageError(
-            f"model_name_or_path={path} has no tokenizer in it; copy its base model's tokenizer files there"
-        )
     size, vocabulary = len(tokenizer), config.get_text_config().vocab_size
     if size > vocabulary:
         raise UsageError(
             f"model_name_or_path={path}: its tokenizer has {size} tokens, its embeddings only {vocabulary} rows; "
             "resize them, or use the model's own tokenizer"
         )
-    stops = stop_token_ids(tokenizer, checkpoint._generation_config(Path(path), config))
-    return Model(config, tokenizer, tuple(stops))
+    return Model(config, tokenizer)
 
 
 @dataclass(frozen=True)

@@ -90,15 +90,11 @@ def _first_trace(batch: Any) -> Rendering:
     return Rendering(ids[real].tolist(), scored[real].tolist())
 
 
-def check_tokens(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], trained: Rendering, problem: str
-) -> list[tuple[str, str]]:
+def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[tuple[str, str]]:
     """Compares a trace as trained with the prompt that evaluation makes of its problem.
 
     Args:
-        recipe: whose trainer rendered the trace.
         tokenizer: of the model.
-        stops: the tokens that end an answer at evaluation.
         trained: the trace, not cut.
         problem: the user's message of the same row.
 
@@ -133,30 +129,17 @@ def check_tokens(
             f"tokens: {name} is masked at token {masked[0]}: {around(tokenizer, trained.ids, masked[0])}; the model "
             "would not learn it"
         )
-    end = _check_end(recipe.script, tokenizer, stops, trained)
+    last = len(trained.ids) - 1
+    if trained.ids[last] != eos:
+        raise UsageError(
+            f"tokens: no eos at the end of the trace: {around(tokenizer, trained.ids, last)}; the model would not "
+            f"learn to stop with {tokenizer.decode([eos])!r}"
+        )
     return [
         ("ok", f"prompt of {len(prompt)} tokens and the first {len(evaluated) - len(prompt)} after it agree"),
         ("ok", f"one {TAG}, no second system block, all {len(trained.ids) - len(prompt)} tokens after it scored"),
-        end,
+        ("ok", f"eos {tokenizer.decode([eos])!r} is scored last"),
     ]
-
-
-def _check_end(
-    script: str, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], trained: Rendering
-) -> tuple[str, str]:
-    eos = tokenizer.eos_token_id
-    last = trained.ids[-1]
-    if last == eos:
-        return "ok", f"eos {tokenizer.decode([eos])!r} is scored last"
-    ending = next((token for token in reversed(trained.ids) if tokenizer.decode([token]).strip()), None)
-    if script == "train_dpo":  # it appends no eos to conversations
-        if ending in stops:
-            return "ok", f"{tokenizer.decode([ending])!r}, which ends an answer, is scored last"
-        return "note", "DPOTrainer appends no eos: where to stop remains as the start model has learnt it"
-    raise UsageError(
-        f"tokens: no eos at the end of the trace: {around(tokenizer, trained.ids, len(trained.ids) - 1)}; the model "
-        f"would not learn to stop with {tokenizer.decode([eos])!r}"
-    )
 
 
 def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> None:

@@ -1,0 +1,27 @@
+"""The DPO baseline, Eq. (2): TRL's `DPOTrainer` on the very tokens that REDI trains on."""
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+
+from redi.data.problems import PAIR_COLUMNS, prepare_problems
+
+
+class PreparedDPOTrainer(DPOTrainer):
+    """[`~trl.DPOTrainer`] on pairs that `redi.data.problems` tokenises; loss, reference and metrics are TRL's own.
+
+    TRL 1.16 appends no eos token to a conversation, so that its DPO would not learn where an answer ends, unlike REDI
+    here and DPO in the authors' code (https://huggingface.co/papers/2505.24850), which score one. Nor can it tokenise
+    before it has loaded the model.
+    """
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: DPOConfig, dataset_name: str
+    ) -> Dataset:
+        """Tokenises pairs, or takes them as `prepare_problems` has tokenised them."""
+        pairs = prepare_problems(
+            dataset, processing_class, args.max_length, args.dataset_num_proc, name=f"{dataset_name} dataset"
+        )
+        if not set(PAIR_COLUMNS) <= set(pairs.column_names):
+            raise ValueError(f"the {dataset_name} dataset must hold pairs (chosen, rejected): DPO compares the two")
+        return pairs
