@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from redi.evaluation.plan import Sample
 from redi.evaluation.prompts import read_chat_template, stop_token_ids, template_hash
@@ -108,11 +108,11 @@ def load_checkpoint(
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise UsageError(f"--model {model} has no tokenizer in it; copy its base model's tokenizer files there")
     if weights:
-        _check_weights(model, folder)
+        check_weights(model, folder)
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
     template_sha256 = template_hash(tokenizer)
-    stops = stop_token_ids(tokenizer, _generation_config(folder, config))
+    stops = stop_token_ids(tokenizer, generation_config(folder, config))
     return Checkpoint(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
 
 
@@ -133,7 +133,12 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
     return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named by its commit
 
 
-def _check_weights(model: str, folder: Path) -> None:
+def check_weights(model: str, folder: Path) -> None:
+    """Checks that a folder holds weights, all files that an index names, and none of them cut off.
+
+    Raises:
+        UsageError: it does not; names the folder as `--model`.
+    """
     files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     for index in folder.glob("*.index.json"):  # of weights in several files
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -149,7 +154,8 @@ def _check_weights(model: str, folder: Path) -> None:
                 raise UsageError(f"--model {model}: {file.name} is damaged or cut off ({error})") from error
 
 
-def _generation_config(folder: Path, config) -> GenerationConfig:
+def generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+    """The folder's `generation_config.json`, or what the model's configuration says of generation."""
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)
     return GenerationConfig.from_pretrained(folder)

@@ -183,7 +183,7 @@ def open_model(recipe: Recipe) -> Model:
         raise UsageError(f"model_name_or_path={path} has no config.json that can be loaded: {error}") from error
     if Path(path).is_dir():
         try:
-            checkpoint._check_weights(path, Path(path))
+            checkpoint.check_weights(path, Path(path))
         except UsageError as error:
             raise UsageError(str(error).replace("--model ", "model_name_or_path=", 1)) from error
     size, vocabulary = len(tokenizer), config.get_text_config().vocab_size
