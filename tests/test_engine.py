@@ -288,7 +288,7 @@ def test_two_processes_equal_one(tmp_path, model_path, kind):
     """18 pairs in global batches of 8 (the last has 2): traces of a pair land on either rank, with the same result."""
     Dataset.from_list(make_pairs(18)).to_parquet(tmp_path / "pairs.parquet")
     if kind in ("ddp", "fsdp2"):  # accelerate launches several CPU processes through MPI alone; torchrun does for GPUs
-        launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+        launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
         launcher += [str(REPOSITORY / "tests/fsdp2_on_cpu.py")] if kind == "fsdp2" else []
     else:
         shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import REPOSITORY, make_pairs
 from datasets import Dataset
+from evaluation_fixtures import write_benchmark
 from trl import DPOConfig, SFTConfig
 
 from redi import REDIConfig
@@ -22,10 +24,8 @@ from redi.training import RunArguments
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import train_dpo
-import train_redi
 import train_sft
 
-TRAINERS = {"train_sft": train_sft, "train_redi": train_redi, "train_dpo": train_dpo}
 CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
 UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": train_dpo.UNREAD_OPTIONS}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
@@ -115,19 +115,10 @@ def rows_file(tmp_path_factory) -> str:
     return str(path)
 
 
-def overrides(recipe: Path, model_path: str, rows_file: str, output: Path) -> list[str]:
+def overrides(recipe: Path, model_path: str, rows_file: str) -> list[str]:
     """Model, data, device and length, and nothing else."""
     config = yaml.safe_load(recipe.read_text())
-    argv = [
-        "--model_name_or_path",
-        model_path,
-        "--dataset_name",
-        rows_file,
-        "--output_dir",
-        str(output),
-        *CPU,
-        *LENGTH,
-    ]
+    argv = ["--model_name_or_path", model_path, "--dataset_name", rows_file, *CPU, *LENGTH]
     if "attn_implementation" in config:
         argv += ["--attn_implementation", "sdpa"]
     if config.get("global_batch_size") == 128:
@@ -137,39 +128,70 @@ def overrides(recipe: Path, model_path: str, rows_file: str, output: Path) -> li
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_two_steps_of_every_recipe(recipe, model_path, rows_file, tmp_path):
-    """In this process, as its train.sh would call it: the launcher is the same for all."""
-    output = tmp_path / "out"
-    argv = ["--config", str(recipe), *overrides(recipe, model_path, rows_file, output)]
-    TRAINERS[launched(recipe)[0]].main(argv)
-    assert (output / "manifest.json").is_file() and (output / "model.safetensors").is_file()
+def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, model_path, rows_file, tmp_path):
+    """From another folder, as its own train.sh launches it without a GPU; then its own eval.sh on what that wrote."""
+    output = tmp_path / "runs" / "model"
+    point = re.search(r"\b(?:VALUES:-|points=\")([\w.,-]+)", (recipe.parent / "train.sh").read_text())
+    environment = ON_CPU | ({"VALUES": point[1]} if point else {})
+
+    def run(script: str, *options: str) -> None:
+        command = ["bash", str(recipe.parent / script), "--output_dir", str(output), *options]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+
+    run("train.sh", *overrides(recipe, model_path, rows_file))
+    counts = json.loads((output / "manifest.json").read_text())["counts"]
+    assert (counts["steps"], counts["rows"]) == (2, 16)
+    benchmark = write_benchmark(tmp_path / "small.jsonl", num_problems=3)
+    sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "4", "--prompt", "bare"]
+    run("eval.sh", "--benchmark", str(benchmark), *sampling)
+    (row,) = json.loads((tmp_path / "runs/report/model/table.json").read_text())["rows"]
+    assert (row["benchmarks"]["small"]["num_problems"], row["benchmarks"]["small"]["n"]) == (3, 2)
+    assert "Not evaluated yet" not in (output / "README.md").read_text()
 
 
 STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})
-# accelerate turns to FSDP, and DeepSpeed to its CPU Adam, only beside a GPU; without one, single_gpu is cpu
-NEED_GPU = {"fsdp2", "zero3_offload", "single_gpu"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, path", enumerate(ACCELERATE), ids=[path.stem for path in ACCELERATE])
 def test_train_sh_under_every_accelerate_file(number, path, model_path, rows_file, tmp_path):
-    """Stage after stage in turn, from another folder; two processes where the file is for several, told of no GPU."""
-    if path.stem in NEED_GPU:
-        pytest.skip(f"{path.stem} needs a GPU")
+    """Stage after stage in turn; two processes where the file is for several, told of no GPU."""
     settings = yaml.safe_load(path.read_text()) | {"mixed_precision": "no"}
-    if settings["distributed_type"] != "MULTI_GPU":
+    if settings["distributed_type"] not in ("MULTI_GPU", "FSDP"):
         settings["use_cpu"] = True
     (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
     several = settings["distributed_type"] != "NO"
     environment = ON_CPU | {"ACCELERATE_CONFIG": str(tmp_path / "accelerate.yaml")}
     environment["NUM_PROCESSES"] = "2" if several else "1"
+    environment["PYTHONPATH"] = str(REPOSITORY / "tests" / "no_gpu")
+    if path.stem == "zero3_offload" and shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its Adam for the CPU, and there is no g++")
     stage = STAGES[number % len(STAGES)]
     recipe = next(recipe for recipe in RECIPES if recipe.parts[-3] == stage and "sweep" not in str(recipe))
-    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file, tmp_path / "out")]
+    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
+    command += ["--output_dir", str(tmp_path / "out")]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert (counts["steps"], counts["world_size"]) == (2, 2 if several else 1)
+
+
+@pytest.mark.slow
+def test_train_sh_ends_with_the_code_of_its_processes_and_knows_a_finished_run(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/redi/quickstart/config.yaml"
+
+    def train(*options: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file), *options]
+        command += ["--output_dir", str(tmp_path / "out")]
+        return subprocess.run(command, env=ON_CPU, capture_output=True, text=True)
+
+    result = train("--max_length", "10")  # which only the launched process can know
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2 and len(errors) == 1 and "no row is left to train on" in errors[0]
+    assert train().returncode == 0
+    result = train()
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/out is finished already: nothing to do\n")
 
 
 SWEEPS = [path for path in RECIPES if "VALUES" in (path.parent / "train.sh").read_text()]

@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # What the paper chose by: MATH-500, 4 samples. Evaluates the points that are trained.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
-for manifest in runs/dpo/qwen2.5-math-1.5b_3ep_sweep/*/manifest.json; do
-    bash scripts/evaluate.sh "$(dirname "$manifest")" --protocol paper_intermediate "$@"
-done
+here=$(dirname "${BASH_SOURCE[0]}")
+exec bash "$here/../../evaluate.sh" "$here" --protocol paper_intermediate "$@"

@@ -1,0 +1,15 @@
+"""accelerate turns to FSDP only where it sees accelerators, so it is told that several CPU processes have some."""
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+
+def pretend() -> None:
+    original = PartialState.__init__
+
+    def with_accelerators(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = with_accelerators
