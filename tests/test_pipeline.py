@@ -1,12 +1,14 @@
-"""recipes/pipeline.sh: the whole of Table 1 on a tiny model, stopped in the middle and taken up again."""
+"""recipes/pipeline.sh: the whole of Table 1 on a tiny model, stopped and killed in the middle and taken up again."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import REPOSITORY
 
@@ -62,27 +64,44 @@ def environment(tmp_path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
-def test_table_1_end_to_end_stopped_in_the_middle_and_resumed(environment, tmp_path):
-    root, log = tmp_path / "root", tmp_path / "log.txt"
-    model = root / "runs" / REDI
+def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subprocess.Popen:
+    """The pipeline for Table 1, run until the folder is there. Its output goes to the log."""
     with log.open("w") as stream:
         process = subprocess.Popen(
             ["bash", PIPELINE, "table1"], env=os.environ | environment, stdout=stream, stderr=stream
         )
     deadline = time.time() + 500
-    while not (model / "checkpoint-3").is_dir():
+    while not reached.is_dir():
         assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_table_1_end_to_end_killed_and_stopped_in_the_middle_and_resumed(environment, tmp_path):
+    root = tmp_path / "root"
+    model = root / "runs" / REDI
+
+    process = interrupted(environment, tmp_path / "first", root / "runs" / SFT / "checkpoint-6")
+    children = psutil.Process(process.pid).children(recursive=True)
+    for member in (process, *children):  # as a machine that fails: no process hears of it
+        member.kill()
+    psutil.wait_procs(children, timeout=60)
+    assert process.wait() == -signal.SIGKILL and not (root / "runs" / SFT / "manifest.json").exists()
+
+    process = interrupted(environment, tmp_path / "second", model / "checkpoint-3")
     process.terminate()
-    assert process.wait(timeout=120) == 143, log.read_text()[-3000:]
-    assert "stopped by SIGTERM" in log.read_text() and not (model / "manifest.json").exists()
+    second = tmp_path / "second"
+    assert process.wait(timeout=120) == 143, second.read_text()[-3000:]
+    assert f"resuming from {root}/runs/{SFT}/checkpoint-" in second.read_text()
+    assert f"{root}/data/pairs: already done" in second.read_text()
+    assert "stopped by SIGTERM" in second.read_text() and not (model / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in (root / "runs" / SFT).glob("*.safetensors")}
 
     result = pipeline("table1", **environment)
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"{root}/runs/{SFT} is finished already" in result.stdout
-    assert f"{root}/data/pairs: already done" in result.stdout and "resuming from" in result.stdout
+    assert f"resuming from {model}/checkpoint-" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before and before
     counts = json.loads((model / "manifest.json").read_text())["counts"]
     assert counts["steps"] == 40
