@@ -5,7 +5,8 @@ python scripts/slurm/submit.py evaluate recipes/redi/qwen2.5-math-1.5b_alpha0.8 
 python scripts/slurm/submit.py pipeline table1 --sbatch=--partition=gpu --dry-run
 
 A job that comes near its time limit or is pre-empted gets SIGTERM, saves what it has and goes back into the queue; it
-goes on from there. The environment of this command is that of the jobs.
+goes on from there. One that fails is not tried again, and the jobs that need it are cancelled; the same command again
+goes on where it was. The environment of this command is that of the jobs.
 """
 
 import argparse
@@ -27,18 +28,30 @@ BODY = """set -euo pipefail
 cd {repository}
 {setup}code=0
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 {command} || code=$?
-if [ "$code" = 143 ]; then
+{ended}if [ "$code" = 143 ]; then
     echo "stopped before its end: back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue {itself}
 fi
 exit "$code"
 """
 SEVERAL_NODES = """NUM_MACHINES=$SLURM_NNODES
 MAIN_PROCESS_IP=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export NUM_MACHINES MAIN_PROCESS_IP MAIN_PROCESS_PORT
+STOPPED=$(mktemp)
+trap 'rm -f "$STOPPED"' EXIT
+export NUM_MACHINES MAIN_PROCESS_IP MAIN_PROCESS_PORT STOPPED
 """
-ON_EACH_NODE = """bash -c 'MACHINE_RANK=$SLURM_NODEID exec "$@"' bash """
+# A node that was stopped ends well for srun, which would otherwise kill those that still save. And where a node fails,
+# srun stops the others and reports the highest code: their 143 would send a job that cannot work back into the queue.
+# This shell, on the first node, is told by a file. The trap lets the shell on each node outlive the signal.
+ON_EACH_NODE = """bash -c 'trap : TERM; MACHINE_RANK=$SLURM_NODEID "$@" || code=$?
+if [ "${code:=0}" = 143 ]; then code=0; if [ "$SLURM_NODEID" = 0 ]; then echo yes >"$STOPPED"; fi; fi
+exit "$code"' bash """
+ENDED_ON_SEVERAL_NODES = """if [ "$code" = 0 ] && [ -s "$STOPPED" ]; then code=143; fi
+"""
+# The id of an array's last task is also that of the array: alone it would put every task back.
+ITSELF = '"$SLURM_JOB_ID"'
+ITSELF_IN_ARRAY = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'
 
 
 @dataclass(frozen=True)
@@ -125,10 +138,8 @@ def in_shards(name: str, command: str, shards: int, option: str, after: tuple[st
     if shards == 1:
         return [Job(name, command, gpus=1, after=after)]
     part = Job(f"{name}-shards", command + option.format(shards), gpus=1, array=shards, after=after)
-    return [
-        part,
-        Job(name, command, gpus=1, after=(part.name,)),
-    ]  # to gather, in the precision of a GPU like the parts
+    gather = Job(name, command, gpus=1, after=(part.name,))  # in the precision of a GPU, like the parts
+    return [part, gather]
 
 
 def pipeline_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
@@ -193,6 +204,8 @@ def render(job: Job, options: argparse.Namespace) -> str:
         repository=shlex.quote(str(REPOSITORY)),
         setup=SEVERAL_NODES if several else "",
         command=(ON_EACH_NODE if several else "") + job.command,
+        ended=ENDED_ON_SEVERAL_NODES if several else "",
+        itself=ITSELF_IN_ARRAY if job.array else ITSELF,
     )
     return "#!/bin/bash\n" + "".join(f"#SBATCH {line}\n" for line in lines) + body
 
@@ -203,6 +216,7 @@ def submit(jobs: list[Job], options: argparse.Namespace) -> None:
     for job in jobs:
         text, path = render(job, options), options.folder / f"{job.name}.sbatch"
         after = [f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}"] if job.after else []
+        after += ["--kill-on-invalid-dep=yes"] if job.after else []  # or it would wait for ever for one that failed
         command = ["sbatch", "--parsable", *after, str(path)]
         if options.dry_run:
             print(f"# {' '.join(command)}\n{text}")
