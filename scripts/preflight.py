@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
     import datasets  # these take seconds to import
     import transformers
 
-    from redi.preflight.check import Machine, preflight, table_5
+    from redi.preflight.check import Machine, preflight
+    from redi.preflight.plan import table_5
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

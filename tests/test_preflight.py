@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import CHATML, REPOSITORY, make_pairs
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
+from redi.preflight.check import check_updates, precision_of
 from redi.preflight.recipe import read_recipe
 from redi.preflight.tokens import Rendering, around, check_tokens, first_difference
 from redi.runs import UsageError
@@ -42,12 +43,46 @@ def test_padding_free_sft_renders_the_same(job):
 
 
 def test_every_recipe_of_the_repository_is_read(tmp_path):
-    """As by its own script, on the paper's 8 GPUs; no model or data is needed for it."""
+    """As by its own script, on the paper's 8 GPUs and on one; no model or data is needed for it."""
     for config in sorted((REPOSITORY / "recipes").rglob("config.yaml")):
-        gpus = 1 if config.parent.name.endswith("_lora") else 8
-        recipe = read_recipe(config, ["--output_dir", str(tmp_path / "out")], gpus, None)
-        assert recipe.given["seed"] == recipe.args.seed, config
-        assert "use_cpu" not in recipe.given or recipe.strategy.on_cpu, config
+        for gpus in (1,) if config.parent.name.endswith("_lora") else (1, 8):
+            recipe = read_recipe(config, ["--output_dir", str(tmp_path / "out")], gpus, None)
+            assert recipe.given["seed"] == recipe.args.seed, config
+            assert "use_cpu" not in recipe.given or recipe.strategy.on_cpu, config
+            check_updates(recipe, precision_of(recipe, None))
+
+
+@pytest.mark.parametrize("kernel", [None, "flash_attention_2"])
+def test_a_model_that_is_not_packed_is_said_to_be_padded(job, kernel):
+    """As training does: see `redi.attention.enable_packing`."""
+    config = Gemma2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        pad_token_id=0,
+    )
+    (job.model / "config.json").unlink()
+    AutoModelForCausalLM.from_config(config).save_pretrained(job.model)
+    job.options["attn_implementation"] = kernel
+    said = job.check()
+    note = "traces are padded, not packed: its attention caps logits"
+    assert (note in said) == ("pads counted" in said) == (kernel is None)
+
+
+def test_half_precision_that_would_lose_updates_is_refused(job):
+    """Weights of dtype bfloat16 are spaced 2^-8 apart, relatively; an update of lr 1e-6 is far below that."""
+    ddp = ("--accelerate-config", str(REPOSITORY / "configs/accelerate/ddp.yaml"))
+    message = job.check(*ddp, "--learning_rate", "1e-6", code=2)
+    assert "dtype=bfloat16 on ddp, without DeepSpeed or FSDP" in message and "learning_rate=1e-06" in message
+    assert "dtype=bfloat16 on single_gpu" in job.check(*ddp, "--gpus", "1", code=2)
+    assert "dtype=float16 on ddp" in job.check(*ddp, "--dtype", "float16", code=2)
+    for fine in (["--dtype", "float32"], ["--lora_r", "4"]):
+        assert "FAIL" not in job.check(*ddp, *fine)
+    assert "FAIL" not in job.check("--use_cpu", "true", "--bf16", "false")
 
 
 # --- options and files -------------------------------------------------------------------------------------------

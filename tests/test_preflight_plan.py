@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, make_pairs
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
 
 from redi.attention import enable_packing
 from redi.batching import StepDataset, step_cost
@@ -18,7 +18,7 @@ from redi.data.problems import tokenize_problems
 from redi.preflight import check, disk, lengths, plan
 from redi.preflight.counting import Precision, count_activations
 from redi.preflight.memory import Load, Strategy, peak_memory, shape_of
-from redi.preflight.recipe import read_recipe, read_strategy
+from redi.preflight.recipe import Model, Rows, read_recipe, read_strategy, why_padded
 
 pytest_plugins = ["preflight_fixtures"]
 
@@ -33,9 +33,9 @@ TINY = {
 # --- lengths and plan --------------------------------------------------------------------------------------------
 
 
-def rows_of(folder: Path) -> SimpleNamespace:
+def rows_of(folder: Path) -> Rows:
     table = pyarrow.dataset.dataset(str(folder / "train-00000-of-00001.parquet"))
-    return SimpleNamespace(table=table, num_rows=table.count_rows())
+    return Rows(table, table.count_rows(), "")
 
 
 def exact(rows: list[dict], tokenizer) -> np.ndarray:
@@ -83,13 +83,14 @@ def test_traces_of_one_prompt_are_one_problem(job, tokenizer):
     assert found.problems.tolist() == [0, 1, 0, 0] and found.traces.shape == (4, 1)
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("gpus, room", [(1, None), (4, None), (2, 400)])
-def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room):
+def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room, packs):
     job.options |= {"max_tokens_per_micro_batch": room, "per_device_train_batch_size": None if room else 1}
     recipe = read_recipe(job.config(), [], gpus, None)
     found = lengths.trace_lengths(rows_of(job.data), "pairs", tokenizer)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY))
-    planned = plan.make_plan(recipe, found, shape)
+    planned = plan.make_plan(recipe, found, shape, packs)
     problems, _ = tokenize_problems(Dataset.from_parquet(str(job.data / "*.parquet")), tokenizer, 512)
     args = recipe.args
     largest = 0
@@ -104,7 +105,7 @@ def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room)
             cost=step_cost(shape.params / (shape.layers * shape.hidden)),
             rank=rank,
             num_ranks=gpus,
-            pack=True,
+            pack=packs,
             pad_token_id=0,
             seed=args.seed,
         )
@@ -125,6 +126,47 @@ def test_padded_micro_batches_count_their_pads(job, stage, tokens):
     assert made.load.tokens == tokens and made.load.masked == tokens * 100
 
 
+GEMMA_2 = Gemma2Config(vocab_size=300, head_dim=16, pad_token_id=0, **TINY)
+
+
+@pytest.mark.parametrize(
+    "config, kernel, padded",
+    [
+        (GEMMA_2, None, True),
+        (GEMMA_2, "eager", True),
+        (GEMMA_2, "flash_attention_2", False),
+        (Qwen2Config(vocab_size=300, **TINY), None, False),
+    ],
+)
+def test_models_whose_attention_cannot_be_packed_are_padded(job, config, kernel, padded):
+    job.options["attn_implementation"] = kernel
+    reason = why_padded(read_recipe(job.config(), [], 4, None), Model(config, None))
+    assert ("attn_logit_softcapping" in reason) if padded else reason is None
+    job.options["objective"] = "simpo"  # pads in any case
+    assert why_padded(read_recipe(job.config(), [], 4, None), Model(config, None)) is None
+
+
+def test_padded_traces_by_hand(job):
+    """Two GPUs with one micro-batch each, of a step of 4 pairs: longest first, each to the one with less to do.
+
+    100 | 90, then 20 | 20; a 10 to the second, which has 110 to 120; of two with equally many tokens the second has
+    less to do, since the square of 100 is more: 10 to it, 10 to the first, 10 to it. That makes (100, 20, 10) and
+    (90, 20, 10, 10, 10): padded, 3 rows of 100 and 5 rows of 90, of which 140 tokens are real.
+    """
+    job.options |= {"global_batch_size": 4, "per_device_train_batch_size": 2}
+    recipe = read_recipe(job.config(), [], 2, None)
+    traces = np.array([[100, 10], [10, 90], [20, 20], [10, 10]])
+    found = lengths.Lengths(traces, 0.0, np.arange(4), "")
+    shape = shape_of(GEMMA_2)
+    planned = plan.make_plan(recipe, found, shape, packs=False)
+    assert planned.padded
+    assert planned.load == Load(tokens=450, scored=140, several=False, signed_sum=True, masked=5 * 90**2)
+    packed = plan.make_plan(recipe, found, shape)
+    assert not packed.padded
+    assert packed.load == Load(tokens=140, scored=140, several=False, signed_sum=True)
+    assert planned.tokens == packed.tokens == 270
+
+
 def test_flops_and_utilisation_by_hand():
     """One trace of 1,000 tokens, 100 of them the prompt; and the REDI row of Table 5."""
     shape = plan.QWEN_1_5B
@@ -136,7 +178,7 @@ def test_flops_and_utilisation_by_hand():
     flops += 6 * 28 * 1536 * 1.45 * 53_175 * (4520**2 + 5670**2)
     assert plan.implied_utilisation("REDI")[0] == pytest.approx(flops)
     assert plan.implied_utilisation("REDI")[1] == pytest.approx(flops / (8 * 312e12 * 15_000))
-    assert len(check.table_5()) == 2 + 5
+    assert len(plan.table_5()) == 2 + 5
 
 
 @pytest.mark.parametrize(
@@ -231,12 +273,16 @@ def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
     assert "GiB are needed per GPU, --gpu-memory is 1" in message and "zero3.yaml" in message
 
 
-def remedy(fits: int, longest: int = 10_000, tokens: int = 40_000, script: str = "train_redi", **options) -> str:
+def remedy(
+    fits: int, longest: int = 10_000, tokens: int = 40_000, script: str = "train_redi", padded=None, **options
+) -> str:
     given = {"gradient_checkpointing": True, "padding_free": True, "per_device_train_batch_size": 1}
+    given["max_tokens_per_micro_batch"] = None
     args = SimpleNamespace(**given | options)
     recipe = SimpleNamespace(script=script, args=args, strategy=Strategy("zero2", 8))
     load = SimpleNamespace(tokens=tokens)
-    return check._remedy(recipe, SimpleNamespace(longest=longest, load=load), fits)
+    padded = not args.padding_free if padded is None else padded
+    return check._remedy(recipe, SimpleNamespace(longest=longest, load=load, padded=padded), fits)
 
 
 def test_the_option_to_change_depends_on_what_is_too_large():
@@ -244,6 +290,8 @@ def test_the_option_to_change_depends_on_what_is_too_large():
     assert remedy(fits=9_000, gradient_checkpointing=False) == "set gradient_checkpointing: true"
     assert remedy(fits=15_070) == "set max_tokens_per_micro_batch: 15000"
     assert remedy(fits=8_000).startswith("set max_length: 8000, which cuts longer traces, or use zero3")
+    assert remedy(fits=15_070, padded=True).endswith("max_tokens_per_micro_batch lower than now, at least to 10000")
+    assert remedy(fits=15_070, padded=True, max_tokens_per_micro_batch=10_000).startswith("set max_length: ")
     sft = {"script": "train_sft", "padding_free": False}
     assert remedy(fits=20_000, per_device_train_batch_size=4, **sft) == "set per_device_train_batch_size: 2"
     assert remedy(fits=20_000, tokens=20_001, longest=20_001, **sft).startswith("set max_length: 20000")

@@ -13,17 +13,8 @@ from redi.preflight import disk
 from redi.preflight.counting import Activations, Precision, count_activations
 from redi.preflight.lengths import LENGTH_COLUMNS, Lengths, kind_of, trace_lengths
 from redi.preflight.memory import GIB, ModelShape, peak_memory, shape_of
-from redi.preflight.plan import (
-    A100_TFLOPS,
-    ASSUMED,
-    TABLE_5,
-    Plan,
-    implied_utilisation,
-    make_plan,
-    row_of,
-    scaled,
-)
-from redi.preflight.recipe import Model, Recipe, Rows, open_model, open_rows, read_recipe
+from redi.preflight.plan import A100_TFLOPS, Plan, implied_utilisation, make_plan, row_of, scaled
+from redi.preflight.recipe import Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.tokens import check_tokens, side_by_side, train_rendering
 from redi.runs import UsageError
 
@@ -125,12 +116,16 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     if lengths is None:
         return
     shape = shape_of(model.config, recipe.lora)
-    plan = report.attempt(make_plan, recipe, lengths, shape)
+    padding = why_padded(recipe, model)
+    plan = report.attempt(make_plan, recipe, lengths, shape, padding is None)
     if plan is None:
         return
     _report_plan(report, recipe, plan, lengths)
+    if padding is not None:
+        report.note(f"traces are padded, not packed: {padding}")
     report.attempt(_check_positions, model, plan)
-    precision = _precision(recipe, model)
+    precision = precision_of(recipe, model)
+    report.attempt(check_updates, recipe, precision)
     counts = count_activations(
         model.config, precision, recipe.args.gradient_checkpointing, recipe.lora, recipe.strategy.on_cpu
     )
@@ -147,7 +142,7 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
 def _check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
     limit = recipe.args.max_length
     columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
-    row = min(rows.table.head(TRIED, columns=columns).to_pylist(), key=lambda row: len(str(row)))
+    row = min(rows.first(TRIED, columns), key=lambda row: len(str(row)))
     trained = train_rendering(recipe, model, row)
     if limit is not None and len(trained.ids) >= limit:
         raise UsageError(
@@ -187,16 +182,11 @@ def _report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: Lengths) -
     report.line("", f"batch       {plan.global_batch} = {factors} (processes x per device x accumulation)")
     report.line("", f"steps       {plan.steps:,} in {plan.epochs:.3g} epoch(s) of {plan.per_epoch:,}")
     report.line("", f"tokens      {plan.tokens / 1e6:,.1f} million, pads not counted")
-    report.line("", f"micro-batch at most {plan.load.tokens:,} tokens on one GPU" + (", pads counted" * _pads(recipe)))
+    report.line("", f"micro-batch at most {plan.load.tokens:,} tokens on one GPU" + ", pads counted" * plan.padded)
     if plan.cut:
         share = plan.cut / traces.size
         text = f"max_length={args.max_length} cuts {plan.cut:,} of {traces.size:,} traces ({share:.1%})"
         (report.note if share < 0.5 else report.fail)(f"{text}: their ends are not learnt")
-
-
-def _pads(recipe: Recipe) -> bool:
-    args = recipe.args
-    return not (getattr(args, "padding_free", False) or getattr(args, "packing", False))
 
 
 def _check_positions(model: Model, plan: Plan) -> None:
@@ -208,10 +198,30 @@ def _check_positions(model: Model, plan: Plan) -> None:
         )
 
 
-def _precision(recipe: Recipe, model: Model) -> Precision:
+def precision_of(recipe: Recipe, model: Model) -> Precision:
     name = recipe.run.dtype or (recipe.args.model_init_kwargs or {}).get("dtype") or "float32"
     dtype = model.config.dtype if name == "auto" else getattr(torch, str(name).removeprefix("torch."))
     return Precision(dtype or torch.float32, autocast=bool(recipe.args.bf16 or recipe.args.fp16))
+
+
+def check_updates(recipe: Recipe, precision: Precision) -> None:
+    """Refuses weights in half precision that are all that the optimizer has, which on the CPU is a choice for tests.
+
+    bfloat16 numbers are 2^-8 apart, relatively, and AdamW changes a weight by about the learning rate.
+
+    Raises:
+        UsageError: no float32 weights are kept.
+    """
+    strategy = recipe.strategy
+    if strategy.on_cpu or strategy.kind not in ("none", "ddp") or recipe.lora or precision.weights.itemsize > 2:
+        return
+    dtype = str(precision.weights).removeprefix("torch.")
+    rate = recipe.args.learning_rate
+    raise UsageError(
+        f"dtype={dtype} on {recipe.accelerate}, without DeepSpeed or FSDP: no float32 weights are kept, and changes "
+        f"as small as learning_rate={rate:g} makes are lost in rounding; remove dtype (bf16: true computes in "
+        "bfloat16 all the same), or use configs/accelerate/zero2.yaml"
+    )
 
 
 def _report_hours(report: Report, recipe: Recipe, machine: Machine, plan: Plan) -> None:
@@ -295,14 +305,19 @@ def _remedy(recipe: Recipe, plan: Plan, fits: int) -> str:
     if not args.gradient_checkpointing:
         return "set gradient_checkpointing: true"
     rounded = fits // 100 * 100
-    if recipe.script == "train_redi" and args.padding_free and plan.longest <= fits:
+    on_traces = recipe.script == "train_redi" and args.padding_free
+    if on_traces and plan.padded:  # the room is in tokens without pads
+        room = args.max_tokens_per_micro_batch
+        if plan.longest <= fits and (room is None or room > plan.longest):
+            return f"set max_tokens_per_micro_batch lower than {room or 'now'}, at least to {plan.longest}"
+    elif on_traces and plan.longest <= fits:
         return f"set max_tokens_per_micro_batch: {rounded}"
-    if args.per_device_train_batch_size > 1 and not (recipe.script == "train_redi" and args.padding_free):
+    if args.per_device_train_batch_size > 1 and not on_traces:
         count = max(1, args.per_device_train_batch_size * fits // plan.load.tokens)
         if count * plan.load.tokens <= fits * args.per_device_train_batch_size:
             return f"set per_device_train_batch_size: {count}"
     padded_rows = max(1, plan.load.tokens // plan.longest)
-    limit = rounded // (padded_rows if _pads(recipe) else 1) // 100 * 100
+    limit = rounded // (padded_rows if plan.padded else 1) // 100 * 100
     zero3 = "" if kind in ("zero3", "fsdp2") or recipe.strategy.gpus == 1 else ", or use zero3"
     return f"set max_length: {limit}, which cuts longer traces{zero3}"
 
@@ -322,19 +337,3 @@ def _check_disk(report: Report, recipe: Recipe, shape: ModelShape, precision: Pr
         fewer = "" if kept <= 2 else "set a small save_total_limit or a larger save_steps, or "
         raise UsageError(f"output_dir={recipe.args.output_dir}: {text}; {fewer}choose another disk")
     report.ok(text)
-
-
-# --- Table 5 -----------------------------------------------------------------------------------------------------
-
-
-def table_5() -> list[str]:
-    """What each row of the paper's Table 5 implies, one line each."""
-    lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in ASSUMED.items())
-    lines = [
-        f"The paper's Table 5: 8 A100 of {A100_TFLOPS:g} TFLOP/s, Qwen2.5-Math-1.5B; assumed mean tokens: {lengths}",
-        f"{'':14}{'rows':>9}{'epochs':>8}{'hours':>7}{'FLOPs':>10}{'utilisation':>13}",
-    ]
-    for name, (_, epochs, rows, hours) in TABLE_5.items():
-        flops, utilisation = implied_utilisation(name)
-        lines.append(f"{name:14}{rows:9,}{epochs:8}{hours:7.2f}{flops:10.2e}{utilisation:13.1%}")
-    return lines

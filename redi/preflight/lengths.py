@@ -104,7 +104,7 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | N
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
     prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
     traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
-    sample = rows.table.head(SAMPLE).to_pylist()
+    sample = rows.first(SAMPLE)
     sides = [_count(row, i, "pairs", tokenizer) for i, row in enumerate(sample)]
     exact = np.array([[total for _, total in side] for side in sides])
     differences = traces[: len(sample)] - exact

@@ -57,7 +57,7 @@ class Plan:
         rows, problems: of the dataset; a problem is a pair, or the traces of one prompt.
         global_batch: problems of a step. per_epoch: steps of an epoch. steps: of the run. epochs: of the run.
         tokens: of the whole run, without pads. longest: trace, once cut. cut: traces longer than max_length.
-        load: the largest micro-batch. flops: of the whole run.
+        load: the largest micro-batch. padded: whether pads are in it. flops: of the whole run.
         saves: checkpoints that the run writes.
     """
 
@@ -71,12 +71,18 @@ class Plan:
     longest: int
     cut: int
     load: Load
+    padded: bool
     flops: float
     saves: int
 
 
-def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape) -> Plan:
+def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool = True) -> Plan:
     """The plan of a recipe on traces of these lengths.
+
+    Args:
+        recipe, lengths: of the run.
+        shape: of the model.
+        packs: whether its attention can be packed, see `redi.attention.enable_packing`; REDI pads where it cannot.
 
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
@@ -96,7 +102,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape) -> Plan:
         shape, float(traces.sum()), float((traces.astype(float) ** 2).sum()), traces.size * lengths.prompt
     )
     flops *= 4 / 3 if recipe.script == "train_dpo" else 1
-    load = _largest(recipe, traces, lengths, shape, global_batch)
+    load = _largest(recipe, traces, lengths, shape, global_batch, packs)
     return Plan(
         rows=len(traces),
         problems=problems,
@@ -108,6 +114,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape) -> Plan:
         longest=int(traces.max()),
         cut=cut,
         load=load,
+        padded=not (packs and (getattr(args, "padding_free", False) or getattr(args, "packing", False))),
         flops=flops,
         saves=_num_saves(recipe, steps, per_epoch),
     )
@@ -154,7 +161,9 @@ def _num_packs(traces: np.ndarray, recipe: Recipe) -> int:
     return math.ceil(traces.sum() / recipe.args.max_length)
 
 
-def _largest(recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelShape, global_batch: int) -> Load:
+def _largest(
+    recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelShape, global_batch: int, packs: bool
+) -> Load:
     """The largest micro-batch of a GPU: exact where the order does not matter, else of the first epoch's order."""
     args, per_device = recipe.args, recipe.args.per_device_train_batch_size
     several = args.gradient_accumulation_steps > 1
@@ -171,8 +180,7 @@ def _largest(recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelS
     if not getattr(recipe.args, "padding_free", False):
         rows = traces.shape[1] * min(per_device, len(traces))
         return _padded(recipe, rows, int(traces.max()), scored, several)
-    tokens, count = _largest_pack(recipe, traces, lengths, shape, global_batch)
-    return Load(tokens, int(tokens * scored), count > 1, signed_sum=True)
+    return _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs, scored)
 
 
 def _padded(recipe: Recipe, rows: int, longest: int, scored: float, several: bool) -> Load:
@@ -184,35 +192,52 @@ def _padded(recipe: Recipe, rows: int, longest: int, scored: float, several: boo
 HEAVIEST = 200  # global batches whose micro-batches are planned
 
 
-def _largest_pack(
-    recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelShape, global_batch: int
-) -> tuple[int, int]:
-    """Tokens of the largest packed micro-batch, planned as `redi.batching.StepDataset` does, and micro-batches a step.
+def _largest_of_traces(
+    recipe: Recipe,
+    traces: np.ndarray,
+    lengths: Lengths,
+    shape: ModelShape,
+    global_batch: int,
+    packs: bool,
+    scored: float,
+) -> Load:
+    """The micro-batch with most tokens, planned as `redi.batching.StepDataset` does; a share `scored` is scored.
 
     Of the first epoch's global batches the `HEAVIEST` are planned, by their tokens or their longest trace.
     """
     args, gpus = recipe.args, recipe.strategy.gpus
-    generator = torch.Generator().manual_seed(args.seed)
-    order = torch.randperm(int(lengths.problems.max()) + 1, generator=generator).numpy()
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    step_of = place[lengths.problems] // global_batch
-    totals = np.bincount(step_of, weights=traces.sum(axis=1))
-    longest = np.zeros(len(totals))
+    step_of = _steps_of(lengths.problems, args.seed, global_batch)
+    longest = np.zeros(step_of.max() + 1)
     np.maximum.at(longest, step_of, traces.max(axis=1))
+    num_rows = np.bincount(step_of)
+    totals = np.bincount(step_of, weights=traces.sum(axis=1)) if packs else num_rows * traces.shape[1] * longest
     accumulation = args.gradient_accumulation_steps
     heaviest = np.argsort(-np.maximum(totals / (gpus * accumulation), longest))[:HEAVIEST]
     cost = step_cost(shape.params / (shape.layers * shape.hidden))
-    room, most, count = args.max_tokens_per_micro_batch, 0, accumulation
+    order, ends = np.argsort(step_of, kind="stable"), num_rows.cumsum()
+    largest, count = (0, 0, 0), accumulation
     for step in heaviest:
-        sizes = traces[step_of == step].flatten().tolist()
+        sizes = traces[order[ends[step] - num_rows[step] : ends[step]]].flatten().tolist()
         try:
-            plan = plan_step(sizes, cost, gpus, accumulation, room)
+            plan = plan_step(sizes, cost, gpus, accumulation, args.max_tokens_per_micro_batch)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        most = max(most, max(sum(sizes[i] for i in batch) for rank in plan for batch in rank))
         count = max(count, len(plan[0]))
-    return most, count
+        for batch in (batch for rank in plan for batch in rank if batch):
+            real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
+            largest = max(largest, (real if packs else len(batch) * row, real, row))
+    tokens, real, row = largest
+    masked = 0 if packs else tokens * row
+    return Load(tokens, int(real * scored), count > 1, signed_sum=True, masked=masked)
+
+
+def _steps_of(problems: np.ndarray, seed: int, global_batch: int) -> np.ndarray:
+    """The step of the first epoch that each row belongs to, `(rows,)`."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(int(problems.max()) + 1, generator=generator).numpy()
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place[problems] // global_batch
 
 
 def _num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
@@ -231,3 +256,16 @@ def scaled(load: Load, tokens: int) -> Load:
     """The same micro-batch with fewer or more tokens."""
     factor = tokens / load.tokens
     return replace(load, tokens=tokens, scored=int(load.scored * factor), masked=int(load.masked * factor))
+
+
+def table_5() -> list[str]:
+    """What each row of the paper's Table 5 implies, one line each."""
+    lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in ASSUMED.items())
+    lines = [
+        f"The paper's Table 5: 8 A100 of {A100_TFLOPS:g} TFLOP/s, Qwen2.5-Math-1.5B; assumed mean tokens: {lengths}",
+        f"{'':14}{'rows':>9}{'epochs':>8}{'hours':>7}{'FLOPs':>10}{'utilisation':>13}",
+    ]
+    for name, (_, epochs, rows, hours) in TABLE_5.items():
+        flops, utilisation = implied_utilisation(name)
+        lines.append(f"{name:14}{rows:9,}{epochs:8}{hours:7.2f}{flops:10.2e}{utilisation:13.1%}")
+    return lines

@@ -13,11 +13,20 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow.dataset
+import torch
 import yaml
 from datasets import load_dataset_builder
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
 
 from redi import training
+from redi.attention import enable_packing
 from redi.evaluation import checkpoint
 from redi.preflight.memory import Strategy
 from redi.runs import UsageError, read_manifest
@@ -195,6 +204,20 @@ def open_model(recipe: Recipe) -> Model:
     return Model(config, tokenizer)
 
 
+def why_padded(recipe: Recipe, model: Model) -> str | None:
+    """Why REDI will pad the traces that it is to pack; None where it will not.
+
+    As `redi.attention.enable_packing` says of a model without data.
+    """
+    if recipe.script != "train_redi" or not recipe.args.padding_free:
+        return None
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
+    if recipe.run.attn_implementation is not None:  # set here, since its package need not be installed
+        empty.config.get_text_config()._attn_implementation = recipe.run.attn_implementation
+    return enable_packing(empty)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows to train on, read where they lie.
@@ -208,6 +231,12 @@ class Rows:
     table: pyarrow.dataset.Dataset
     num_rows: int
     note: str
+
+    def first(self, count: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """The first rows, with these columns or all."""
+        # By default Arrow reads many files ahead: seconds, and gigabytes, for rows of long traces.
+        ahead = {"batch_readahead": 0, "fragment_readahead": 0}
+        return self.table.head(count, columns=columns, batch_size=count, **ahead).to_pylist()
 
 
 def open_rows(recipe: Recipe) -> Rows:
