@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import upload_folder
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.checkpoints import last_complete_checkpoint
@@ -91,6 +94,10 @@ def run_training(
         raise UsageError(
             "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
         )
+    if args.push_to_hub:
+        if "hub_strategy" in given:
+            raise UsageError("hub_strategy is not read: push_to_hub pushes the final model, with its card. Remove it")
+        args.hub_strategy = HubStrategy.END
     split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
     lora = lora_config(run)
     if is_finished_run(args, given):
@@ -117,6 +124,8 @@ def run_training(
         )
     except ValueError as error:  # rows or options that the trainer refuses
         raise UsageError(str(error)) from error
+    except (HfHubHTTPError, ConnectionError) as error:  # it makes the repository to push to
+        raise UsageError(f"push_to_hub=True: {error}; set hub_model_id and log in with `hf auth login`") from error
     if lora is not None:
         _refuse_sharded_adapters(trainer)
     _train(trainer)
@@ -126,6 +135,7 @@ def run_training(
 def _finish(trainer: Trainer, run: RunArguments, given: dict[str, Any], num_rows: int, started: float) -> None:
     """Writes the model, the log history that the plots read, the manifest and the model card."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
+    pushes, args.push_to_hub = args.push_to_hub, False  # not yet: the card is still to be written
     if run.lora_r is None:
         trainer.save_model()
     else:
@@ -142,8 +152,26 @@ def _finish(trainer: Trainer, run: RunArguments, given: dict[str, Any], num_rows
         write_manifest(folder, config=given, inputs=inputs, counts=counts, seed=args.seed, started=started)
         write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
+        if pushes:
+            _push(folder, trainer.hub_model_id, args)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _push(folder: Path, repository: str, args: TrainingArguments) -> None:
+    try:
+        upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            ignore_patterns=["_*", "checkpoint-*"],
+            commit_message="Trained model, manifest and card",
+            token=args.hub_token,
+            revision=args.hub_revision,
+        )
+    except (HfHubHTTPError, ConnectionError) as error:
+        remedy = f"the model is whole in {folder}: hf upload {repository} {folder} --exclude 'checkpoint-*'"
+        raise UsageError(f"push_to_hub=True: {error}; {remedy}") from error
+    print(f"pushed to {repository}", flush=True)
 
 
 def _split_global_batch(global_batch_size: int, args: TrainingArguments, given: dict[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """A stand-in for the Hugging Face Hub on this machine: one dataset, `owner/traces`, with any number of revisions.
 
-It answers those requests of the real client that reading a dataset takes, and notes which bytes of files it sent.
+It answers those requests of the real client that reading a dataset takes, and notes which bytes of files it sent; and
+those that pushing to a model takes.
 """
 
+import base64
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folders, self.branches = folders, branches
         self.ranges: list[tuple[Path, int, int]] = []
+        self.pushed: dict[str, dict[str, bytes]] | None = {}  # model -> its files; None refuses all
 
     def commit(self, revision: str) -> str | None:
         return revision if revision in self.folders else self.branches.get(revision)
@@ -35,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def do_HEAD(self):
@@ -79,3 +82,29 @@ class Handler(BaseHTTPRequestHandler):
         start, end = int(match[1]), int(match[2]) + 1
         self.server.ranges.append((path, start, end))
         return self.answer(206, body[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(body)}", **headers)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.pushed is None:
+            return self.answer(403)
+        match = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/(preupload|commit)/main", self.path.split("?")[0])
+        if self.path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            self.server.pushed.setdefault(name, {})
+            return self.reply({"url": f"http://127.0.0.1:{self.server.server_port}/{name}", "id": name})
+        if self.path == "/api/validate-yaml":
+            return self.reply({"errors": [], "warnings": []})
+        if match is None or match[1] not in self.server.pushed:
+            return self.answer(404, X_Error_Code="RepoNotFound")
+        if match[2] == "preupload":  # no file is so large that it would go elsewhere
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            return self.reply({"files": [file | {"shouldIgnore": False} for file in files]})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                self.server.pushed[match[1]][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        commit, address = "c" * 40, f"http://127.0.0.1:{self.server.server_port}/{match[1]}"
+        return self.reply({"success": True, "commitOid": commit, "commitUrl": f"{address}/commit/{commit}"})
+
+    def reply(self, content: dict) -> None:
+        self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
