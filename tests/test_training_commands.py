@@ -101,6 +101,17 @@ def test_yaml_values_and_command_line_overrides(tmp_path):
     assert given["alpha"] == 0.5 and "weight_decay" not in given
 
 
+def test_a_run_is_named_after_its_recipe_and_what_overrides_it():
+    recipe = ["--config", str(REPOSITORY / "recipes/redi/quickstart/config.yaml")]
+
+    def name(*argv: str) -> str:
+        return parse_options([*recipe, *argv], [RunArguments, REDIConfig])[0][1].run_name
+
+    assert name() == "redi/quickstart"
+    assert name("--alpha", "0.5", "--output_dir", "x", "--seed=7") == "redi/quickstart alpha=0.5 seed=7"
+    assert name("--alpha", "0.5", "--run_name", "mine") == "mine"
+
+
 def test_a_misspelt_key_ends_the_recipe_with_one_line_and_exit_code_2(tmp_path):
     result = subprocess.run(
         ["bash", REPOSITORY / "recipes/redi/quickstart/train.sh", "--alhpa", "0.5"],
@@ -300,6 +311,14 @@ def launch(accelerate_config: Path, arguments: list[str], cwd: Path, **environme
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("options, warns", [([], True), (["--lora_r", "2"], False)], ids=["full", "lora"])
+def test_half_precision_weights_alone_are_warned_of(model_path, pairs_file, tmp_path, capsys, options, warns):
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
+    train_redi.main([*argv, *CPU, *STEPS, "--dtype", "bfloat16", *options])
+    said = capsys.readouterr().out
+    assert ("warning: dtype=bfloat16 without DeepSpeed or FSDP: no float32 weights are kept" in said) == warns
 
 
 @pytest.mark.slow
