@@ -52,7 +52,7 @@ def test_every_recipe_of_the_repository_is_read(tmp_path):
             check_updates(recipe, precision_of(recipe, None))
 
 
-@pytest.mark.parametrize("kernel", [None, "flash_attention_2"])
+@pytest.mark.parametrize("kernel", [None, "eager", "flash_attention_2"])
 def test_a_model_that_is_not_packed_is_said_to_be_padded(job, kernel):
     """As training does: see `redi.attention.enable_packing`."""
     config = Gemma2Config(
@@ -70,7 +70,9 @@ def test_a_model_that_is_not_packed_is_said_to_be_padded(job, kernel):
     job.options["attn_implementation"] = kernel
     said = job.check()
     note = "traces are padded, not packed: its attention caps logits"
-    assert (note in said) == ("pads counted" in said) == (kernel is None)
+    assert (note in said) == ("pads counted" in said) == (kernel != "flash_attention_2")
+    assert ("sdpa leaves out attn_logit_softcapping" in said) == (kernel is None)
+    assert ("eager keeps all scores" in said) == (kernel == "eager")
 
 
 def test_half_precision_that_would_lose_updates_is_refused(job):

@@ -91,12 +91,10 @@ def preflight(
     report.ok(f"{len(recipe.given)} options, read by scripts/{recipe.script}.py")
     if recipe.is_finished:
         report.note(f"output_dir {recipe.args.output_dir} holds this run, finished: the job would do nothing")
-    kernel = recipe.run.attn_implementation or ""
-    if kernel.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        report.note(f"attn_implementation={kernel} needs the package flash-attn, which is not installed here")
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: configuration, tokenizer, weights")
+        _note_attention(report, recipe.run.attn_implementation or "sdpa", model)
     kind = None if rows is None else report.attempt(kind_of, recipe.script, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind}, {rows.note}")
@@ -105,6 +103,15 @@ def preflight(
     if report.problems:
         raise UsageError("; ".join(report.problems))
     write("\nnothing found that would waste the job")
+
+
+def _note_attention(report: Report, kernel: str, model: Model) -> None:
+    if kernel.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
+        report.note(f"attn_implementation={kernel} needs the package flash-attn, which is not installed here")
+    if kernel == "eager":
+        report.note("attn_implementation=eager keeps all scores, heads * length^2 a trace: not in the memory below")
+    if kernel == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        report.note("attn_implementation=sdpa leaves out attn_logit_softcapping: use flash_attention_2, or eager")
 
 
 def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:
