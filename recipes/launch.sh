@@ -13,17 +13,24 @@ script=scripts/$1.py recipe=$(cd "$2" && pwd) chosen=configs/accelerate/$3.yaml
 shift 3
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+
+# One process checks the options and tokenises, before there are others that would wait for it. A mistake in the options
+# or the rows ends here, with one line and exit code 2; so does a run that is finished.
+said=$(mktemp) REDI_EXIT_CODE_FILE=$(mktemp) # accelerate's own exit code is 1, whatever its processes' is
+export REDI_EXIT_CODE_FILE
+trap 'rm -f "$said" "$REDI_EXIT_CODE_FILE"' EXIT
+first="" code=0
+trap 'kill $first || true; exit 143' TERM
+trap 'kill $first || true; exit 130' INT # which a process in the background does not hear
+python "$script" --config "$recipe/config.yaml" "$@" --tokenize_only true </dev/null >"$said" &
+first=$!
+wait "$first" || code=$?
 stopped=false
 trap 'stopped=true' TERM
-
-# A mistake in the options ends here, with one line and exit code 2, before any process is launched; so does a run that
-# is finished.
-checked=$(python "$script" --config "$recipe/config.yaml" "$@" --check_only true)
-num_gpus=$(sed -n 's/^options are right; GPUs here: //p' <<<"$checked")
-if [ -z "$num_gpus" ]; then
-    echo "$checked"
-    exit 0
-fi
+trap - INT
+grep -v '^options are right' "$said" || true
+num_gpus=$(sed -n 's/^options are right; GPUs here: //p' "$said")
+if [ "$code" != 0 ] || [ -z "$num_gpus" ] || [[ " $* " == *" --tokenize_only"* ]]; then exit "$code"; fi
 
 machines=${NUM_MACHINES:-1}
 total=$((machines * ${NUM_PROCESSES:-$num_gpus}))
@@ -41,10 +48,6 @@ elif [ "$total" -gt 1 ]; then
     options+=(--main_process_port 0) # any free one: another run may be on this machine
 fi
 if $stopped; then exit 143; fi
-
-REDI_EXIT_CODE_FILE=$(mktemp) # the launcher's own is 1, whatever its processes' is
-export REDI_EXIT_CODE_FILE
-trap 'rm -f "$REDI_EXIT_CODE_FILE"' EXIT
 
 # The launcher must not hear SIGTERM: it would kill its processes 30 s later, in the middle of a long checkpoint. With
 # job control it gets a process group of its own, and so an interrupt that is not ignored, as it is in the background.

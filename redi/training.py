@@ -41,7 +41,9 @@ class RunArguments:
         global_batch_size (`int`, *optional*): rows of an optimizer step, over all processes, however many there are;
             `gradient_accumulation_steps` follows. With `max_tokens_per_micro_batch`, the micro-batches follow from it.
         check_only (`bool`, *optional*): check the options, say how many GPUs there are here, or that the run is
-            finished already, and stop, so that a mistake costs seconds.
+            finished already, and stop.
+        tokenize_only (`bool`, *optional*): the same, with the rows tokenised into the datasets cache, by one process
+            before there are others that would wait for it.
     """
 
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id, the start of the training."})
@@ -58,7 +60,9 @@ class RunArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Modules that get adapters; all linear ones but the head."}
     )
-    tokenize_only: bool = field(default=False, metadata={"help": "Tokenise into the datasets cache and stop."})
+    tokenize_only: bool = field(
+        default=False, metadata={"help": "Check the options, tokenise into the datasets cache, and stop."}
+    )
     check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
 
 
@@ -105,7 +109,7 @@ def run_training(
     if run.check_only:
         print(f"{CHECKED} {torch.cuda.device_count()}", flush=True)
         return
-    if args.process_index == 0:
+    if args.process_index == 0 and not run.tokenize_only:
         for line in filter(None, (split, _lost_updates(run, args))):
             print(line, flush=True)
     init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
@@ -118,6 +122,7 @@ def run_training(
         rows = prepare(dataset, tokenizer)
         if run.tokenize_only:
             print(f"{run.dataset_name}: {len(rows)} of {num_rows} rows tokenised, in the datasets cache", flush=True)
+            print(f"{CHECKED} {torch.cuda.device_count()}", flush=True)
             return
         trainer = trainer_class(
             model=run.model_name_or_path, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora
