@@ -1,19 +1,26 @@
 """The benchmark scripts run and write the figures they promise; no time is judged."""
 
 import argparse
+import itertools
 import json
 import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, make_pairs
+from datasets import Dataset
+from trl import SFTConfig
+
+from redi.data.problems import tokenize_problems
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import bench_balance
 import bench_corpus
 import bench_data
+import bench_memory
 import bench_trainer
+import train_sft
 
 SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
 
@@ -153,3 +160,24 @@ def test_memory_of_the_data_commands(tmp_path, capsys):
     results = json.loads((tmp_path / "memory.json").read_text())
     assert list(results) == ["100"] and list(results["100"]) == ["select", "select and length", "decontaminate"]
     assert "peak MiB" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # eight processes that import everything and train
+def test_predicted_memory_is_near_the_measured(tmp_path):
+    path = tmp_path / "memory.json"
+    bench_memory.main(["--sizes", "5M", "--lengths", "2048", "--threads", "1", "--json", str(path)])
+    results = json.loads(path.read_text())
+    cases = [(result["side"], result["checkpointing"]) for result in results]
+    assert cases == list(itertools.product(["redi", "sft", "sft_padded", "dpo"], [False, True]))
+    assert all(abs(result["error"]) < 0.15 for result in results), results
+
+
+def test_conversations_of_the_memory_bench_are_as_training_makes_them(tokenizer):
+    """Every trace is one, and its loss is on the completion alone."""
+    rows = make_pairs(2)
+    pairs = tokenize_problems(Dataset.from_list(rows), tokenizer, None)[0]
+    both = [{"messages": row["prompt"] + row[side]} for row in rows for side in ("chosen", "rejected")]
+    args = SFTConfig(output_dir="unused", use_cpu=True, bf16=False)
+    assert bench_memory.conversations(list(pairs)) == list(
+        train_sft.tokenize(Dataset.from_list(both), tokenizer, args)
+    )
