@@ -238,6 +238,8 @@ def test_bad_input(folder, capsys):
     assert "column 'problem' is int64" in error_of(corpus="number.parquet")
     write_jsonl(folder / "mixed.jsonl", [{"problem": "a"}, {"problem": 1}])
     assert "mixed.jsonl: a key has values of two types" in error_of(corpus="mixed.jsonl")
+    write_jsonl(folder / "objects.jsonl", [{"problem": "a", "notes": {}}, {"problem": "b", "notes": {}}])
+    assert "key 'notes' holds only empty objects, {}" in error_of(corpus="objects.jsonl")
     pq.write_table(pa.Table.from_pylist([ROWS[0]]), folder / "hit.parquet")
     assert "no rows are left of 1" in error_of("--drop", corpus="hit.parquet")
     (folder / "raw").mkdir()

@@ -83,7 +83,18 @@ def _infer(files: list[Path]) -> tuple[pa.Schema, int]:
                 schema = pa.unify_schemas([schema, found], promote_options="permissive")
             except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
                 raise UsageError(f"--input {file}: a key has values of two types: {error}; mend the file") from error
+    for field in schema:
+        if _has_empty_struct(field.type):
+            raise UsageError(
+                f"--input {files[0].parent}: key '{field.name}' holds only empty objects, {{}}, which parquet cannot "
+                "keep; remove it"
+            )
     return schema, num_rows
+
+
+def _has_empty_struct(type_: pa.DataType) -> bool:
+    children = [type_.field(i).type for i in range(type_.num_fields)]
+    return pa.types.is_struct(type_) and not children or any(map(_has_empty_struct, children))
 
 
 def _jsonl_batches(file: Path) -> Iterator[list[dict[str, Any]]]:
