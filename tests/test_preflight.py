@@ -75,6 +75,13 @@ def test_a_model_that_is_not_packed_is_said_to_be_padded(job, kernel):
     assert ("eager keeps all scores" in said) == (kernel == "eager")
 
 
+def test_eager_attention_is_noted_where_it_runs(job):
+    job.options["attn_implementation"] = "eager"
+    assert "eager keeps all scores" not in job.check()  # packed, by another kernel
+    job.options["padding_free"] = "false"
+    assert "eager keeps all scores" in job.check()
+
+
 def test_half_precision_that_would_lose_updates_is_refused(job):
     """Weights of dtype bfloat16 are spaced 2^-8 apart, relatively; an update of lr 1e-6 is far below that."""
     ddp = ("--accelerate-config", str(REPOSITORY / "configs/accelerate/ddp.yaml"))

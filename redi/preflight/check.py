@@ -108,8 +108,6 @@ def preflight(
 def _note_attention(report: Report, kernel: str, model: Model) -> None:
     if kernel.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
         report.note(f"attn_implementation={kernel} needs the package flash-attn, which is not installed here")
-    if kernel == "eager":
-        report.note("attn_implementation=eager keeps all scores, heads * length^2 a trace: not in the memory below")
     if kernel == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         report.note("attn_implementation=sdpa leaves out attn_logit_softcapping: use flash_attention_2, or eager")
 
@@ -130,6 +128,8 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     _report_plan(report, recipe, plan, lengths)
     if padding is not None:
         report.note(f"traces are padded, not packed: {padding}")
+    if plan.padded and recipe.run.attn_implementation == "eager":  # packed traces never run on it
+        report.note("attn_implementation=eager keeps all scores, heads * length^2 a trace: not in the memory below")
     report.attempt(_check_positions, model, plan)
     precision = precision_of(recipe, model)
     report.attempt(check_updates, recipe, precision)
