@@ -83,14 +83,8 @@ def wait_for_checkpoint_after(folder: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(cluster, training, tmp_path):
-    other = [*training, "--output_dir", str(tmp_path / "other")]
-    (cancelled,) = submitted(cluster, tmp_path / "jobs", "train", str(RECIPE), "--", *other).values()
-    wait_for_step(cluster, f"{cancelled}.0")
-    told(cluster, "scancel", cancelled)
-
-    training[training.index("--max_steps") + 1] = "1200"
-    options = ["--grace", "60", "--", *training]
-    (number,) = submitted(cluster, tmp_path / "jobs", "train", str(RECIPE), *options).values()
+    submission = [cluster, tmp_path / "jobs", "train", str(RECIPE), "--grace", "60", "--", *training]
+    (number,) = submitted(*submission).values()
     after = ["--parsable", f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
     dependent = told(cluster, "sbatch", *after, "--wrap=true").strip()
     log, out = Log(tmp_path / "jobs", number), tmp_path / "out"
@@ -98,24 +92,26 @@ def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(clust
     # Without a grace time SLURM itself puts the job back at once, and kills what still runs after KillWait, 30 s.
     told(cluster, "scontrol", "update", "PartitionName=low", "GraceTime=0")
     wait_for_checkpoint_after(out, 0)
-    first = preempt(cluster)
-    assert wait_for_end(cluster, first) == "COMPLETED" and len(log.stops()) == 1
-
-    wait_for_checkpoint_after(out, log.stops()[0])
-    # SLURM looks every 30 seconds for jobs with at most 90 left, 60 of which are the grace; see --signal of sbatch.
-    told(cluster, "scontrol", "update", f"JobId={number}", "TimeLimit=2")
-    wait_for(lambda: len(log.stops()) == 2, "not stopped before the time limit", 90)
-    wait_for(lambda: jobs_of(cluster, number)[0]["JobState"] == "PENDING", "not back in the queue", 60)
-    told(cluster, "scontrol", "update", f"JobId={number}", "TimeLimit=30")
-
+    assert wait_for_end(cluster, preempt(cluster)) == "COMPLETED" and len(log.stops()) == 1
     assert jobs_of(cluster, dependent)[0]["JobState"] == "PENDING"
-    assert wait_for_end(cluster, number) == "COMPLETED"
-    assert log.stops() == log.resumptions() and log.stops() == sorted(set(log.stops()))
-    assert log.text().count("back into the queue") == 1  # the first time it was SLURM
-    assert jobs_of(cluster, number)[0]["Restarts"] == "2"
-    assert json.loads((out / "manifest.json").read_text())["counts"]["steps"] == 1200
+
+    long = ["--max_steps", "100000", "--output_dir", str(tmp_path / "long")]
+    (long_number,) = submitted(*submission, *long).values()
+    long_log = Log(tmp_path / "jobs", long_number)
+    wait_for_checkpoint_after(tmp_path / "long", 0)
+    # SLURM looks every 30 seconds for jobs with at most 90 left, 60 of which are the grace; see --signal of sbatch.
+    told(cluster, "scontrol", "update", f"JobId={long_number}", "TimeLimit=2")
+    wait_for(lambda: "back into the queue" in long_log.text(), "not stopped before the time limit", 120)
+    wait_for(lambda: long_log.resumptions() == long_log.stops(), "not resumed")
+    wait_for_checkpoint_after(tmp_path / "long", long_log.stops()[0])
+    told(cluster, "scancel", long_number)
+
+    assert wait_for_end(cluster, number) == "COMPLETED" and log.stops() == log.resumptions()
+    assert "back into the queue" not in log.text() and jobs_of(cluster, number)[0]["Restarts"] == "1"  # by SLURM, once
+    assert json.loads((out / "manifest.json").read_text())["counts"]["steps"] == 300
     assert wait_for_end(cluster, dependent, 30) == "COMPLETED"
-    assert [jobs_of(cluster, cancelled)[0][key] for key in ("JobState", "Restarts")] == ["CANCELLED", "0"]
+    wait_for(lambda: not told(cluster, "squeue", "--noheader"), "the queue is not empty", 60)
+    assert [jobs_of(cluster, long_number)[0][key] for key in ("JobState", "Restarts")] == ["CANCELLED", "1"]
 
 
 @pytest.mark.slow
