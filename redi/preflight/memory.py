@@ -32,9 +32,9 @@ is (recomputed and) gone through backwards; f is what one layer and the final no
 
 T holds no pads where traces are packed; padded micro-batches count their pads. scripts/bench_memory.py compares with
 what is measured on the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512 and
-2,048 tokens, with and without checkpointing. Packed SFT was within 3.0 %, padded SFT and DPO within 1.7 % (of the
-80 million padded SFT without checkpointing, and not DPO), REDI within 7.0 % (of the 80 million one case). The figures
-for GPUs, and for several of them, are not measured.
+2,048 tokens, with and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11),
+DPO within 1.7 % (8, none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for GPUs, and for
+several of them, are not measured.
 """
 
 from dataclasses import dataclass
