@@ -104,12 +104,12 @@ def enable_packing(model: PreTrainedModel) -> str | None:
         None, or why this model cannot be packed, in which case it is left as it was.
     """
     config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or [])
+    if not model._supports_attention_backend or model._is_stateful or layers - {"full_attention", "sliding_attention"}:
+        return f"not all layers of {type(model).__name__} are attention that can be told where traces begin"
     if config._attn_implementation in _KERNELS_OF_THEIR_OWN:
         return None
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "its attention caps logits (attn_logit_softcapping), which needs flash-attention to be packed"
-    layers = set(getattr(config, "layer_types", None) or [])
-    if not model._supports_attention_backend or model._is_stateful or layers - {"full_attention", "sliding_attention"}:
-        return f"not all layers of {type(model).__name__} are attention that can be told where traces begin"
     model.set_attn_implementation(NAME)
     return None

@@ -19,6 +19,7 @@ from redi.batching import StepDataset, step_cost
 from redi.callbacks import SetEpoch, make_callbacks
 from redi.config import REDIConfig
 from redi.data.problems import NAME, PAIR_COLUMNS, prepare_problems
+from redi.loading import leaves_out_cap
 from redi.losses import redi_loss, simpo_loss
 from redi.scoring import add_scoring
 
@@ -84,6 +85,8 @@ class REDITrainer(DPOTrainer):
         # The flag only kept the reference model from being loaded; left on, it would make `evaluate` refuse to run.
         self.precompute_ref_logps = False
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if leaves_out_cap(base_model.config, base_model.config.get_text_config()._attn_implementation):
+            base_model.set_attn_implementation("eager")
         add_scoring(base_model)
         self.pair_loss = (
             partial(redi_loss, alpha=args.alpha)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset
 from huggingface_hub import upload_folder
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.checkpoints import last_complete_checkpoint
+from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.model_card import write_model_card
 from redi.runs import UsageError, read_manifest, write_manifest
 
@@ -112,7 +112,8 @@ def run_training(
     if args.process_index == 0 and not run.tokenize_only:
         for line in filter(None, (split, _lost_updates(run, args))):
             print(line, flush=True)
-    init = {"dtype": run.dtype, "attn_implementation": run.attn_implementation}
+    attention = attention_of(run.model_name_or_path, run.attn_implementation)
+    init = {"dtype": run.dtype, "attn_implementation": attention}
     args.model_init_kwargs = {**(args.model_init_kwargs or {}), **{k: v for k, v in init.items() if v is not None}}
     args.run_name = args.run_name or "/".join(Path(args.output_dir).resolve().parts[-2:])  # without --config
     tokenizer = load_tokenizer(run.model_name_or_path)
@@ -301,50 +302,3 @@ def is_finished_run(args: TrainingArguments, given: dict[str, Any]) -> bool:
     if args.process_index == 0:
         print(f"{args.output_dir} is finished already: nothing to do", flush=True)
     return True
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id.
-
-    Raises:
-        UsageError: there is none, or it lacks its vocabulary, a chat template or an eos token.
-    """
-    if not Path(path).exists() and path.count("/") != 1:
-        raise UsageError(f"model_name_or_path={path} does not exist, and is no Hub id (owner/name)")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model_name_or_path={path} has no tokenizer that can be loaded: {error}") from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one without any files
-        raise UsageError(
-            f"model_name_or_path={path} has no tokenizer in it; copy its base model's tokenizer files there"
-        )
-    if tokenizer.chat_template is None:
-        raise UsageError(
-            f"the tokenizer of {path} has no chat template; put a chat_template.jinja into the model folder"
-        )
-    if tokenizer.eos_token_id is None:
-        raise UsageError(f"the tokenizer of {path} has no eos token; set eos_token in its tokenizer_config.json")
-    return tokenizer
-
-
-def load_rows(name: str, split: str) -> Dataset:
-    """The rows of a folder of parquet files, a parquet file, or a Hub id.
-
-    Raises:
-        UsageError: there is nothing at `name`.
-    """
-    path = Path(name)
-    try:
-        # By their files, whose times are part of what the datasets cache knows them by: it may know a folder by its
-        # name and its dataset card alone, and give back the rows of another.
-        files = [path] if path.is_file() else sorted(path.glob(f"{split}-*.parquet"))
-        if files:
-            return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-        if not path.exists() and name.count("/") != 1:
-            raise UsageError(f"dataset_name={name} does not exist, and is no Hub id (owner/name)")
-        return load_dataset(name, split=split)
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"dataset_name={name} cannot be loaded: {error}") from error

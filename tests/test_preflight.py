@@ -71,15 +71,16 @@ def test_a_model_that_is_not_packed_is_said_to_be_padded(job, kernel):
     said = job.check()
     note = "traces are padded, not packed: its attention caps logits"
     assert (note in said) == ("pads counted" in said) == (kernel != "flash_attention_2")
-    assert ("sdpa leaves out attn_logit_softcapping" in said) == (kernel is None)
-    assert ("eager keeps all scores" in said) == (kernel == "eager")
+    assert ("eager attention keeps all scores" in said) == (kernel != "flash_attention_2")
+    job.options["attn_implementation"] = "sdpa"
+    assert "attn_implementation=sdpa leaves out the cap on attention logits" in job.check(code=2)
 
 
 def test_eager_attention_is_noted_where_it_runs(job):
     job.options["attn_implementation"] = "eager"
-    assert "eager keeps all scores" not in job.check()  # packed, by another kernel
+    assert "eager attention keeps all scores" not in job.check()  # packed, by another kernel
     job.options["padding_free"] = "false"
-    assert "eager keeps all scores" in job.check()
+    assert "eager attention keeps all scores" in job.check()
 
 
 def test_half_precision_that_would_lose_updates_is_refused(job):

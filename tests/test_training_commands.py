@@ -18,9 +18,10 @@ from trl import SFTConfig
 from redi import REDIConfig, REDITrainer, training
 from redi.config import UNREAD_OPTIONS
 from redi.data.tokens import encode
+from redi.loading import load_rows, load_tokenizer
 from redi.options import parse_options
 from redi.runs import UsageError
-from redi.training import RunArguments, load_rows, load_tokenizer, run_training
+from redi.training import RunArguments, run_training
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import train_dpo

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from redi.evaluation.checkpoint import Checkpoint
 from redi.evaluation.plan import Sample, Settings, Slot, slots_seed
+from redi.loading import attention_of
 
 TINY = 20_000_000  # parameters, up to which one thread is as fast as several, and does not wait for busy cores
 BLOCK = 64  # random numbers that are drawn ahead for each answer
@@ -22,9 +23,8 @@ def sample(
         The slots of a batch and their samples.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = (
-        AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=getattr(torch, settings.dtype)).to(device).eval()
-    )
+    init = {"dtype": getattr(torch, settings.dtype), "attn_implementation": attention_of(checkpoint.path, None)}
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, **init).to(device).eval()
     num_threads = torch.get_num_threads()
     if device == "cpu" and model.num_parameters() <= TINY:
         torch.set_num_threads(1)

@@ -94,7 +94,7 @@ def preflight(
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: configuration, tokenizer, weights")
-        _note_attention(report, recipe.run.attn_implementation or "sdpa", model)
+        _note_attention(report, model)
     kind = None if rows is None else report.attempt(kind_of, recipe.script, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind}, {rows.note}")
@@ -105,11 +105,9 @@ def preflight(
     write("\nnothing found that would waste the job")
 
 
-def _note_attention(report: Report, kernel: str, model: Model) -> None:
-    if kernel.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        report.note(f"attn_implementation={kernel} needs the package flash-attn, which is not installed here")
-    if kernel == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        report.note("attn_implementation=sdpa leaves out attn_logit_softcapping: use flash_attention_2, or eager")
+def _note_attention(report: Report, model: Model) -> None:
+    if (model.attention or "").startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
+        report.note(f"attn_implementation={model.attention} needs the package flash-attn, which is not installed here")
 
 
 def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:
@@ -128,8 +126,8 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     _report_plan(report, recipe, plan, lengths)
     if padding is not None:
         report.note(f"traces are padded, not packed: {padding}")
-    if plan.padded and recipe.run.attn_implementation == "eager":  # packed traces never run on it
-        report.note("attn_implementation=eager keeps all scores, heads * length^2 a trace: not in the memory below")
+    if plan.padded and model.attention == "eager":  # packed traces never run on it
+        report.note("eager attention keeps all scores, heads * length^2 a trace: not in the memory below")
     report.attempt(_check_positions, model, plan)
     precision = precision_of(recipe, model)
     report.attempt(check_updates, recipe, precision)

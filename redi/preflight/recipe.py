@@ -28,6 +28,7 @@ from transformers import (
 from redi import training
 from redi.attention import enable_packing
 from redi.evaluation import checkpoint
+from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.preflight.memory import Strategy
 from redi.runs import UsageError, read_manifest
 
@@ -172,20 +173,21 @@ def _on_processes(args: TrainingArguments, count: int) -> TrainingArguments:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that training starts from: its configuration and tokenizer."""
+    """The model that training starts from: its configuration, its tokenizer, and the attention it is loaded with."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    attention: str | None
 
 
 def open_model(recipe: Recipe) -> Model:
     """Configuration and tokenizer of the start model, whose weights must be there.
 
     Raises:
-        UsageError: there is no such model, or it is not whole.
+        UsageError: there is no such model, it is not whole, or the attention that is asked for leaves out its cap.
     """
     path = recipe.run.model_name_or_path
-    tokenizer = training.load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -201,7 +203,7 @@ def open_model(recipe: Recipe) -> Model:
             f"model_name_or_path={path}: its tokenizer has {size} tokens, its embeddings only {vocabulary} rows; "
             "resize them, or use the model's own tokenizer"
         )
-    return Model(config, tokenizer)
+    return Model(config, tokenizer, attention_of(path, recipe.run.attn_implementation))
 
 
 def why_padded(recipe: Recipe, model: Model) -> str | None:
@@ -248,7 +250,7 @@ def open_rows(recipe: Recipe) -> Rows:
     name, split = recipe.run.dataset_name, recipe.run.dataset_train_split
     files = _parquet_files(name, split)
     if files is None:
-        table = pyarrow.dataset.dataset(training.load_rows(name, split).with_format("arrow")[:])
+        table = pyarrow.dataset.dataset(load_rows(name, split).with_format("arrow")[:])
     else:
         table = pyarrow.dataset.dataset(files, format="parquet")
     num_rows = table.count_rows()
