@@ -3,7 +3,8 @@
 # interruption:
 #   bash recipes/pipeline.sh TARGET              everything, in order
 #   bash recipes/pipeline.sh TARGET STAGE [RUN]  one stage; `list` prints them all; `evaluate RUN I/N` samples for one
-#                                                part of the problems, and `evaluate RUN` then gathers them
+#                                                part of the problems, and `evaluate RUN` then gathers them;
+#                                                `tokenize RUN` is the part of `train RUN` that needs no GPU
 # TARGET: table1 or table4 (the final model), table2 or table3 (the ablations), controls, lora (one GPU of 24 GB).
 # From the environment, options separated by spaces:
 #   CORPUS      raw traces, open-r1/OpenR1-Math-Raw; for another corpus the paper's numbers of rows are not asked for
@@ -91,9 +92,14 @@ not on the Hub as the paper used it; put it there (id, problem, answer), or set 
     fi
 }
 
-train() { # RUN
+train() { # RUN [OPTION ...]
     exec bash "recipes/$1/train.sh" --model_name_or_path "$(value "$1" model_name_or_path)" \
-        --dataset_name "$(value "$1" dataset_name)" --output_dir "$(value "$1" output_dir)" "${train_options[@]}"
+        --dataset_name "$(value "$1" dataset_name)" --output_dir "$(value "$1" output_dir)" "${train_options[@]}" \
+        "${@:2}"
+}
+
+tokenize() { # RUN
+    train "$1" --tokenize_only true
 }
 
 evaluate() { # RUN
@@ -150,6 +156,6 @@ case $stage in
     all) all ;;
     list) stages ;;
     data | table) "$stage" ;;
-    train | evaluate) has_run && "$stage" "$run" ;;
-    *) fail "STAGE is one of data, train, evaluate, table, list; not '$stage'" ;;
-esac
+    tokenize | train | evaluate) has_run && "$stage" "$run" ;;
+    *) fail "STAGE is one of data, tokenize, train, evaluate, table, list; not '$stage'" ;;
+esac; exit # read with the line before: this file may change while a stage runs

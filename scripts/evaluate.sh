@@ -89,23 +89,27 @@ if ! $every; then
     exit
 fi
 
-[ -d "$model" ] || usage "--every-checkpoint: $model is no folder of a run"
-folders=()
-declare -A evaluated=()
-while true; do
-    finished=false
-    if [ -f "$model/manifest.json" ]; then finished=true; fi # written last; so no checkpoint comes after this look
-    found=false
-    mapfile -t checkpoints < <(complete)
-    for checkpoint in "${checkpoints[@]}"; do
-        folder=$(place "$checkpoint")
-        if [ -n "${evaluated[$folder]:-}" ]; then continue; fi
-        found=true evaluated[$folder]=yes
-        evaluate "$checkpoint" "$folder"
-        folders+=("$folder")
-        report "$(basename "$model")" "${folders[@]}"
+every_checkpoint() {
+    [ -d "$model" ] || usage "--every-checkpoint: $model is no folder of a run"
+    local finished found checkpoint folder folders=()
+    local -A evaluated=()
+    while true; do
+        finished=false
+        if [ -f "$model/manifest.json" ]; then finished=true; fi # written last; so no checkpoint comes after this look
+        found=false
+        mapfile -t checkpoints < <(complete)
+        for checkpoint in "${checkpoints[@]}"; do
+            folder=$(place "$checkpoint")
+            if [ -n "${evaluated[$folder]:-}" ]; then continue; fi
+            found=true evaluated[$folder]=yes
+            evaluate "$checkpoint" "$folder"
+            folders+=("$folder")
+            report "$(basename "$model")" "${folders[@]}"
+        done
+        if ! $watch || { $finished && ! $found; }; then break; fi
+        if ! $found; then sleep "${WATCH_SECONDS:-60}"; fi
     done
-    if ! $watch || { $finished && ! $found; }; then break; fi
-    if ! $found; then sleep "${WATCH_SECONDS:-60}"; fi
-done
-[ ${#folders[@]} -gt 0 ] || usage "$model has no complete checkpoint"
+    [ ${#folders[@]} -gt 0 ] || usage "$model has no complete checkpoint"
+}
+
+every_checkpoint; exit # read together: this file may change while a run is watched

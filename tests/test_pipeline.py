@@ -37,7 +37,7 @@ def test_the_stages_of_a_target_come_after_those_they_need():
     "arguments, message",
     [
         (["table9"], "TARGET is one of table1, table2, table3, table4, controls, lora; not 'table9'"),
-        (["table1", "trian"], "STAGE is one of data, train, evaluate, table, list; not 'trian'"),
+        (["table1", "trian"], "STAGE is one of data, tokenize, train, evaluate, table, list; not 'trian'"),
         (["table1", "train", "sft/other"], f"train is of a run of table1: {SFT} {REDI}"),
         (["table1", "evaluate"], f"evaluate is of a run of table1: {SFT} {REDI}"),
     ],

@@ -57,17 +57,22 @@ def test_a_pipeline_runs_every_stage_after_what_it_reads(capsys):
         after[name] = re.findall(r"<(.*?)>", found[1]) if found else []
         assert set(after[name]) <= after.keys() - {name}  # submitted before
     start = "train-sft-qwen2.5-math-1.5b_3ep"
-    assert after[start] == ["data"]
-    stage_2 = [name for name in files if name.startswith("train-") and name != start]
-    assert len(stage_2) == 4 and all(after[name] == [start] for name in stage_2)
+    tokenize = {name: f"tokenize-{name[6:]}" for name in files if name.startswith("train-")}
+    assert all(after[name] == [ahead] for name, ahead in tokenize.items())
+    assert after[tokenize[start]] == ["data"]
+    stage_2 = [name for name in tokenize if name != start]
+    assert len(stage_2) == 4 and all(after[tokenize[name]] == [start] for name in stage_2)
     assert all(after[f"evaluate-{name[6:]}-shards"] == [name] for name in [start, *stage_2])
     assert after["table"] == [f"evaluate-{name[6:]}" for name in [start, *stage_2]]
-    assert all(("--partition=cpu" in text) == (name in ("data", "table")) for name, text in files.items())
+    without_gpu = {"data", "table", *tokenize.values()}
+    assert all(("--partition=cpu" in text) == (name in without_gpu) for name, text in files.items())
     commands = [srun(text).replace(" $SLURM_ARRAY_TASK_ID/2", "") for text in files.values()]
     listed = subprocess.run(
         ["bash", REPOSITORY / "recipes/pipeline.sh", "table2", "list"], capture_output=True, text=True
     )
-    assert {f"bash recipes/pipeline.sh table2 {line}" for line in listed.stdout.splitlines()} == set(commands)
+    stages = listed.stdout.splitlines()
+    stages += [line.replace("train", "tokenize") for line in stages if line.startswith("train")]
+    assert {f"bash recipes/pipeline.sh table2 {line}" for line in stages} == set(commands)
 
 
 def test_job_files_are_valid_scripts(capsys, tmp_path):

@@ -156,8 +156,9 @@ def pipeline_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
         run = "".join(rest)
         if stage == "train":
             start = trained_by.get(config(run)["model_name_or_path"], "data")
-            command = f"{pipeline} train {run}"
-            jobs.append(Job(trained_by[output_dir(run)], command, options.nodes, options.gpus, after=(start,)))
+            ahead = Job(f"tokenize-{flat(run)}", f"{pipeline} tokenize {run}", after=(start,))
+            name, command = trained_by[output_dir(run)], f"{pipeline} train {run}"
+            jobs += [ahead, Job(name, command, options.nodes, options.gpus, after=(ahead.name,))]
         elif stage == "evaluate":
             command, after = f"{pipeline} evaluate {run}", (trained_by[output_dir(run)],)
             shard = " $SLURM_ARRAY_TASK_ID/{}"
