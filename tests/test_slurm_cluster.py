@@ -174,11 +174,12 @@ def test_a_table_is_made_in_order_and_one_that_fails_is_given_up(cluster, tables
     sft, redi = SFT.replace("/", "-"), REDI.replace("/", "-")
     plan = submit.pipeline_jobs(submit.parse([*argv, "--gpus", "0"]), "")
 
-    # An option that does not exist: exit code 2, no second try, and nothing that waits for it for ever.
+    # An option that does not exist: exit code 2 before any GPU is asked for, no second try, and nothing that waits for
+    # it for ever.
     assert wait_for_end(cluster, failing.pop("data")) == "COMPLETED"
-    trained = failing.pop(f"train-{sft}")
-    assert wait_for_end(cluster, trained) == "FAILED"
-    assert [jobs_of(cluster, trained)[0][key] for key in ("ExitCode", "Restarts")] == ["2:0", "0"]
+    first = failing.pop(f"tokenize-{sft}")
+    assert wait_for_end(cluster, first) == "FAILED"
+    assert [jobs_of(cluster, first)[0][key] for key in ("ExitCode", "Restarts")] == ["2:0", "0"]
     assert {wait_for_end(cluster, number, 30) for number in failing.values()} == {"CANCELLED"}
 
     # One task of the array is stopped; its id is that of the whole array.
