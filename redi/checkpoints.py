@@ -7,6 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from redi.runs import UsageError
+
 
 def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint to resume from, and the newer ones that a kill cut off, which are left as they are."""
@@ -21,6 +23,20 @@ def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[
             return path, incomplete
         incomplete.append(path)
     return None, incomplete
+
+
+def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
+    """Refuses a checkpoint of DeepSpeed's that another number of processes has written; it holds a part for each.
+
+    Raises:
+        UsageError: so it is.
+    """
+    saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1  # one process leaves rng_state.pth
+    if (checkpoint / "latest").is_file() and saved != world_size:
+        raise UsageError(
+            f"output_dir={checkpoint.parent}: {checkpoint.name} was written by {saved} process(es), this run has "
+            f"{world_size}, and DeepSpeed cannot share its state out anew; use {saved} GPU(s), or another output_dir"
+        )
 
 
 def _is_complete(checkpoint: Path) -> bool:

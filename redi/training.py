@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
-from redi.checkpoints import last_complete_checkpoint
+from redi.checkpoints import last_complete_checkpoint, refuse_other_world_size
 from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.model_card import write_model_card
 from redi.runs import UsageError, read_manifest, write_manifest
@@ -257,13 +257,19 @@ def _save_merged(trainer: Trainer) -> None:
 
 
 def _train(trainer: Trainer) -> None:
-    """Trains from the last complete checkpoint; raises `SystemExit` where the training was stopped before its end."""
+    """Trains from the last complete checkpoint; raises `SystemExit` where the training was stopped before its end.
+
+    Raises:
+        UsageError: that checkpoint needs another number of processes.
+    """
     is_main = trainer.is_world_process_zero()
     checkpoint, incomplete = last_complete_checkpoint(trainer.args.output_dir)
     if incomplete and is_main:
         print(f"skipping checkpoints that were not written to the end: {', '.join(map(str, incomplete))}", flush=True)
-    if checkpoint and is_main:
-        print(f"resuming from {checkpoint}", flush=True)
+    if checkpoint:
+        refuse_other_world_size(checkpoint, trainer.args.world_size)
+        if is_main:
+            print(f"resuming from {checkpoint}", flush=True)
     trainer.add_callback(SkipTrained())
     with StopOnSigterm() as sigterm:
         trainer.add_callback(sigterm)

@@ -221,7 +221,8 @@ def test_update_norm_under_zero2_equals_one_process(model_path, pairs_file, tmp_
     zero2 = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
     zero2.update(use_cpu=True, num_processes=2, mixed_precision="no")
     (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(zero2))
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "zero2.yaml")]
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launcher += ["--config_file", str(tmp_path / "zero2.yaml")]
     argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, *CPU, "--log_update_norm", "true"]
     argv += ["--max_steps", "3", "--logging_steps", "1", "--save_steps", "2", "--learning_rate", "1e-3"]
     argv += ["--lr_scheduler_type", "constant", "--gradient_accumulation_steps", "2"]

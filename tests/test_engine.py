@@ -296,7 +296,8 @@ def test_two_processes_equal_one(tmp_path, model_path, kind):
         shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
         shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
         (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(shipped))
-        launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
+        launcher = ["accelerate.commands.launch", "--main_process_port", "0"]
+        launcher += ["--config_file", str(tmp_path / "accelerate.yaml")]
     two = launch(tmp_path, kind, launcher, model_path, accumulation=2)
     cpu = ["accelerate.commands.launch", "--config_file", str(REPOSITORY / "configs/accelerate/cpu.yaml")]
     one = launch(tmp_path, "one", cpu, model_path, accumulation=4)

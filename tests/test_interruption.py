@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import make_pairs
+import yaml
+from conftest import REPOSITORY, make_pairs
 from datasets import Dataset
 from test_callbacks import CPU, started, train_redi, weights_of
 
@@ -137,7 +138,7 @@ def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     argv = [*long_run, "--output_dir", str(tmp_path / "out"), "--max_steps", "2000"]
     with started(launcher, argv, tmp_path) as process:
         wait_for(tmp_path / "out" / "checkpoint-9", process, tmp_path)
@@ -155,7 +156,7 @@ def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(long_run, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     with started(launcher, [*long_run, "--output_dir", str(straight)], tmp_path):
         pass
@@ -171,3 +172,20 @@ def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(
         pass
     assert "resuming from" in (tmp_path / "log.txt").read_text()
     assert_same_weights(killed, straight)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_deepspeed_is_refused_by_another_number_of_processes(long_run, tmp_path):
+    settings = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
+    settings |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(settings))
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launcher += ["--config_file", str(tmp_path / "zero2.yaml")]
+    argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
+    with started(launcher, argv, tmp_path):
+        pass
+    (tmp_path / "out" / "manifest.json").unlink()  # as if killed before its end
+    with started([*launcher, "--num_processes", "1"], argv, tmp_path) as process:
+        pass
+    assert process.returncode != 0
+    assert "checkpoint-10 was written by 2 process(es), this run has 1, and" in (tmp_path / "log.txt").read_text()
