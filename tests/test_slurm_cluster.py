@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,13 +33,13 @@ from test_pipeline import REDI, SFT, TRAIN
 from test_slurm import submit
 
 RECIPE = REPOSITORY / "recipes" / REDI
-ONE_AT_A_TIME = pytest.mark.xdist_group("slurm")  # jobs of two clusters on one machine did not start
 
 
 @pytest.fixture()
-def cluster(tmp_path) -> Iterator[dict[str, str]]:
-    with running_cluster(tmp_path / "slurm") as environment:
-        yield environment
+def cluster() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # short: SLURM puts sockets there, of 108 characters
+        with running_cluster(Path(folder)) as environment:
+            yield environment
 
 
 @pytest.fixture()
@@ -51,12 +52,13 @@ def training(model_path, tmp_path) -> list[str]:
     return [*argv, "--output_dir", str(tmp_path / "out")]
 
 
-@pytest.fixture()
-def two_machines(tmp_path) -> dict[str, str]:
-    """Environment of a training by two machines with one process each, without a GPU."""
-    settings = yaml.safe_load((REPOSITORY / "configs/accelerate/ddp.yaml").read_text()) | {"mixed_precision": "no"}
-    (tmp_path / "ddp.yaml").write_text(yaml.safe_dump(settings))
-    return {"ACCELERATE_CONFIG": str(tmp_path / "ddp.yaml"), "NUM_PROCESSES": "1"}
+def of_one_process_each(folder: Path, name: str) -> dict[str, str]:
+    """Environment of a training by several machines with one process each, without a GPU."""
+    settings = yaml.safe_load((REPOSITORY / f"configs/accelerate/{name}.yaml").read_text()) | {"mixed_precision": "no"}
+    if settings["distributed_type"] != "MULTI_GPU":  # else accelerate would start them through MPI
+        settings["use_cpu"] = True
+    (folder / "accelerate.yaml").write_text(yaml.safe_dump(settings))
+    return {"ACCELERATE_CONFIG": str(folder / "accelerate.yaml"), "NUM_PROCESSES": "1"}
 
 
 class Log:
@@ -82,7 +84,6 @@ def wait_for_checkpoint_after(folder: Path, step: int) -> None:
     wait_for(lambda: max(steps(), default=0) > step, f"no checkpoint after step {step}")
 
 
-@ONE_AT_A_TIME
 @pytest.mark.slow
 def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(cluster, training, tmp_path):
     submission = [cluster, tmp_path / "jobs", "train", str(RECIPE), "--grace", "60", "--", *training]
@@ -116,14 +117,13 @@ def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(clust
     assert [jobs_of(cluster, long_number)[0][key] for key in ("JobState", "Restarts")] == ["CANCELLED", "1"]
 
 
-@ONE_AT_A_TIME
 @pytest.mark.slow
-def test_two_nodes_go_back_into_the_queue_when_stopped_and_not_when_one_fails(
-    cluster, training, two_machines, tmp_path
-):
+def test_two_nodes_go_back_into_the_queue_when_stopped_and_not_when_one_fails(cluster, training, tmp_path):
     training[training.index("--max_steps") + 1] = "5000"
     options = ["--nodes", "2", "--", *training]
-    (number,) = submitted(cluster | two_machines, tmp_path / "jobs", "train", str(RECIPE), *options).values()
+    (number,) = submitted(
+        cluster | of_one_process_each(tmp_path, "ddp"), tmp_path / "jobs", "train", str(RECIPE), *options
+    ).values()
     log, out = Log(tmp_path / "jobs", number), tmp_path / "out"
     wait_for_checkpoint_after(out, 0)
     assert wait_for_end(cluster, preempt(cluster)) == "COMPLETED"
@@ -163,7 +163,6 @@ def generations(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
 
 
-@ONE_AT_A_TIME
 @pytest.mark.slow
 def test_a_table_is_made_in_order_and_one_that_fails_is_given_up(cluster, tables, tmp_path):
     misspelt = {"ROOT": str(tmp_path / "failing"), "TRAIN_OPTIONS": f"{tables['TRAIN_OPTIONS']} --learning_rte 1"}
@@ -213,9 +212,10 @@ def test_a_table_is_made_in_order_and_one_that_fails_is_given_up(cluster, tables
 
 
 @pytest.mark.slow
-def test_two_machines_stop_together_with_143_and_resume(training, two_machines, tmp_path):
+@pytest.mark.parametrize("accelerate", ["ddp", "zero2"])
+def test_two_machines_stop_together_with_143_and_resume(training, tmp_path, accelerate):
     """Two launchers over gloo, as on two machines, without SLURM; SIGTERM goes to one, and both end."""
-    environment = ON_CPU | two_machines | {"NUM_MACHINES": "2"}
+    environment = ON_CPU | of_one_process_each(tmp_path, accelerate) | {"NUM_MACHINES": "2"}
     environment |= {"MAIN_PROCESS_IP": "127.0.0.1", "MAIN_PROCESS_PORT": str(free_port())}
 
     def start(rank: int, log: str, *options: str) -> subprocess.Popen:
