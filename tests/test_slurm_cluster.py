@@ -37,9 +37,9 @@ RECIPE = REPOSITORY / "recipes" / REDI
 
 @pytest.fixture()
 def cluster() -> Iterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # short: SLURM puts sockets there, of 108 characters
-        with running_cluster(Path(folder)) as environment:
-            yield environment
+    # A short name: SLURM makes sockets there, whose paths may have 108 characters.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, running_cluster(Path(folder)) as environment:
+        yield environment
 
 
 @pytest.fixture()
