@@ -1,13 +1,74 @@
-"""Which checkpoint of a run can be resumed from: the newest that was written to its end."""
+"""What lies in a run's folder: the finished run, or a start and checkpoints, of which the newest whole one counts."""
 
 import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
 
-from redi.runs import UsageError
+from redi.runs import UsageError, fingerprint, read_manifest, write_text
+
+STARTED = "started.json"  # options and inputs of a run that is not finished
+# What a resumed run may change: how long, how often it says or saves something, and what fits the machine.
+_MAY_CHANGE = ("max_steps", "save_", "logging_", "log_", "eval_", "report_to", "run_name", "disable_tqdm")
+_MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_implementation", "dataset_num_proc")
+_MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
+
+
+def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Notes the options and the inputs, with their fingerprints, of a run that begins or goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
+    write_text(folder / STARTED, json.dumps({"config": given, "inputs": hashes}, indent=2, default=str) + "\n")
+
+
+def read_start(folder: Path) -> dict[str, Any] | None:
+    """What `write_start` has noted; None where it has not."""
+    path = folder / STARTED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def is_finished_run(args: TrainingArguments, given: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether `output_dir` holds this very run, finished.
+
+    Args:
+        args: the trainer's options.
+        given: the options that were set.
+        inputs: name -> path or Hub id of what the run starts from.
+
+    Raises:
+        UsageError: it holds the result of another run, or checkpoints of one that was started with other options or
+            from other inputs.
+    """
+    manifest, folder = read_manifest(args.output_dir), Path(args.output_dir)
+    record, what = manifest, "a finished run"
+    if manifest is None and last_complete_checkpoint(folder)[0] is not None:
+        record, what = read_start(folder), "checkpoints of a run"
+    if record is None:
+        return False
+    remedy = "choose another output_dir or remove that one"
+    wanted = json.loads(json.dumps(given, default=str))  # as the record gives it back
+    for key in sorted(record["config"].keys() | wanted.keys()):
+        before, now = record["config"].get(key), wanted.get(key)
+        if before != now and (manifest is not None or not _may_change(key, given)):
+            raise UsageError(f"output_dir={folder} holds {what} with {key}={before}, not {now}; {remedy}")
+    if args.world_size == 1:  # so train.sh's first process alone: reading a large model takes a while
+        for name, path in inputs.items():
+            if Path(path).exists() and record["inputs"][name]["sha256"] != fingerprint(path):
+                raise UsageError(f"output_dir={folder} holds {what} from another {name} than {path} is now; {remedy}")
+    if manifest is not None and args.process_index == 0:
+        print(f"{args.output_dir} is finished already: nothing to do", flush=True)
+    return manifest is not None
+
+
+def _may_change(key: str, given: dict[str, Any]) -> bool:
+    """Whether a run may be gone on with under another value of an option: it is the same run, on another machine."""
+    if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        return "global_batch_size" in given
+    return key.startswith(_MAY_CHANGE)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -20,7 +21,10 @@ class _Parser(HfArgumentParser):
 
 
 def parse_options(
-    argv: list[str], dataclass_types: list[type], unread: dict[str, str] | None = None
+    argv: list[str],
+    dataclass_types: list[type],
+    unread: dict[str, str] | None = None,
+    assumed: dict[str, Any] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
 
@@ -32,6 +36,7 @@ def parse_options(
         argv: the command line, without the program's name.
         dataclass_types: the dataclasses that define the options.
         unread: options that exist in a dataclass but that the calling script does not read, with the reason.
+        assumed: options that have this value where they are not given; they do not count as given.
 
     Returns:
         The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
@@ -65,6 +70,9 @@ def parse_options(
             fields[key].default, fields[key].required = None, False
         else:
             arguments += _as_arguments(key, value)
+    for key, value in (assumed or {}).items():
+        if key not in given:
+            arguments += _as_arguments(key, value)
     try:
         instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
     except UsageError:
@@ -76,6 +84,15 @@ def parse_options(
         if path is not None and getattr(instance, "run_name", "") is None:
             instance.run_name = run_name(path, {key: values[key] for key in overridden})
     return list(instances), {key: values[key] for key in given}
+
+
+def without_gpu(argv: list[str]) -> dict[str, Any]:
+    """What to assume where rows are only tokenised, or options checked, on a machine without a GPU.
+
+    TrainingArguments refuse bf16, the default, where there is none; but nothing is computed then.
+    """
+    computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
+    return {} if computes or torch.cuda.is_available() else {"use_cpu": True}
 
 
 def run_name(config: Path, overrides: dict[str, Any]) -> str:

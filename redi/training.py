@@ -1,6 +1,5 @@
 """What the training scripts share: loading, resuming, saving, and the manifest of a run."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +15,17 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
-from redi.checkpoints import last_complete_checkpoint, refuse_other_world_size
+from redi.checkpoints import (
+    STARTED,
+    is_finished_run,
+    last_complete_checkpoint,
+    read_start,
+    refuse_other_world_size,
+    write_start,
+)
 from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.model_card import write_model_card
-from redi.runs import UsageError, read_manifest, write_manifest
+from redi.runs import UsageError, write_manifest
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -104,7 +110,7 @@ def run_training(
         args.hub_strategy = HubStrategy.END
     split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
     lora = lora_config(run)
-    if is_finished_run(args, given):
+    if is_finished_run(args, given, inputs_of(run)):
         return
     if run.check_only:
         print(f"{CHECKED} {torch.cuda.device_count()}", flush=True)
@@ -134,6 +140,8 @@ def run_training(
         raise UsageError(f"push_to_hub=True: {error}; set hub_model_id and log in with `hf auth login`") from error
     if lora is not None:
         _refuse_sharded_adapters(trainer)
+    if trainer.is_world_process_zero():
+        write_start(Path(args.output_dir), given, inputs_of(run))
     _train(trainer)
     _finish(trainer, run, given, num_rows, started)
 
@@ -154,8 +162,17 @@ def _finish(trainer: Trainer, run: RunArguments, given: dict[str, Any], num_rows
             "steps": trainer.state.global_step,
             "world_size": args.world_size,
         }
-        inputs = {"model": run.model_name_or_path, "dataset": run.dataset_name}
-        write_manifest(folder, config=given, inputs=inputs, counts=counts, seed=args.seed, started=started)
+        known = {name: entry["sha256"] for name, entry in read_start(folder)["inputs"].items()}
+        write_manifest(
+            folder,
+            config=given,
+            inputs=inputs_of(run),
+            fingerprints=known,
+            counts=counts,
+            seed=args.seed,
+            started=started,
+        )
+        (folder / STARTED).unlink()
         write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
         if pushes:
@@ -178,6 +195,10 @@ def _push(folder: Path, repository: str, args: TrainingArguments) -> None:
         remedy = f"the model is whole in {folder}: hf upload {repository} {folder} --exclude 'checkpoint-*'"
         raise UsageError(f"push_to_hub=True: {error}; {remedy}") from error
     print(f"pushed to {repository}", flush=True)
+
+
+def inputs_of(run: RunArguments) -> dict[str, str]:
+    return {"model": run.model_name_or_path, "dataset": run.dataset_name}
 
 
 def _split_global_batch(global_batch_size: int, args: TrainingArguments, given: dict[str, Any]) -> str:
@@ -290,21 +311,3 @@ def _train(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     raise SystemExit(code)
-
-
-def is_finished_run(args: TrainingArguments, given: dict[str, Any]) -> bool:
-    """Whether `output_dir` holds this very run, finished. Another run's result there is an error."""
-    manifest = read_manifest(args.output_dir)
-    if manifest is None:
-        return False
-    wanted = json.loads(json.dumps(given, default=str))  # as the manifest gives it back
-    for key in sorted(manifest["config"].keys() | wanted.keys()):
-        before, now = manifest["config"].get(key), wanted.get(key)
-        if before != now:
-            raise UsageError(
-                f"output_dir={args.output_dir} holds a finished run with {key}={before}, not {now}; choose another "
-                "output_dir or remove that one"
-            )
-    if args.process_index == 0:
-        print(f"{args.output_dir} is finished already: nothing to do", flush=True)
-    return True

@@ -9,7 +9,7 @@ from trl import DPOConfig
 
 from redi.data.problems import prepare_problems
 from redi.dpo import PreparedDPOTrainer
-from redi.options import parse_options
+from redi.options import parse_options, without_gpu
 from redi.runs import entry_point
 from redi.training import RunArguments, run_training
 
@@ -21,7 +21,9 @@ UNREAD_OPTIONS = {
 
 @entry_point
 def main(argv: list[str]) -> None:
-    (run, args), given = parse_options(argv, [RunArguments, DPOConfig], unread=UNREAD_OPTIONS)
+    (run, args), given = parse_options(
+        argv, [RunArguments, DPOConfig], unread=UNREAD_OPTIONS, assumed=without_gpu(argv)
+    )
 
     def prepare(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         # Before the trainer sets the tokenizer's pad token, since the cache knows a tokenizer by all of its state.

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from redi.config import UNREAD_OPTIONS, REDIConfig
 from redi.data.problems import prepare_problems
-from redi.options import parse_options
+from redi.options import parse_options, without_gpu
 from redi.runs import entry_point
 from redi.trainer import REDITrainer
 from redi.training import RunArguments, run_training
@@ -16,7 +16,9 @@ from redi.training import RunArguments, run_training
 
 @entry_point
 def main(argv: list[str]) -> None:
-    (run, args), given = parse_options(argv, [RunArguments, REDIConfig], unread=UNREAD_OPTIONS)
+    (run, args), given = parse_options(
+        argv, [RunArguments, REDIConfig], unread=UNREAD_OPTIONS, assumed=without_gpu(argv)
+    )
 
     def prepare(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         # Before the trainer sets the tokenizer's pad token, since the cache knows a tokenizer by all of its state.

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from redi.attention import enable_packing
 from redi.data.tokens import encode, split_conversation
-from redi.options import parse_options
+from redi.options import parse_options, without_gpu
 from redi.runs import UsageError, entry_point
 from redi.training import RunArguments, run_training
 
@@ -72,7 +72,9 @@ def make_trainer(args: SFTConfig, **kwargs: Any) -> SFTTrainer:
 
 @entry_point
 def main(argv: list[str]) -> None:
-    (run, args), given = parse_options(argv, [RunArguments, SFTConfig], unread=UNREAD_OPTIONS)
+    (run, args), given = parse_options(
+        argv, [RunArguments, SFTConfig], unread=UNREAD_OPTIONS, assumed=without_gpu(argv)
+    )
     run_training(run, args, given, prepare=lambda rows, tok: tokenize(rows, tok, args), trainer_class=make_trainer)
 
 

@@ -162,13 +162,14 @@ def test_memory_of_the_data_commands(tmp_path, capsys):
     assert "peak MiB" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # eight processes that import everything and train
+@pytest.mark.slow  # four processes that import everything and train; the script measures more cases
 def test_predicted_memory_is_near_the_measured(tmp_path):
     path = tmp_path / "memory.json"
-    bench_memory.main(["--sizes", "5M", "--lengths", "2048", "--threads", "1", "--json", str(path)])
+    options = ["--sizes", "5M", "--sides", "redi", "sft", "--lengths", "1024", "--threads", "1"]
+    bench_memory.main([*options, "--json", str(path)])
     results = json.loads(path.read_text())
     cases = [(result["side"], result["checkpointing"]) for result in results]
-    assert cases == list(itertools.product(["redi", "sft", "sft_padded", "dpo"], [False, True]))
+    assert cases == list(itertools.product(["redi", "sft"], [False, True]))
     assert all(abs(result["error"]) < 0.15 for result in results), results
 
 

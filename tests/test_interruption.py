@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -134,6 +135,44 @@ def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
     assert f"skipping checkpoints that were not written to the end: {names}\n" in out
     assert f"resuming from {tmp_path}/checkpoint-9\n" in out
     assert all(torch.equal(expected[name], weights) for name, weights in weights_of(tmp_path).items())
+
+
+def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, capsys):
+    argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
+
+    def refusal(*options: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            train_redi.main([*argv, *options])
+        return capsys.readouterr().err
+
+    model = shutil.copytree(model_path, tmp_path / "model")
+    argv[argv.index(model_path)] = str(model)
+    train_redi.main(argv)
+    assert not (tmp_path / "out" / "started.json").exists()
+    with (model / "config.json").open("a") as stream:
+        stream.write("\n")
+    assert f"holds a finished run from another model than {model} is now" in refusal()
+
+    start = {"config": json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]}
+    start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
+    (tmp_path / "out" / "started.json").write_text(json.dumps(start))
+    (tmp_path / "out" / "manifest.json").unlink()  # as if killed
+    assert "holds checkpoints of a run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
+    assert "holds checkpoints of a run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
+    assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
+        "--per_device_train_batch_size", "2"
+    )
+    assert f"holds checkpoints of a run from another model than {model} is now" in refusal()
+    shutil.copy(Path(model_path) / "config.json", model)
+    train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
+
+
+def test_a_run_that_is_killed_has_noted_how_it_started(long_run, tmp_path):
+    folder = tmp_path / "out"
+    interrupt(long_run, folder, signal.SIGKILL, delay=0)
+    start = json.loads((folder / "started.json").read_text())
+    assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
 
 
 @pytest.mark.slow

@@ -139,10 +139,10 @@ GEMMA_2 = Gemma2Config(vocab_size=300, head_dim=16, pad_token_id=0, **TINY)
 )
 def test_models_whose_attention_cannot_be_packed_are_padded(job, config, kernel, padded):
     job.options["attn_implementation"] = kernel
-    reason = why_padded(read_recipe(job.config(), [], 4, None), Model(config, None))
+    reason = why_padded(read_recipe(job.config(), [], 4, None), Model(config, None, kernel))
     assert ("attn_logit_softcapping" in reason) if padded else reason is None
     job.options["objective"] = "simpo"  # pads in any case
-    assert why_padded(read_recipe(job.config(), [], 4, None), Model(config, None)) is None
+    assert why_padded(read_recipe(job.config(), [], 4, None), Model(config, None, kernel)) is None
 
 
 def test_padded_traces_by_hand(job):

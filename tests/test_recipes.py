@@ -24,6 +24,7 @@ from redi.training import RunArguments
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import train_dpo
+import train_redi
 import train_sft
 
 CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
@@ -148,6 +149,18 @@ def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, mo
     (row,) = json.loads((tmp_path / "runs/report/model/table.json").read_text())["rows"]
     assert (row["benchmarks"]["small"]["num_problems"], row["benchmarks"]["small"]["n"]) == (3, 2)
     assert "Not evaluated yet" not in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("stage", ["sft", "redi", "dpo"])
+def test_a_recipe_of_a_gpu_is_tokenised_without_one(stage, model_path, rows_file, tmp_path, capsys):
+    """As it is: only places are given."""
+    recipe = next(path for path in RECIPES if path.parts[-3] == stage and "use_cpu" not in path.read_text())
+    trainers = {"sft": train_sft, "redi": train_redi, "dpo": train_dpo}
+    paths = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(tmp_path / "out")]
+    trainers[stage].main(["--config", str(recipe), *paths, "--tokenize_only", "true"])
+    assert "16 of 16 rows tokenised" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):  # but not trained
+        trainers[stage].main(["--config", str(recipe), *paths])
 
 
 STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})

@@ -27,6 +27,7 @@ from transformers import (
 
 from redi import training
 from redi.attention import enable_packing
+from redi.checkpoints import is_finished_run
 from redi.evaluation import checkpoint
 from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.preflight.memory import Strategy
@@ -99,7 +100,7 @@ def read_recipe(config: Path, overrides: list[str], gpus: int, accelerate: Path 
     run.check_only = True
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it finds
         training.run_training(run, args, given, prepare, make_trainer)  # checks, and splits the global batch
-        is_finished = training.is_finished_run(args, given)
+        is_finished = is_finished_run(args, given, training.inputs_of(run))
     lora = training.lora_config(run)
     if lora is not None and strategy.kind in ("zero3", "fsdp2"):
         raise UsageError(f"lora_r={run.lora_r} works on whole models: use single_gpu, ddp or zero2, not {name}")
