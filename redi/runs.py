@@ -128,6 +128,11 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def cpus() -> int:
+    """How many processor cores this process may use: a job on a cluster has a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file through a temporary name, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

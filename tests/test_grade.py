@@ -1,14 +1,17 @@
 """The grader: every trap it was written for, hostile model text, and the worker processes behind it."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from redi.evaluation import workers
 from redi.evaluation.grade import grade_many, grade_response, last_box
+from redi.runs import cpus
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -218,6 +221,27 @@ def test_threads_grade_at_the_same_time():
     for thread in threads:
         thread.join()
     assert verdicts == dict.fromkeys(range(1, 7), True)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no processor affinity")
+def test_there_are_as_many_workers_as_cores_of_the_job_not_of_the_machine():
+    cores = os.sched_getaffinity(0)
+    workers._pool.close()
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert cpus() == 1
+        grades = grade_many([boxed(f"x^2 + {n} x") for n in range(4)], [f"x(x + {n})" for n in range(4)])
+        assert [grade.correct for grade in grades] == [True] * 4
+        assert len(workers._pool.idle) == 1 and _symbolic_processes() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+        workers._pool.close()
+    assert cpus() == len(cores)
+
+
+def _symbolic_processes() -> int:
+    children = psutil.Process().children()
+    return sum("redi.evaluation.symbolic" in child.cmdline() for child in children)
 
 
 def test_grade_many_keeps_the_order():

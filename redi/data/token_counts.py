@@ -30,6 +30,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from redi.runs import cpus
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -260,7 +262,7 @@ class TokenCounter:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", use_worker: bool | None = None):
         self.tokenizer = tokenizer
-        self._use_worker = (os.cpu_count() or 1) > 1 if use_worker is None else use_worker
+        self._use_worker = cpus() > 1 if use_worker is None else use_worker
         self._num_characters = 0
         self._worker: Connection | None = None
         self._worker_is_ready = False

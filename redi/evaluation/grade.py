@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from os import cpu_count
 
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from redi.evaluation.compare import equal
 from redi.evaluation.normalize import MAX_ANSWER_CHARS
 from redi.evaluation.rllm_style import THINK_END, rllm_answer, rllm_equal
 from redi.evaluation.workers import symbolic_verdict
+from redi.runs import cpus
 
 STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
 
@@ -145,7 +145,8 @@ def grade_many(
 ) -> list[Grade]:
     """Grades many responses, in order, with `workers` worker processes (default: one a core).
 
-    The same answer to the same gold is worked out once, however many samples give it.
+    The cores are those that this process may use: more workers would crowd each other into timeouts. The same answer to
+    the same gold is worked out once, however many samples give it.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
@@ -157,7 +158,7 @@ def grade_many(
         for question in asked[-1]:
             if isinstance(question, Question) and _decide(question) is None:
                 replies[question] = None
-    with ThreadPoolExecutor(max_workers=workers or cpu_count()) as threads:
+    with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
         verdicts = threads.map(_ask, replies)
         bar = tqdm(verdicts, total=len(replies), desc="math-verify", unit="", disable=None if progress else True)
         replies = dict(zip(replies, bar, strict=True))

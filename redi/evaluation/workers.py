@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from redi.runs import cpus
+
 START_LIMIT = 120.0  # seconds for the imports, on a busy machine
 # Seconds of processor time that a request gets, and of any time until its worker is killed: the worker's own limit
 # works except inside a single long C call, and the machine may be busy.
@@ -84,7 +86,7 @@ class _Pool:
 
     def give(self, worker: _Worker) -> None:
         with self.lock:
-            if worker.process.poll() is None and len(self.idle) < (os.cpu_count() or 1):
+            if worker.process.poll() is None and len(self.idle) < cpus():
                 self.idle.append(worker)
                 return
         worker.close()
