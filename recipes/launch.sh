@@ -16,6 +16,13 @@ main() { # read as a whole before it runs: this file may change while a training
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 
+    for name in MACHINE_RANK MAIN_PROCESS_IP MAIN_PROCESS_PORT; do
+        if [ "${NUM_MACHINES:-1}" -gt 1 ] && [ -z "${!name:-}" ]; then
+            echo "error: NUM_MACHINES=$NUM_MACHINES needs $name as well; see the top of recipes/launch.sh" >&2
+            exit 2
+        fi
+    done
+
     # One process checks the options and tokenises, before there are others that would wait for it. A mistake in the
     # options or the rows ends here, with one line and exit code 2; so does a run that is finished.
     said=$(mktemp) REDI_EXIT_CODE_FILE=$(mktemp) # accelerate's own exit code is 1, whatever its processes' is

@@ -38,7 +38,7 @@ case $target in
         rows+=(redi-3ep=redi/qwen2.5-math-1.5b_3ep_alpha0.8)
         ;;
     controls)
-        rows=("${final[@]}")
+        rows=("${final[@]}" more-sft=sft/qwen2.5-math-1.5b_5ep_more)
         for name in alpha0 shuffled_negatives neither_negatives; do rows+=("$name=redi/qwen2.5-math-1.5b_$name"); done
         ;;
     lora) rows=(sft-lora=sft/qwen2.5-math-1.5b_lora redi-lora=redi/qwen2.5-math-1.5b_lora) ;;
@@ -92,7 +92,9 @@ not on the Hub as the paper used it; put it there (id, problem, answer), or set 
     fi
 }
 
-train() { # RUN [OPTION ...]
+train() { # RUN [OPTION ...]; of a run that tries several rates, the one of its config.yaml
+    VALUES=$(sed -n 's/^learning_rate: *\([^ #]*\).*/\1/p' "recipes/$1/config.yaml")
+    export VALUES
     exec bash "recipes/$1/train.sh" --model_name_or_path "$(value "$1" model_name_or_path)" \
         --dataset_name "$(value "$1" dataset_name)" --output_dir "$(value "$1" output_dir)" "${train_options[@]}" \
         "${@:2}"

@@ -15,7 +15,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         UsageError: there is none, or it lacks its vocabulary, a chat template or an eos token.
     """
-    if not Path(path).exists() and path.count("/") != 1:
+    if not Path(path).exists() and not _may_be_on_the_hub(path):
         raise UsageError(f"model_name_or_path={path} does not exist, and is no Hub id (owner/name)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -47,13 +47,19 @@ def load_rows(name: str, split: str) -> Dataset:
         files = [path] if path.is_file() else sorted(path.glob(f"{split}-*.parquet"))
         if files:
             return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-        if not path.exists() and name.count("/") != 1:
+        if not path.exists() and not _may_be_on_the_hub(name):
             raise UsageError(f"dataset_name={name} does not exist, and is no Hub id (owner/name)")
         return load_dataset(name, split=split)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"dataset_name={name} cannot be loaded: {error}") from error
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """`owner/name`, and not a folder of the repository that is still to be made, whose name a stranger may have."""
+    owner, _, rest = name.partition("/")
+    return bool(rest) and "/" not in rest and owner not in ("data", "models", "runs") and not Path(owner).exists()
 
 
 def leaves_out_cap(config: PreTrainedConfig, attention: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 PIPELINE = str(REPOSITORY / "recipes" / "pipeline.sh")
@@ -31,6 +32,11 @@ def test_the_stages_of_a_target_come_after_those_they_need():
         "table",
     ]
     assert pipeline("table3", "list").stdout == pipeline("table2", "list").stdout
+    for target in ("table2", "controls", "lora"):  # a run comes after the one that it starts from
+        runs = [line.split()[1] for line in pipeline(target, "list").stdout.splitlines() if line.startswith("train ")]
+        for number, run in enumerate(runs):
+            start = yaml.safe_load((REPOSITORY / "recipes" / run / "config.yaml").read_text())["model_name_or_path"]
+            assert start.startswith("models/") or start.removeprefix("runs/") in runs[:number]
 
 
 @pytest.mark.parametrize(

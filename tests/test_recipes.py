@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,26 @@ def test_every_point_of_a_sweep_parses_and_has_a_folder_of_its_own(recipe):
     first = launches()[0]
     point = ",".join(first[i + 1] for i, word in enumerate(first) if word in ("--alpha", "--beta", "--learning_rate"))
     assert launches(VALUES=point) == [first]
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_sweep_saves_the_point_at_hand_and_begins_no_other(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/sft/qwen2.5-math-1.5b_5ep_more/config.yaml"
+    folder, environment = tmp_path / "out", ON_CPU | {"VALUES": "1e-5 1e-6"}
+    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
+    command += ["--save_strategy", "steps", "--save_steps", "5", "--max_steps", "2000", "--output_dir", str(folder)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    deadline = time.time() + 120
+    while not (folder / "checkpoint-5").is_dir():
+        assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    said = (tmp_path / "log").read_text()
+    assert said.count("stopped by SIGTERM after step") == said.count("rows tokenised") == 1
+    step = re.search(r"stopped by SIGTERM after step (\d+)", said)[1]
+    assert (folder / f"checkpoint-{step}" / "trainer_state.json").is_file()
 
 
 # --- pages -------------------------------------------------------------------------------------------------------

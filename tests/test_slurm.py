@@ -95,6 +95,11 @@ def test_job_files_are_valid_scripts(capsys, tmp_path):
         ),
         (["train", str(REDI), "--node", "2"], "unknown option '--node'; did you mean '--nodes'?"),
         (["train", str(REDI), "--nodes", "0"], "--nodes 0 must be at least 1"),
+        (
+            ["train", str(REDI), "--gpus", "3"],
+            "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is no multiple",
+        ),
+        (["pipeline", "table1", "--nodes", "4"], "is no multiple of 256: 32 GPUs times per_device_train_batch_size=8"),
         (["pipeline", "table9"], "TARGET is one of table1"),
         (["pipeline", "table1", "--", "--alpha", "1"], "-- is for train and evaluate"),
     ],

@@ -27,7 +27,7 @@ from transformers import (
 
 from redi import training
 from redi.attention import enable_packing
-from redi.checkpoints import is_finished_run
+from redi.checkpoints import is_finished_run, last_complete_checkpoint, refuse_other_world_size
 from redi.evaluation import checkpoint
 from redi.loading import attention_of, load_rows, load_tokenizer
 from redi.preflight.memory import Strategy
@@ -101,6 +101,9 @@ def read_recipe(config: Path, overrides: list[str], gpus: int, accelerate: Path 
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it finds
         training.run_training(run, args, given, prepare, make_trainer)  # checks, and splits the global batch
         is_finished = is_finished_run(args, given, training.inputs_of(run))
+    newest = last_complete_checkpoint(args.output_dir)[0]
+    if newest is not None and not is_finished:
+        refuse_other_world_size(newest, strategy.gpus)
     lora = training.lora_config(run)
     if lora is not None and strategy.kind in ("zero3", "fsdp2"):
         raise UsageError(f"lora_r={run.lora_r} works on whole models: use single_gpu, ddp or zero2, not {name}")

@@ -10,10 +10,12 @@ goes on where it was. The environment of this command is that of the jobs.
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -36,7 +38,7 @@ exit "$code"
 """
 SEVERAL_NODES = """NUM_MACHINES=$SLURM_NNODES
 MAIN_PROCESS_IP=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 20000))
+MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 12000))
 STOPPED=$(mktemp)
 trap 'rm -f "$STOPPED"' EXIT
 export NUM_MACHINES MAIN_PROCESS_IP MAIN_PROCESS_PORT STOPPED
@@ -123,6 +125,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def train_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
     name = recipe_name(options.recipe)
+    if "batch_size" not in overrides:
+        refuse_split(name, options)
     command = f"bash recipes/{name}/train.sh {overrides}".strip()
     return [Job(f"train-{flat(name)}", command, options.nodes, options.gpus)]
 
@@ -156,6 +160,8 @@ def pipeline_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
         run = "".join(rest)
         if stage == "train":
             start = trained_by.get(config(run)["model_name_or_path"], "data")
+            if "batch_size" not in os.environ.get("TRAIN_OPTIONS", ""):
+                refuse_split(run, options)
             ahead = Job(f"tokenize-{flat(run)}", f"{pipeline} tokenize {run}", after=(start,))
             name, command = trained_by[output_dir(run)], f"{pipeline} train {run}"
             jobs += [ahead, Job(name, command, options.nodes, options.gpus, after=(ahead.name,))]
@@ -165,6 +171,17 @@ def pipeline_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
             jobs += in_shards(f"evaluate-{flat(run)}", command, options.shards, shard, after)
     gathered = tuple(job.name for job in jobs if job.name.startswith("evaluate-") and not job.array)
     return [*jobs, Job("table", f"{pipeline} table", after=gathered)]
+
+
+def refuse_split(run: str, options: argparse.Namespace) -> None:
+    """Refuses nodes and GPUs over which the recipe's global batch does not split, before the job waits for them."""
+    total, per_device = (config(run).get(key) for key in ("global_batch_size", "per_device_train_batch_size"))
+    gpus = options.nodes * options.gpus
+    if gpus and total and per_device and total % (per_device * gpus):
+        raise UsageError(
+            f"--nodes {options.nodes} --gpus {options.gpus}: global_batch_size={total} of {run} is no multiple of "
+            f"{per_device * gpus}: {gpus} GPUs times per_device_train_batch_size={per_device}; change one of them"
+        )
 
 
 def recipe_name(folder: Path) -> str:
@@ -182,7 +199,7 @@ def flat(run: str) -> str:
     return run.replace("/", "-")
 
 
-def config(run: str) -> dict[str, str]:
+def config(run: str) -> dict[str, Any]:
     return yaml.safe_load((REPOSITORY / "recipes" / run / "config.yaml").read_text(encoding="utf-8"))
 
 
