@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from evaluation_fixtures import REPOSITORY, build_model, main, rows_of, write_benchmark
 
+from redi.evaluation.generate import num_engines
+from redi.evaluation.output import Output
 from redi.evaluation.plan import Request, by_request, gpu_groups, make_slots, parse_shard
 from redi.runs import UsageError
 
@@ -45,6 +47,25 @@ def refusal(command: list[str], capsys) -> str:
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("error: ") == 1
     return error
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "tensor_parallel_size", "engines"),
+    [(8, 1, 8), (8, 2, 4), (8, 3, 2), (8, 8, 1), (1, 1, 1), (0, 1, 1), (1, 2, 1)],
+)
+def test_engines_use_every_visible_gpu(num_gpus, tensor_parallel_size, engines):
+    assert num_engines(num_gpus, tensor_parallel_size) == engines
+
+
+def test_a_folder_that_was_begun_on_one_gpu_goes_on_on_eight(tmp_path):
+    folder = tmp_path / "out"
+    options = {"n": 1, "seed": 0, "data_parallel_size": 1, "tensor_parallel_size": 1}
+    with Output(folder, options, [], []) as output:
+        output.begin()
+    with Output(folder, options | {"data_parallel_size": 8}, [], []):
+        pass
+    with pytest.raises(UsageError, match="was begun with seed 0, now it is 1"):
+        Output(folder, options | {"seed": 1}, [], [])
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(command, tmp_path, capsys):

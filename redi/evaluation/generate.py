@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from redi.evaluation.benchmarks import Benchmark
@@ -100,9 +101,17 @@ def _with_defaults(settings: Settings) -> Settings:
     settings = replace(settings, seed=DEFAULT_SEED if settings.seed is None else settings.seed)
     settings = replace(settings, dtype=settings.dtype or Checkpoint.default_dtype())
     if settings.backend == "vllm":
-        sizes = {"tensor_parallel_size": settings.tensor_parallel_size or 1}
-        settings = replace(settings, **sizes, data_parallel_size=settings.data_parallel_size or 1)
+        tensor = settings.tensor_parallel_size or 1
+        engines = settings.data_parallel_size or num_engines(torch.cuda.device_count(), tensor)
+        if engines > 1:
+            print(f"vllm: {engines} engines on {engines * tensor} GPUs; --data-parallel-size sets how many")
+        settings = replace(settings, tensor_parallel_size=tensor, data_parallel_size=engines)
     return settings
+
+
+def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
+    """How many engines of `tensor_parallel_size` GPUs use all that are visible; 1 where there are too few, or none."""
+    return max(1, num_gpus // tensor_parallel_size)
 
 
 def _checkpoint(model: str, settings: Settings) -> Checkpoint:

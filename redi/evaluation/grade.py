@@ -145,8 +145,8 @@ def grade_many(
 ) -> list[Grade]:
     """Grades many responses, in order, with `workers` worker processes (default: one a core).
 
-    The cores are those that this process may use: more workers would crowd each other into timeouts. The same answer to
-    the same gold is worked out once, however many samples give it.
+    The cores are those that this process may use: more workers would crowd each other into timeouts. The same answer
+    to the same gold is worked out once, however many samples give it.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")

@@ -54,7 +54,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16 on CUDA, else float32")
     parser.add_argument("--batch-size", type=int, metavar="N", help="transformers: answers sampled together")
     parser.add_argument("--tensor-parallel-size", type=int, metavar="N", help="vllm: GPUs that share one model")
-    parser.add_argument("--data-parallel-size", type=int, metavar="N", help="vllm: engines, each with its own GPUs")
+    parser.add_argument(
+        "--data-parallel-size",
+        type=int,
+        metavar="N",
+        help="vllm: engines, each with its own GPUs; if not given, all visible",
+    )
     parser.add_argument("--base-url", metavar="URL", help="openai: the server, such as http://localhost:8000/v1")
     parser.add_argument("--served-model-name", metavar="NAME", help="openai: the server's name for --model")
     parser.add_argument(
