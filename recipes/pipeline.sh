@@ -104,18 +104,20 @@ tokenize() { # RUN
     train "$1" --tokenize_only true
 }
 
-evaluate() { # RUN
+evaluate() { # RUN [OPTION ...]
     local options=(--protocol paper_final --benchmark-folder "${root}data/benchmarks")
     if [ ${#benchmarks[@]} -gt 0 ]; then options+=(--benchmark "${benchmarks[@]}"); fi
     if [ -n "$shard" ]; then options+=(--shard "$shard"); fi
-    bash scripts/evaluate.sh "$(value "$1" output_dir)" "${options[@]}" "${evaluate_options[@]}"
+    bash scripts/evaluate.sh "$(value "$1" output_dir)" "${options[@]}" "${evaluate_options[@]}" \
+        "${@:2}"
 }
 
 table() {
     local folders=() pairs=() output=${root}runs/report/$target
     for row in "${rows[@]}"; do
         model=$(value "${row#*=}" output_dir)
-        folder=$(dirname "$model")/evaluation/$(basename "$model")
+        [ -d "$model" ] || fail "$model is missing: run the stage train ${row#*=} first"
+        folder=$(evaluate "${row#*=}" --where)
         folders+=("$folder") pairs+=("${row%%=*}=$folder")
     done
     python scripts/evaluate.py report --input "${folders[@]}" --output "$output" --baseline "${folders[0]}"
@@ -125,27 +127,37 @@ table() {
     echo "wrote $output"
 }
 
+# watch WHOM COMMAND ...: runs it in a process group of its own, and ends where it ends badly. SIGTERM goes on to the
+# `group`, or to the `leader` alone, which tells the others; nothing further begins then.
+stopped=false
+watch() {
+    local whom="" code
+    set -m
+    "${@:2}" </dev/null &
+    child=$!
+    set +m
+    if [ "$1" = group ]; then whom=-; fi
+    # shellcheck disable=SC2064 # the process is that of now
+    trap "stopped=true; kill -TERM -- $whom$child 2>/dev/null || true" TERM
+    trap 'kill -INT -- "-$child"' INT
+    while true; do
+        code=0
+        wait "$child" || code=$?
+        kill -0 "$child" 2>/dev/null || break # else a signal ended the wait
+    done
+    if $stopped && [ "$code" = 0 ]; then code=143; fi
+    [ "$code" = 0 ] || exit "$code"
+}
+
 all() {
-    local number=0 total each code start
+    local number=0 total each start
     total=$(stages | wc -l)
     mapfile -t all_stages < <(stages)
     for each in "${all_stages[@]}"; do
         number=$((number + 1)) start=$SECONDS
         echo "[$number/$total] $each"
-        # In a process group of its own, which is told of every signal and ends when it has saved what it must.
-        set -m
         # shellcheck disable=SC2086 # a stage and its run
-        bash recipes/pipeline.sh "$target" $each </dev/null &
-        child=$!
-        set +m
-        trap 'kill -TERM "$child"' TERM
-        trap 'kill -INT -- "-$child"' INT
-        while true; do
-            code=0
-            wait "$child" || code=$?
-            kill -0 "$child" 2>/dev/null || break
-        done
-        [ "$code" = 0 ] || exit "$code"
+        watch leader bash recipes/pipeline.sh "$target" $each
         echo "[$number/$total] $each: done in $((SECONDS - start)) s"
     done
 }
@@ -157,7 +169,8 @@ has_run() {
 case $stage in
     all) all ;;
     list) stages ;;
-    data | table) "$stage" ;;
-    tokenize | train | evaluate) has_run && "$stage" "$run" ;;
+    data | table) watch group "$stage" ;;
+    tokenize | train) has_run && "$stage" "$run" ;; # which pass SIGTERM on
+    evaluate) has_run && watch group evaluate "$run" ;;
     *) fail "STAGE is one of data, tokenize, train, evaluate, table, list; not '$stage'" ;;
 esac; exit # read with the line before: this file may change while a stage runs

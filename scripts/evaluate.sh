@@ -5,8 +5,11 @@
 # paper_intermediate for checkpoints.
 #   --every-checkpoint  evaluate each checkpoint-N of the run in turn, not the run's model
 #   --watch             the same, going on with new checkpoints as they appear, until the run is finished
+#   --where             print the folder of the answers, and evaluate nothing
 # Answers of RUN go to RUN/../evaluation/NAME, those of its checkpoints to RUN/../evaluation/NAME_checkpoint-N, and the
-# report to RUN/../report/NAME; those of a Hub id to runs/. What was sampled is not sampled again.
+# report to RUN/../report/NAME; those of a Hub id to runs/. Another protocol than those above is part of the name, as in
+# evaluation/NAME_quick and report/NAME_quick, so that a model may have the scores of several; its model card does not
+# show them. What was sampled is not sampled again.
 set -euo pipefail
 usage() {
     echo "error: $1; bash scripts/evaluate.sh CHECKPOINT_OR_RUN [--every-checkpoint] [--watch] [options of generate ...]" >&2
@@ -17,39 +20,45 @@ cd_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 
-model=$1 every=false watch=false golds=data/benchmarks
+model=$1 every=false watch=false where=false golds=data/benchmarks
 shift
 [ -d "$cd_from/$model" ] && model=$(cd "$cd_from/$model" && pwd)
-options=() chosen=false sharded=false previous=""
+options=() chosen=false sharded=false protocol="" previous=""
 for option in "$@"; do
     case $option in
         --every-checkpoint) every=true; continue ;;
         --watch) every=true watch=true; continue ;;
-        --protocol | --protocol=* | --benchmark | --benchmark=*) chosen=true ;;
+        --where) where=true; continue ;;
+        --protocol=*) chosen=true protocol=${option#*=} ;;
+        --protocol | --benchmark | --benchmark=*) chosen=true ;;
         --shard | --shard=*) sharded=true ;;
         --benchmark-folder=*) golds=${option#*=} ;;
         --output | --output=* | --model | --model=*) usage "$option is set by this script" ;;
     esac
     [ "$previous" = --benchmark-folder ] && golds=$option
+    [ "$previous" = --protocol ] && protocol=$option
     previous=$option
     options+=("$option")
 done
-if ! $chosen; then
-    protocol=paper_final
-    if $every; then protocol=paper_intermediate; fi
-    options=(--protocol "$protocol" "${options[@]}")
-fi
+usual=paper_final
+if $every || [[ $(basename "$model") == checkpoint-* ]]; then usual=paper_intermediate; fi
+if $where && $every; then usage "--where is of one model"; fi
+if ! $chosen; then options=(--protocol "$usual" "${options[@]}"); fi
+protocol=${protocol##*/} # of a file too, the name
+protocol=${protocol%.*}
+suffix=${protocol:+_$protocol}
+if [ "$protocol" = "$usual" ]; then suffix=""; fi
 
 # Where the answers of a model go: evaluation/NAME beside it, or evaluation/RUN_checkpoint-N beside the run.
 place() {
     if [ ! -d "$1" ]; then
-        echo "runs/evaluation/${1//\//_}"
+        echo "runs/evaluation/${1//\//_}$suffix"
     elif [[ $(basename "$1") == checkpoint-* ]]; then
         local run
         run=$(dirname "$1")
-        echo "$(dirname "$run")/evaluation/$(basename "$run")_$(basename "$1")"
+        echo "$(dirname "$run")/evaluation/$(basename "$run")_$(basename "$1")$suffix"
     else
-        echo "$(dirname "$1")/evaluation/$(basename "$1")"
+        echo "$(dirname "$1")/evaluation/$(basename "$1")$suffix"
     fi
 }
 
@@ -69,7 +78,7 @@ report() { # NAME FOLDER...
     if $sharded; then return; fi
     local output card=()
     output=$(dirname "$(dirname "$2")")/report/$1
-    if ! $every && grep -qs '^## Scores' "$model/README.md"; then card=(--model-card "$model"); fi
+    if ! $every && [ -z "$suffix" ] && grep -qs '^## Scores' "$model/README.md"; then card=(--model-card "$model"); fi
     python scripts/evaluate.py report --input "${@:2}" --output "$output" "${card[@]}"
     echo "report: $output/report.html"
 }
@@ -84,6 +93,7 @@ complete() {
 
 if ! $every; then
     folder=$(place "$model")
+    if $where; then echo "$folder" && exit; fi
     evaluate "$model" "$folder"
     report "$(basename "$folder")" "$folder"
     exit
@@ -104,7 +114,7 @@ every_checkpoint() {
             found=true evaluated[$folder]=yes
             evaluate "$checkpoint" "$folder"
             folders+=("$folder")
-            report "$(basename "$model")" "${folders[@]}"
+            report "$(basename "$model")$suffix" "${folders[@]}"
         done
         if ! $watch || { $finished && ! $found; }; then break; fi
         if ! $found; then sleep "${WATCH_SECONDS:-60}"; fi

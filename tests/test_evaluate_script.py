@@ -55,11 +55,50 @@ def test_watching_a_run_evaluates_what_is_complete_until_it_is_finished(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("model", "arguments", "folder"),
+    [
+        ("a run", [], "evaluation/a run"),
+        ("a run", ["--protocol", "paper_final"], "evaluation/a run"),
+        ("a run", ["--benchmark", "x.jsonl"], "evaluation/a run"),
+        ("a run", ["--protocol", "paper_intermediate"], "evaluation/a run_paper_intermediate"),
+        ("a run", ["--protocol=my/own.yaml"], "evaluation/a run_own"),
+        ("a run", ["--protocol", "quick", "--protocol", "paper_final"], "evaluation/a run"),  # the last one counts
+        ("a run/checkpoint-5", [], "evaluation/a run_checkpoint-5"),
+        ("a run/checkpoint-5", ["--protocol", "paper_intermediate"], "evaluation/a run_checkpoint-5"),
+        ("a run/checkpoint-5", ["--protocol", "paper_final"], "evaluation/a run_checkpoint-5_paper_final"),
+    ],
+)
+def test_another_protocol_than_the_usual_is_part_of_the_folders_name(tmp_path, model, arguments, folder):
+    (tmp_path / model).mkdir(parents=True)
+    result = run(model, "--where", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / folder}\n"), result.stderr
+
+
+@pytest.mark.slow
+def test_a_model_has_the_scores_of_two_protocols_and_its_card_those_of_the_usual(tmp_path):
+    model = build_model(tmp_path / "run")
+    (model / "README.md").write_text("# A model\n\n## Scores\n\nNone yet.\n")
+    benchmark = write_benchmark(tmp_path / "small.jsonl")
+    own = tmp_path / "own.yaml"
+    own.write_text("n: 3\nmax_tokens: 4\nprompt: bare\n")
+    options = ["--benchmark", str(benchmark), "--backend", "transformers"]
+    for arguments in (["--n", "2", "--max-tokens", "6", "--prompt", "bare"], ["--protocol", str(own)]):
+        result = run("run", *options, *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    for name, num_samples in (("run", 2), ("run_own", 3)):
+        assert len((tmp_path / "evaluation" / name / "graded.jsonl").read_text().splitlines()) == 5 * num_samples
+    scores = (tmp_path / "report" / "run" / "table.md").read_text()
+    assert scores != (tmp_path / "report" / "run_own" / "table.md").read_text()
+    assert scores.strip() in (model / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the first argument is the model"),
         (["--n", "4"], "the first argument is the model"),
         (["model", "--output", "x"], "--output is set by this script"),
+        (["model", "--watch", "--where"], "--where is of one model"),
         (["model", "--every-checkpoint"], "model is no folder of a run"),
     ],
 )

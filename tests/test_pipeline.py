@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -81,6 +82,28 @@ def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subpro
         assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
     return process
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]], ids=["all", "one_stage"])
+def test_a_stage_that_is_no_training_ends_with_the_pipeline(tmp_path, arguments):
+    """The stage asks for a model at a Hub that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as hub, (tmp_path / "log").open("w") as log:
+        address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        environment = {
+            "ROOT": str(tmp_path),
+            "BASE_MODEL": "some/model",
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": address,
+        }
+        command = ["bash", PIPELINE, "table1", *arguments]
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
+        hub.settimeout(60)
+        with hub.accept()[0]:
+            stage = psutil.Process(process.pid).children(recursive=True)
+            assert any("scripts/prepare_base_model.py" in member.cmdline() for member in stage)
+            process.terminate()
+            assert process.wait(timeout=30) == 143, (tmp_path / "log").read_text()
+            assert not psutil.wait_procs(stage, timeout=10)[1]
 
 
 @pytest.mark.slow
