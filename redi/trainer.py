@@ -217,10 +217,12 @@ class REDITrainer(DPOTrainer):
                     loss = 0.0 * self._trace_loss(model, batch)[0]
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         except torch.OutOfMemoryError as error:
+            room = self.args.max_tokens_per_micro_batch
+            how = "set it in place of per_device_train_batch_size" if room is None else f"now {room}"
             raise RuntimeError(
                 f"out of memory on the largest micro-batch, {num_tokens:,} tokens: lower max_tokens_per_micro_batch "
-                f"(now {self.args.max_tokens_per_micro_batch}) down to the longest trace, then max_length (now "
-                f"{self.args.max_length}); gradient_checkpointing is {self.args.gradient_checkpointing}"
+                f"({how}) down to the longest trace, then max_length (now {self.args.max_length}); "
+                f"gradient_checkpointing is {self.args.gradient_checkpointing}"
             ) from error
 
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,8 @@
 #   --where             print the folder of the answers, and evaluate nothing
 # Answers of RUN go to RUN/../evaluation/NAME, those of its checkpoints to RUN/../evaluation/NAME_checkpoint-N, and the
 # report to RUN/../report/NAME; those of a Hub id to runs/. Another protocol than those above is part of the name, as in
-# evaluation/NAME_quick and report/NAME_quick, so that a model may have the scores of several; its model card does not
-# show them. What was sampled is not sampled again.
+# evaluation/NAME_quick and report/NAME_quick, so that a model may have the scores of several; its model card
+# shows those of the usual one, and others only while it has none. What was sampled is not sampled again.
 set -euo pipefail
 usage() {
     echo "error: $1; bash scripts/evaluate.sh CHECKPOINT_OR_RUN [--every-checkpoint] [--watch] [options of generate ...]" >&2
@@ -76,9 +76,11 @@ evaluate() { # MODEL FOLDER
 
 report() { # NAME FOLDER...
     if $sharded; then return; fi
-    local output card=()
+    local output card=() page=$model/README.md
     output=$(dirname "$(dirname "$2")")/report/$1
-    if ! $every && [ -z "$suffix" ] && grep -qs '^## Scores' "$model/README.md"; then card=(--model-card "$model"); fi
+    if ! $every && grep -qs '^## Scores' "$page" && { [ -z "$suffix" ] || grep -q 'Not evaluated yet' "$page"; }; then
+        card=(--model-card "$model")
+    fi
     python scripts/evaluate.py report --input "${@:2}" --output "$output" "${card[@]}"
     echo "report: $output/report.html"
 }

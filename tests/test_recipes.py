@@ -147,7 +147,8 @@ def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, mo
     benchmark = write_benchmark(tmp_path / "small.jsonl", num_problems=3)
     sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "4", "--prompt", "bare"]
     run("eval.sh", "--benchmark", str(benchmark), *sampling)
-    (row,) = json.loads((tmp_path / "runs/report/model/table.json").read_text())["rows"]
+    (report,) = (tmp_path / "runs/report").iterdir()  # model, or with another protocol model_PROTOCOL
+    (row,) = json.loads((report / "table.json").read_text())["rows"]
     assert (row["benchmarks"]["small"]["num_problems"], row["benchmarks"]["small"]["n"]) == (3, 2)
     assert "Not evaluated yet" not in (output / "README.md").read_text()
 
