@@ -56,20 +56,31 @@ stages() {
     echo table
 }
 
+# The corpus; that of the Hub at the commit that an earlier dataset was built from, so that all are of one, and what is
+# done is recognised without a connection.
+source_of_data() {
+    local found=""
+    if [ -z "${CORPUS:-}" ]; then
+        found=$(grep -hom 1 "$corpus@[0-9a-f]\{40\}" "${root}data/"*/manifest.json 2>/dev/null | head -n 1) || true
+    fi
+    echo "${found:-$corpus}"
+}
+
 build_dataset() { # FOLDER MODEL
-    local expect=()
+    local expect=() raw
+    raw=$(source_of_data)
     case $1 in
         */positives | positives)
             if [ -z "${CORPUS:-}" ]; then expect=(--expect-rows 77629); fi
-            python data_preprocess/build_positives.py --input "$corpus" --output "$1" "${expect[@]}"
+            python data_preprocess/build_positives.py --input "$raw" --output "$1" "${expect[@]}"
             ;;
         */pairs)
             if [ -z "${CORPUS:-}" ]; then expect=(--expect-rows 53175); fi
-            python data_preprocess/build_pairs.py --input "$corpus" --output "$1" --tokenizer "$2" \
+            python data_preprocess/build_pairs.py --input "$raw" --output "$1" --tokenizer "$2" \
                 "${pairs_options[@]}" "${expect[@]}"
             ;;
         */pairs_neither)
-            python data_preprocess/build_pairs.py --input "$corpus" --output "$1" --tokenizer "$2" \
+            python data_preprocess/build_pairs.py --input "$raw" --output "$1" --tokenizer "$2" \
                 --negatives neither "${pairs_options[@]}"
             ;;
         */pairs_shuffled_negatives)
