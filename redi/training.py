@@ -96,18 +96,7 @@ def run_training(
     """
     started = time.time()
     given = {key: value for key, value in given.items() if key not in ("check_only", "tokenize_only")}
-    if args.save_only_model:
-        raise UsageError(
-            "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
-        )
-    if args.enable_jit_checkpoint:
-        raise UsageError(
-            "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
-        )
-    if args.push_to_hub:
-        if "hub_strategy" in given:
-            raise UsageError("hub_strategy is not read: push_to_hub pushes the final model, with its card. Remove it")
-        args.hub_strategy = HubStrategy.END
+    _settle_saving(args, given)
     split = "" if run.global_batch_size is None else _split_global_batch(run.global_batch_size, args, given)
     lora = lora_config(run)
     if is_finished_run(args, given, inputs_of(run)):
@@ -144,6 +133,22 @@ def run_training(
         write_start(Path(args.output_dir), given, inputs_of(run))
     _train(trainer)
     _finish(trainer, run, given, num_rows, started)
+
+
+def _settle_saving(args: TrainingArguments, given: dict[str, Any]) -> None:
+    """Refuses options that leave nothing to resume from, or that are not read; a push happens at the end alone."""
+    if args.save_only_model:
+        raise UsageError(
+            "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
+        )
+    if args.enable_jit_checkpoint:
+        raise UsageError(
+            "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
+        )
+    if args.push_to_hub:
+        if "hub_strategy" in given:
+            raise UsageError("hub_strategy is not read: push_to_hub pushes the final model, with its card. Remove it")
+        args.hub_strategy = HubStrategy.END
 
 
 def _finish(trainer: Trainer, run: RunArguments, given: dict[str, Any], num_rows: int, started: float) -> None:

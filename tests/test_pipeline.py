@@ -54,18 +54,23 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
-@pytest.fixture()
-def environment(tmp_path) -> dict[str, str]:
-    """The quickstart's corpus, benchmark and model, cut down."""
-    make = [sys.executable, str(REPOSITORY / "data_preprocess/make_synthetic.py"), "--output", str(tmp_path / "task")]
+def cut_down(task: Path) -> dict[str, str]:
+    """Makes the quickstart's corpus, benchmark and model, in small, and tells the pipeline where they are."""
+    make = [sys.executable, str(REPOSITORY / "data_preprocess/make_synthetic.py"), "--output", str(task)]
     subprocess.run([*make, "--num-problems", "60", "--num-test", "4"], check=True, capture_output=True)
     return {
-        "CORPUS": str(tmp_path / "task" / "raw"),
-        "BASE_MODEL": str(tmp_path / "task" / "base"),
-        "BENCHMARKS": str(tmp_path / "task" / "digits.jsonl"),
+        "CORPUS": str(task / "raw"),
+        "BASE_MODEL": str(task / "base"),
+        "BENCHMARKS": str(task / "digits.jsonl"),
+        "EVALUATE_OPTIONS": "--backend transformers --n 1 --max-tokens 6 --prompt bare",
+    }
+
+
+@pytest.fixture()
+def environment(tmp_path) -> dict[str, str]:
+    return cut_down(tmp_path / "task") | {
         "ROOT": str(tmp_path / "root"),
         "TRAIN_OPTIONS": f"{TRAIN} --max_steps 40 --save_steps 3",
-        "EVALUATE_OPTIONS": "--backend transformers --n 1 --max-tokens 6 --prompt bare",
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
     }

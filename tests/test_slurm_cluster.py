@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from slurm_fixtures import (
     wait_for_end,
     wait_for_step,
 )
-from test_pipeline import REDI, SFT, TRAIN
+from test_pipeline import REDI, SFT, TRAIN, cut_down
 from test_slurm import submit
 
 RECIPE = REPOSITORY / "recipes" / REDI
@@ -147,16 +146,7 @@ def test_two_nodes_go_back_into_the_queue_when_stopped_and_not_when_one_fails(cl
 
 @pytest.fixture()
 def tables(tmp_path) -> dict[str, str]:
-    """The quickstart's corpus, benchmark and model, cut down, for recipes/pipeline.sh."""
-    make = [sys.executable, str(REPOSITORY / "data_preprocess/make_synthetic.py"), "--output", str(tmp_path / "task")]
-    subprocess.run([*make, "--num-problems", "60", "--num-test", "4"], check=True, capture_output=True)
-    return {
-        "CORPUS": str(tmp_path / "task" / "raw"),
-        "BASE_MODEL": str(tmp_path / "task" / "base"),
-        "BENCHMARKS": str(tmp_path / "task" / "digits.jsonl"),
-        "TRAIN_OPTIONS": f"{TRAIN} --max_steps 4 --disable_tqdm true",
-        "EVALUATE_OPTIONS": "--backend transformers --n 1 --max-tokens 6 --prompt bare",
-    }
+    return cut_down(tmp_path / "task") | {"TRAIN_OPTIONS": f"{TRAIN} --max_steps 4 --disable_tqdm true"}
 
 
 def generations(folder: Path) -> list[dict]:
