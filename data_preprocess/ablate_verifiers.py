@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from redi.data import ablation
+from redi.data import verifier_ablation as ablation
 from redi.data.build import (
     build_parser,
     check_expected,
@@ -24,11 +24,13 @@ from redi.data.build import (
     refuse_output_over_input,
     whole_number,
 )
-from redi.data.card import write_card
-from redi.data.corpus import open_corpus, pinned_input
-from redi.data.lengths import RESPONSE_TOO_LONG, load_tokenizer
+from redi.data.dataset_card import write_card
+from redi.data.lengths.length_filter import RESPONSE_TOO_LONG, load_tokenizer
+from redi.data.reading.corpus import open_corpus, pinned_input
 from redi.data.shuffle import shuffled_places
-from redi.runs import UsageError, entry_point, new_folder, read_manifest, write_manifest
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+from redi.runs.manifest import read_manifest, write_manifest
 
 MAX_RESPONSE_TOKENS = 19000
 SAMPLED_DOWN = "sampled down"

@@ -8,10 +8,16 @@ import argparse
 from functools import partial
 
 from redi.data.build import Filter, build, build_parser, excluded_sources, whole_number
-from redi.data.corpus import pinned_input
-from redi.data.lengths import LENGTH_RULES, PROMPT_TOO_LONG, RESPONSE_TOO_LONG, filter_by_length, load_tokenizer
+from redi.data.lengths.length_filter import (
+    LENGTH_RULES,
+    PROMPT_TOO_LONG,
+    RESPONSE_TOO_LONG,
+    filter_by_length,
+    load_tokenizer,
+)
+from redi.data.reading.corpus import pinned_input
 from redi.data.selection import NEGATIVES, NO_NEGATIVE, NO_POSITIVE, select_pairs
-from redi.runs import UsageError, entry_point
+from redi.runs.errors import UsageError, entry_point
 
 # https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
 DEFAULT_LIMITS = {"max_prompt_tokens": 800, "max_response_tokens": 19000}

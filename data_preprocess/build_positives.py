@@ -6,9 +6,9 @@ python data_preprocess/build_positives.py --input open-r1/OpenR1-Math-Raw --outp
 from functools import partial
 
 from redi.data.build import build, build_parser, excluded_sources
-from redi.data.corpus import pinned_input
+from redi.data.reading.corpus import pinned_input
 from redi.data.selection import NO_POSITIVE, RULES, select_positives
-from redi.runs import entry_point
+from redi.runs.errors import entry_point
 
 SUMMARY = {
     "both": "Problems with their first trace that both verifiers accept.",

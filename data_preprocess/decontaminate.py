@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from redi.data.build import count_table, is_complete, refuse_output_over_input, whole_number
-from redi.data.card import write_card
+from redi.data.dataset_card import write_card
 from redi.data.decontamination import (
     NGRAM_WORDS,
     OverlapIndex,
@@ -26,10 +26,13 @@ from redi.data.decontamination import (
     report_table,
     without_overlaps,
 )
-from redi.data.rows import open_rows
+from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
-from redi.runs import StrictParser, UsageError, entry_point, new_folder, read_manifest, write_manifest, write_text
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder, write_text
+from redi.runs.manifest import read_manifest, write_manifest
 
 REPORT = "report.json"
 SUMMARY = "The rows of a dataset whose problem shares no n-gram with a question of the benchmarks, as they were."

@@ -16,14 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from redi.data.build import refuse_output_over_input
-from redi.data.card import write_card
-from redi.data.rows import open_rows
+from redi.data.dataset_card import write_card
+from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
-from redi.data.teacher import Counts, add_traces, read_problems
-from redi.evaluation.options import add_engine_options, add_protocol_options, settings_of
-from redi.evaluation.plan import parse_shard
-from redi.evaluation.records import GENERATIONS
-from redi.runs import StrictParser, UsageError, entry_point, new_folder, read_manifest, write_manifest
+from redi.data.teacher_traces import Counts, add_traces, read_problems
+from redi.evaluation.generation.options import add_engine_options, add_protocol_options, settings_of
+from redi.evaluation.generation.requests import parse_shard
+from redi.evaluation.jsonl import GENERATIONS
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+from redi.runs.manifest import read_manifest, write_manifest
 
 SUMMARY = "Problems with traces that a teacher wrote for them; data_preprocess/verify.py says which are right."
 
@@ -37,7 +40,7 @@ def main(argv: list[str]) -> None:
     if not options.overwrite:
         refuse_other_output(options.output, options.samples)
     problems = read_problems(open_rows(options.input))
-    from redi.evaluation.generate import generate  # imports torch
+    from redi.evaluation.generation.generate import generate  # imports torch
 
     generate(options.model, [problems], options.samples, settings, shard)
     if shard is None:

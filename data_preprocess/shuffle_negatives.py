@@ -10,11 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from redi.data.build import is_complete, refuse_output_over_input, whole_number
-from redi.data.card import write_card
-from redi.data.controls import with_negatives_of_others
-from redi.data.rows import open_rows
+from redi.data.dataset_card import write_card
+from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
-from redi.runs import StrictParser, UsageError, entry_point, new_folder, write_manifest
+from redi.data.shuffled_negatives import with_negatives_of_others
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+from redi.runs.manifest import write_manifest
 
 SUMMARY = "Pairs in which every rejected trace answers the problem of another pair, each used once."
 NEEDED = ("rejected", "uuid")

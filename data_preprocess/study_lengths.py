@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from redi.data import parquet
 from redi.data.build import refuse_output_over_input, whole_number
-from redi.data.corpus import data_files
-from redi.data.length_plots import plot
-from redi.data.length_report import summarise, tables
-from redi.data.length_study import Recorder, counted, recorded
-from redi.data.lengths import LENGTH_RULES, load_tokenizer
-from redi.runs import StrictParser, UsageError, entry_point, new_folder, write_manifest, write_text
+from redi.data.lengths.length_filter import LENGTH_RULES, load_tokenizer
+from redi.data.lengths.measure import Recorder, counted, recorded
+from redi.data.lengths.plots import plot
+from redi.data.lengths.tables import summarise, tables
+from redi.data.reading import parquet
+from redi.data.reading.corpus import data_files
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder, write_text
+from redi.runs.manifest import write_manifest
 
 PAIRS = ("chosen", "rejected")
 POSITIVES = ("messages",)

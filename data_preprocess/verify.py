@@ -13,14 +13,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from redi.runs.markdown import grid
+
 from redi.data.build import is_complete, refuse_output_over_input, whole_number
-from redi.data.card import write_card
-from redi.data.rows import open_rows
-from redi.data.schema import VERIFIERS
+from redi.data.dataset_card import write_card
+from redi.data.reading.schema import VERIFIERS
+from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
 from redi.data.verification import Tally, agreement_table, check_rows, compare_only, examples, report, verify
-from redi.evaluation.tables import grid
-from redi.runs import StrictParser, UsageError, entry_point, new_folder, write_manifest, write_text
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder, write_text
+from redi.runs.manifest import write_manifest
 
 REPORT = "report.json"
 SUMMARY = "A corpus of traces whose verifier columns were filled by the project's grader."

@@ -11,8 +11,8 @@ from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
-from redi.batching import StepDataset
 from redi.config import REDIConfig
+from redi.engine.batching import StepDataset
 
 logger = get_logger(__name__)
 

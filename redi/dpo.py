@@ -4,11 +4,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from redi.data.problems import PAIR_COLUMNS, prepare_problems
+from redi.text.training_rows import PAIR_COLUMNS, prepare_problems
 
 
 class PreparedDPOTrainer(DPOTrainer):
-    """[`~trl.DPOTrainer`] on pairs that `redi.data.problems` tokenises; loss, reference and metrics are TRL's own.
+    """[`~trl.DPOTrainer`] on pairs from `redi.text.training_rows`; loss, reference and metrics are TRL's own.
 
     TRL 1.16 appends no eos token to a conversation, so that its DPO would not learn where an answer ends, unlike REDI
     here and DPO in the authors' code (https://huggingface.co/papers/2505.24850), which score one. Nor can it tokenise

@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 from trl import DPOTrainer
 
-from redi.attention import enable_packing
-from redi.batching import StepDataset, step_cost
 from redi.callbacks import SetEpoch, make_callbacks
 from redi.config import REDIConfig
-from redi.data.problems import NAME, PAIR_COLUMNS, prepare_problems
-from redi.loading import leaves_out_cap
+from redi.engine.attention import enable_packing
+from redi.engine.batching import StepDataset, step_cost
+from redi.engine.logprobs import add_scoring
 from redi.losses import redi_loss, simpo_loss
-from redi.scoring import add_scoring
+from redi.runs.model_folder import leaves_out_cap
+from redi.text.training_rows import NAME, PAIR_COLUMNS, prepare_problems
 
 logger = get_logger(__name__)
 
@@ -41,7 +41,7 @@ class REDITrainer(DPOTrainer):
     trainer.train()
     ```
 
-    Rows of `train_dataset` are pairs, in either shape that `redi.data.tokens.split_pair` takes, or traces (`prompt,
+    Rows of `train_dataset` are pairs, in either shape that `redi.text.encoding.split_pair` takes, or traces (`prompt,
     completion, label, weight?`): unpaired, or several of either side to a problem. The objective is then the mean over
     the problems of the global batch of the weighted mean over each side's traces, which for pairs is Eq. (5):
     a problem without a trace of one side contributes nothing there, and still counts as a problem.
@@ -51,7 +51,7 @@ class REDITrainer(DPOTrainer):
       counted;
     - `_precompute_ref_logps`: does nothing, so that no reference model is ever run;
     - `get_train_dataloader` and `training_step` (with `padding_free`, the default): an optimizer step is a list of
-      micro-batches of whole traces, packed without padding and balanced over ranks (`redi.batching`);
+      micro-batches of whole traces, packed without padding and balanced over ranks (`redi.engine.batching`);
     - `_compute_loss`: the padded computation on pairs, for evaluation, for SimPO and for `padding_free=False`;
     - metrics are mean per-token log-probabilities (the paper's LogPS).
 

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
-from redi.checkpoints import (
+from redi.data.training_data import load_rows
+from redi.runs.checkpoints import (
     STARTED,
     is_finished_run,
     last_complete_checkpoint,
@@ -23,9 +24,10 @@ from redi.checkpoints import (
     refuse_other_world_size,
     write_start,
 )
-from redi.loading import attention_of, load_rows, load_tokenizer
-from redi.model_card import write_model_card
-from redi.runs import UsageError, write_manifest
+from redi.runs.errors import UsageError
+from redi.runs.manifest import write_manifest
+from redi.runs.model_card import write_model_card
+from redi.runs.model_folder import attention_of, load_tokenizer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -84,7 +86,7 @@ def run_training(
     Args:
         run: the script's options.
         args: the trainer's options.
-        given: the options that were set, as `redi.options.parse_options` returns them; they identify the run.
+        given: the options that were set, as `recipe_options.parse_options` returns them; they identify the run.
         prepare: turns the loaded rows into what the trainer expects; through `Dataset.map`, whose results are cached.
         trainer_class: called as `trainer_class(model=PATH, args=..., train_dataset=..., processing_class=...,
             peft_config=...)`.

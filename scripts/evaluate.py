@@ -10,33 +10,34 @@ import argparse
 from pathlib import Path
 
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, SECOND_GOLDS
-from redi.evaluation.options import (
+from redi.evaluation.generation.options import (
     add_benchmark_option,
     add_generate_options,
     describe_protocol,
     expand_protocol,
     settings_of,
 )
-from redi.runs import StrictParser, UsageError, entry_point
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv)
     if options.command == "download":
-        from redi.evaluation.download import download
+        from redi.evaluation.download_benchmarks import download
 
         download(options.benchmark, options.benchmark_folder)
     elif options.command == "generate":
         run_generate(options)
     elif options.command == "grade":
-        from redi.evaluation.grade_files import grade_folder
+        from redi.evaluation.grading.grade_folder import grade_folder
 
         folders = options.benchmark, options.benchmark_folder
         grade_folder(options.input, *folders, options.workers, options.second_golds)
     else:
-        from redi.evaluation.report import report
-        from redi.model_card import set_scores
+        from redi.evaluation.reporting.report import report
+        from redi.runs.model_card import set_scores
 
         limits = options.max_responses, options.show_disagreements
         report(options.input, options.output, options.baseline, *limits)
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> None:
 
 def run_generate(options: argparse.Namespace) -> None:
     from redi.evaluation.benchmarks import load_benchmarks
-    from redi.evaluation.generate import generate
-    from redi.evaluation.plan import parse_shard
+    from redi.evaluation.generation.generate import generate
+    from redi.evaluation.generation.requests import parse_shard
 
     settings = settings_of(options)
     shard = parse_shard(options.shard) if options.shard else None

@@ -5,8 +5,9 @@ python scripts/plot_training.py RUN [RUN ...] --output FILE.png
 
 from pathlib import Path
 
-from redi.evaluation.dynamics import plot_dynamics
-from redi.runs import StrictParser, entry_point
+from redi.evaluation.reporting.training_dynamics import plot_dynamics
+from redi.runs.cli import StrictParser
+from redi.runs.errors import entry_point
 
 
 @entry_point

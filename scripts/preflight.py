@@ -12,7 +12,7 @@ import os
 import warnings
 from pathlib import Path
 
-from redi.runs import UsageError, entry_point
+from redi.runs.errors import UsageError, entry_point
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redi.base_model import (
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+from redi.runs.manifest import is_finished, write_manifest
+from redi.text.base_model import (
     LONG,
     WEIGHTS,
     check_in_vocabulary,
@@ -20,7 +24,6 @@ from redi.base_model import (
     widen,
     write_model,
 )
-from redi.runs import StrictParser, UsageError, entry_point, is_finished, new_folder, write_manifest
 
 FILES = [*WEIGHTS, "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 # For a tokenizer without a chat template: the one whose turns open with a token that it has.
@@ -103,7 +106,7 @@ def prepare(source: Path, folder: Path, options: argparse.Namespace) -> dict[str
     """Writes the prepared model into `folder`, loads it again, and returns what was changed: name -> [old, new]."""
     from transformers import AutoTokenizer
 
-    from redi.evaluation.prompts import read_chat_template
+    from redi.text.prompts import read_chat_template
 
     if not (source / "config.json").is_file():
         raise UsageError(f"--model {source} has no config.json; give a model folder")

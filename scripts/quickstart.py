@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redi.runs import StrictParser, entry_point, read_manifest, write_text
+from redi.runs.cli import StrictParser
+from redi.runs.errors import entry_point
+from redi.runs.files import write_text
+from redi.runs.manifest import read_manifest
 
 REPOSITORY = Path(__file__).parents[1]
 PAIRS_PER_STEP = 32
@@ -62,7 +65,7 @@ def stages(out: Path, seed: int, full: bool) -> Iterator[Stage]:
     """The stages in order. Each is made when the ones before it are finished, since it may read their manifests."""
     task, positives, pairs = out / "task", out / "positives", out / "pairs"
     python = [sys.executable]
-    command = [*python, "data_preprocess/make_synthetic.py", "--output", str(task), "--seed", str(seed)]
+    command = [*python, "scripts/quickstart/make_task.py", "--output", str(task), "--seed", str(seed)]
     yield Stage("task", "6,000 problems, 4 traces each, graded; an untrained model", command, task)
     for folder, title in (
         (positives, "positives: a correct trace per problem"),
@@ -123,7 +126,7 @@ def evaluation_stages(out: Path, seed: int, models: list[str], extra: list[tuple
     command = [sys.executable, "scripts/plot_training.py", *runs, "--output", str(dynamics)]
     yield Stage("dynamics", "training dynamics", command, dynamics, tuple(map(Path, runs)))
     corpus = out / "task" / "raw" / "train-00000-of-00001.parquet"
-    command = [sys.executable, "scripts/show_habit.py", "--corpus", str(corpus), "--input", *inputs]
+    command = [sys.executable, "scripts/quickstart/show_habit.py", "--corpus", str(corpus), "--input", *inputs]
     command += ["--output", str(out / "habit.md")]
     yield Stage("habit", "how often each model skips", command, out / "habit.md", tuple(folders))
 

@@ -8,7 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-from redi.runs import StrictParser, entry_point, write_text
+from redi.runs.cli import StrictParser
+from redi.runs.errors import entry_point
+from redi.runs.files import write_text
 
 TABLES = ("table1", "table2", "table3", "table4")
 
@@ -17,11 +19,11 @@ TABLES = ("table1", "table2", "table3", "table4")
 def main(argv: list[str]) -> None:
     options = parse(argv)
     if options.command == "training-dynamics":
-        from redi.evaluation.dynamics import reproduce_dynamics
+        from redi.evaluation.reporting.training_dynamics import reproduce_dynamics
 
         reproduce_dynamics(options.runs, options.output, options.benchmark)
         return
-    from redi.evaluation.reproduce import as_markdown, compare, match_runs, read_paper
+    from redi.evaluation.reporting.reproduce import as_markdown, compare, match_runs, read_paper
 
     paper = read_paper()
     entries = match_runs(paper, options.command, options.runs)

@@ -7,10 +7,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig
 
-from redi.data.problems import prepare_problems
 from redi.dpo import PreparedDPOTrainer
-from redi.options import parse_options, without_gpu
-from redi.runs import entry_point
+from redi.runs.errors import entry_point
+from redi.runs.recipe_options import parse_options, without_gpu
+from redi.text.training_rows import prepare_problems
 from redi.training import RunArguments, run_training
 
 UNREAD_OPTIONS = {

@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from redi.config import UNREAD_OPTIONS, REDIConfig
-from redi.data.problems import prepare_problems
-from redi.options import parse_options, without_gpu
-from redi.runs import entry_point
+from redi.runs.errors import entry_point
+from redi.runs.recipe_options import parse_options, without_gpu
+from redi.text.training_rows import prepare_problems
 from redi.trainer import REDITrainer
 from redi.training import RunArguments, run_training
 

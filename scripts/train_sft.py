@@ -10,13 +10,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from redi.attention import enable_packing
-from redi.data.tokens import encode, split_conversation
-from redi.options import parse_options, without_gpu
-from redi.runs import UsageError, entry_point
+from redi.engine.attention import enable_packing
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.recipe_options import parse_options, without_gpu
+from redi.text.encoding import encode, split_conversation
 from redi.training import RunArguments, run_training
 
-_TOKENIZED_HERE = "rows are tokenised by redi.data.tokens, with the loss on the completion alone"
+_TOKENIZED_HERE = "rows are tokenised by redi.text.encoding, with the loss on the completion alone"
 UNREAD_OPTIONS = {
     "completion_only_loss": _TOKENIZED_HERE,
     "assistant_only_loss": _TOKENIZED_HERE,
@@ -54,7 +54,7 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: SFTConfig)
 
 
 def make_trainer(args: SFTConfig, **kwargs: Any) -> SFTTrainer:
-    """An `SFTTrainer` whose `padding_free` and `packing` need no flash-attn package: see `redi.attention`.
+    """An `SFTTrainer` whose `padding_free` and `packing` need no flash-attn package: see `redi.engine.attention`.
 
     Raises:
         ValueError: the model's attention cannot be told where the conversations of a row begin.

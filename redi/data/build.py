@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.ahead import ahead
-from redi.data.card import write_card
-from redi.data.corpus import open_corpus
-from redi.data.length_study import NO_SOURCE, Lengths, Recorder
+from redi.data.dataset_card import write_card
+from redi.data.lengths.measure import NO_SOURCE, Lengths, Recorder
+from redi.data.reading.corpus import open_corpus
+from redi.data.reading.prefetch import ahead
 from redi.data.selection import CHECKS
 from redi.data.shuffle import shuffled, write_shards
-from redi.runs import StrictParser, UsageError, fingerprint, is_finished, new_folder, read_manifest, write_manifest
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError
+from redi.runs.files import fingerprint, new_folder
+from redi.runs.manifest import is_finished, read_manifest, write_manifest
 
 Select = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Counter[str]]]
 Filter = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
@@ -79,7 +82,7 @@ def build(
         options: of a `build_parser`.
         summary: what the rows are, for the card.
         config: the resolved options that decide what comes out.
-        inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.corpus.pinned_input`, is read.
+        inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.reading.corpus.pinned_input`, is read.
         reasons: for the rows that `select` and the filter drop, besides the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for

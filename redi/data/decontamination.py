@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from redi.data.rows import Rows
+from redi.data.reading.table_files import Rows
 from redi.evaluation.benchmarks import load_benchmarks
-from redi.evaluation.records import iter_jsonl
-from redi.evaluation.tables import grid
-from redi.runs import UsageError
+from redi.evaluation.jsonl import iter_jsonl
+from redi.runs.errors import UsageError
+from redi.runs.markdown import grid
 
 NGRAM_WORDS = 8
 

@@ -1,6 +1,6 @@
 """The paper's selection rules: which problems are kept, and which of their generations become positives and pairs.
 
-The rules work on whole record batches of `redi.data.schema.SCHEMA`; a "generation" below is its position in its row.
+The rules work on whole record batches of `reading.schema.SCHEMA`; a "generation" below is its position in its row.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.schema import VERIFIERS
-from redi.runs import UsageError
+from redi.data.reading.schema import VERIFIERS
+from redi.runs.errors import UsageError
 
 RULES = ("both", "either")
 NEGATIVES = ("not-both", "neither")
@@ -153,7 +153,7 @@ def select_positives(
     """The positives of a batch: each problem with its first generation that the verifiers accept.
 
     Args:
-        batch: rows of `redi.data.schema.SCHEMA`.
+        batch: rows of `reading.schema.SCHEMA`.
         rule: "both": a generation is positive where both verifiers accept it. "either": the first that both accept,
             or else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
         exclude_sources: values of `source` whose rows are dropped.
@@ -190,7 +190,7 @@ def select_pairs(
     """The pairs of a batch: each problem's first generation that both verifiers accept, and its first negative one.
 
     Args:
-        batch: rows of `redi.data.schema.SCHEMA`.
+        batch: rows of `reading.schema.SCHEMA`.
         exclude_sources: values of `source` whose rows are dropped.
         negatives: "not-both": a generation is negative where not both verifiers accept it, so one may have, and its
             text may even equal the chosen one's. "neither": where none does.

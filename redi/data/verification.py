@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.rows import Rows
-from redi.data.schema import SCHEMA, VERIFIERS, check_schema
-from redi.evaluation.grade import STATUSES, THINK_END, Grade, grade_many
-from redi.evaluation.tables import grid
-from redi.runs import UsageError
+from redi.data.reading.schema import SCHEMA, VERIFIERS, check_schema
+from redi.data.reading.table_files import Rows
+from redi.evaluation.grading.grade import STATUSES, THINK_END, Grade, grade_many
+from redi.runs.errors import UsageError
+from redi.runs.markdown import grid
 
 CORRECTNESS = "correctness"
 NUM_EXAMPLES = 20  # of each kind of disagreement, kept in the report

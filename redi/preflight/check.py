@@ -16,7 +16,7 @@ from redi.preflight.memory import GIB, ModelShape, peak_memory, shape_of
 from redi.preflight.plan import A100_TFLOPS, Plan, implied_utilisation, make_plan, row_of, scaled
 from redi.preflight.recipe import Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.tokens import check_tokens, side_by_side, train_rendering
-from redi.runs import UsageError
+from redi.runs.errors import UsageError
 
 TIGHT = 0.85  # of the memory; the prediction may be 15 % off
 TRIED = 64  # rows among which one that is not cut is looked for

@@ -100,7 +100,7 @@ class _FlashAttention(torch.autograd.Function):
 
 def _counted_attention(module, query, key, value, attention_mask, **kwargs):
     output = _FlashAttention.apply(query, key, value)
-    if module.config.counted_on_cpu:  # `redi.attention` puts the outputs of its traces together there
+    if module.config.counted_on_cpu:  # `redi.engine.attention` puts the outputs of its traces together there
         output = torch.cat([output], dim=2)
     return output.transpose(1, 2), None
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from redi.data.tokens import encode, split_conversation, split_pair
 from redi.preflight.recipe import Rows
-from redi.runs import UsageError
+from redi.runs.errors import UsageError
+from redi.text.encoding import encode, split_conversation, split_pair
 
 ALL_CHARACTERS = 4_000_000  # up to so many, every row is tokenised: some seconds
 SAMPLE, LONGEST = 96, 8  # rows that are tokenised of a larger dataset

@@ -30,9 +30,9 @@ checkpointing, and everything its backward pass reads without. c is the most tha
 is (recomputed and) gone through backwards; f is what one layer and the final norm keep. They are not derived by hand:
 `redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive at a time.
 
-T holds no pads where traces are packed; padded micro-batches count their pads. scripts/bench_memory.py compares with
-what is measured on the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512 and
-2,048 tokens, with and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11),
+T holds no pads where traces are packed; padded micro-batches count their pads. scripts/bench/bench_memory.py compares
+with what is measured on the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512
+and 2,048 tokens, with and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11),
 DPO within 1.7 % (8, none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for GPUs, and for
 several of them, are not measured.
 """
@@ -44,8 +44,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 
+from redi.engine.logprobs import CPU_LOGITS, CUDA_LOGITS, CUDA_TILE
 from redi.preflight.counting import Activations, Precision, with_adapters
-from redi.scoring import CPU_LOGITS, CUDA_LOGITS, CUDA_TILE
 
 GIB = 2**30
 # Context, cuBLAS and NCCL of a process on a GPU; a round figure, not measured here.
@@ -100,7 +100,7 @@ class Load:
         tokens: with pads.
         scored: how many of them go through the head.
         several: whether a step has more micro-batches.
-        signed_sum: whether the head is `redi.scoring.SignedSum`, else TRL's chunked kernel.
+        signed_sum: whether the head is `redi.engine.logprobs.SignedSum`, else TRL's chunked kernel.
         masked: elements of the attention mask, rows * length^2; 0 where there is none.
     """
 

@@ -10,7 +10,7 @@ utilisation).
 
 The default utilisation is what the paper's Table 5 implies for the same stage, on 8 A100 with a dense bfloat16 peak of
 312 TFLOP/s and Qwen2.5-Math-1.5B. The paper gives no mean lengths. ASSUMED are the means of the lengths that
-scripts/bench_balance.py draws; the implied utilisation is nearly proportional to them.
+scripts/bench/bench_balance.py draws; the implied utilisation is nearly proportional to them.
 """
 
 import math
@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from redi.batching import plan_step, step_cost
+from redi.engine.batching import plan_step, step_cost
 from redi.preflight.lengths import Lengths
 from redi.preflight.memory import Load, ModelShape
 from redi.preflight.recipe import Recipe
-from redi.runs import UsageError
+from redi.runs.errors import UsageError
 
 A100_TFLOPS = 312.0
 QWEN_1_5B = ModelShape(
@@ -82,7 +82,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     Args:
         recipe, lengths: of the run.
         shape: of the model.
-        packs: whether its attention can be packed, see `redi.attention.enable_packing`; REDI pads where it cannot.
+        packs: whether its attention can be packed, see `engine.attention.enable_packing`; REDI pads where it cannot.
 
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
@@ -201,7 +201,7 @@ def _largest_of_traces(
     packs: bool,
     scored: float,
 ) -> Load:
-    """The micro-batch with most tokens, planned as `redi.batching.StepDataset` does; a share `scored` is scored.
+    """The micro-batch with most tokens, planned as `engine.batching.StepDataset` does; a share `scored` is scored.
 
     Of the first epoch's global batches the `HEAVIEST` are planned, by their tokens or their longest trace.
     """

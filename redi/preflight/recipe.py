@@ -26,12 +26,14 @@ from transformers import (
 )
 
 from redi import training
-from redi.attention import enable_packing
-from redi.checkpoints import is_finished_run, last_complete_checkpoint, refuse_other_world_size
-from redi.evaluation import checkpoint
-from redi.loading import attention_of, load_rows, load_tokenizer
+from redi.data.training_data import load_rows
+from redi.engine.attention import enable_packing
+from redi.evaluation.generation import model as checkpoint
 from redi.preflight.memory import Strategy
-from redi.runs import UsageError, read_manifest
+from redi.runs.checkpoints import is_finished_run, last_complete_checkpoint, refuse_other_world_size
+from redi.runs.errors import UsageError
+from redi.runs.manifest import read_manifest
+from redi.runs.model_folder import attention_of, load_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = {"sft": "train_sft", "redi": "train_redi", "simpo": "train_redi", "dpo": "train_dpo"}  # by stage
@@ -213,7 +215,7 @@ def open_model(recipe: Recipe) -> Model:
 def why_padded(recipe: Recipe, model: Model) -> str | None:
     """Why REDI will pad the traces that it is to pack; None where it will not.
 
-    As `redi.attention.enable_packing` says of a model without data.
+    As `redi.engine.attention.enable_packing` says of a model without data.
     """
     if recipe.script != "train_redi" or not recipe.args.padding_free:
         return None

@@ -12,9 +12,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.evaluation.prompts import THINK, make_prompt
 from redi.preflight.recipe import Model, Recipe
-from redi.runs import UsageError
+from redi.runs.errors import UsageError
+from redi.text.prompts import THINK, make_prompt
 
 TAG = THINK.strip()
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import yaml
 
-from redi.runs import StrictParser, UsageError, entry_point, nearest, write_text
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point, nearest
+from redi.runs.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPUS_PER_GPU = 8

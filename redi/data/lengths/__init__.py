@@ -1,0 +1,1 @@
+"""Token lengths of positives and pairs: counting, filtering, tables and plots."""

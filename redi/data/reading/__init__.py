@@ -1,0 +1,1 @@
+"""Reading corpora: parquet, JSON lines or the Hub, in batches of bounded size."""

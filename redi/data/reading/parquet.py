@@ -1,0 +1,85 @@
+"""Streaming chosen columns of parquet files, local or remote, in batches of bounded size."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from redi.runs.errors import UsageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+# One row of OpenR1-Math-Raw is up to six generations of up to 60 kB. Rows are decoded this many at a time, or fewer
+# where they are larger: 512 of 15 kB a generation are 46 MB.
+BATCH_ROWS = 512
+BATCH_BYTES = 64_000_000
+# Read at a time from one column. A remote read is a request, so it should be worth its way.
+LOCAL_READ_BYTES = 1 << 20
+REMOTE_READ_BYTES = 8 << 20
+
+File = str | PathLike[str]
+
+
+def footer(file: File, remote: "AbstractFileSystem | None" = None) -> pq.FileMetaData:
+    """The footer of a file: its schema, rows and sizes. A `UsageError` where it is no readable parquet."""
+    with _opened(file, remote) as reader:
+        return reader.metadata
+
+
+def schema_of(file: File) -> pa.Schema:
+    """The columns of a file; a `UsageError` where it is no readable parquet."""
+    return footer(file).schema.to_arrow_schema()
+
+
+def count_rows(file: File) -> int:
+    """The rows of a file, from its footer."""
+    return footer(file).num_rows
+
+
+def column_bytes(metadata: pq.FileMetaData, columns: Sequence[str] | None = None) -> tuple[int, int]:
+    """The bytes of a file's columns, all or some (`struct.field` for one field): as stored, and decompressed."""
+    stored = decompressed = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            if columns is None or any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):
+                stored += chunk.total_compressed_size
+                decompressed += chunk.total_uncompressed_size
+    return stored, decompressed
+
+
+def read(file: File, columns: Sequence[str], remote: "AbstractFileSystem | None" = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file with those of `columns` (`struct.field` for one field) that it has.
+
+    Args:
+        file: its path.
+        columns: nothing else is read, or downloaded.
+        remote: the file system that the file lies in, if not the local one.
+
+    Raises:
+        UsageError: a page is damaged, or cannot be fetched.
+    """
+    with _opened(file, remote) as reader:
+        row_bytes = column_bytes(reader.metadata, columns)[1] / max(1, reader.metadata.num_rows)
+        rows = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1, row_bytes))))
+        yield from reader.iter_batches(rows, columns=list(columns))
+
+
+@contextmanager
+def _opened(file: File, remote: "AbstractFileSystem | None") -> Iterator[pq.ParquetFile]:
+    """Opens a file for buffered reads, which keep memory to the batch in hand even where a row group is a corpus."""
+    options = {"pre_buffer": False, "page_checksum_verification": True}
+    with ExitStack() as stack:
+        try:
+            if remote is None:
+                reader = stack.enter_context(pq.ParquetFile(file, buffer_size=LOCAL_READ_BYTES, **options))
+            else:
+                # Columns are read in turns, so a cache around the last read would fetch most bytes several times.
+                stream = stack.enter_context(remote.open(file, "rb", cache_type="none"))
+                reader = pq.ParquetFile(stream, buffer_size=REMOTE_READ_BYTES, **options)
+            yield reader
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"--input: cannot read {file} as parquet: {error}; fetch or write it again") from error

@@ -1,0 +1,329 @@
+"""From problems to traces to micro-batches: what each rank computes in each optimizer step.
+
+Eq. (5) is a signed sum over traces. A trace may therefore be computed anywhere in its global batch: here the traces of
+a global batch are spread over all its micro-batches on all ranks so that the ranks finish together, and each
+micro-batch is one row of whole traces with no pad token. The gradient is that of the pairs, whatever the split.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from redi.text.training_rows import lengths_of
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A prompt with one completion, and its place in the objective.
+
+    Attributes:
+        token_ids: prompt and completion.
+        num_prompt: how many of them are the prompt; the others are scored.
+        share: the completion's share of its side of its problem: 1 for a pair, in general weight / sum of weights.
+        is_chosen: whether the trace is a positive.
+        problem: the position of its problem in the global batch.
+    """
+
+    token_ids: list[int]
+    num_prompt: int
+    share: float
+    is_chosen: bool
+    problem: int
+
+    @property
+    def num_scored(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+
+def traces_of(problem: dict[str, Any], position: int, max_length: int | None, alpha: float) -> list[Trace]:
+    """The traces of one dataset row, cut to `max_length`. Negatives are left out when `alpha` is 0.
+
+    Args:
+        problem: a row that `redi.text.training_rows.tokenize_problems` returns.
+        position: of the row in its global batch.
+        max_length: longest trace in tokens, or None.
+        alpha: weight of the negative term.
+    """
+    if "chosen_ids" in problem:
+        completions, labels, weights = [problem["chosen_ids"], problem["rejected_ids"]], [True, False], [1.0, 1.0]
+    else:
+        completions, labels, weights = problem["completion_ids"], problem["labels"], problem["weights"]
+    sums = {side: sum(w for w, label in zip(weights, labels, strict=True) if label == side) for side in (True, False)}
+    prompt = problem["prompt_ids"]
+    return [
+        Trace((prompt + ids)[:max_length], len(prompt), weight / sums[label], label, position)
+        for ids, label, weight in zip(completions, labels, weights, strict=True)
+        if label or alpha > 0
+    ]
+
+
+def step_cost(crossover: float) -> Callable[[int], float]:
+    """The time of a trace of n tokens, up to a factor: n (everything linear) + n^2 / crossover (attention).
+
+    Args:
+        crossover: tokens at which attention costs as much as all else: parameters / (layers * hidden size), since a
+        token
+            costs 6 * parameters FLOPs in matrix products, and 6 * layers * hidden size * n in causal attention.
+    """
+    return lambda num_tokens: num_tokens * (1 + num_tokens / crossover)
+
+
+ROUND_HEIGHTS = (1.0, 1.05, 1.1, 1.2)  # tried for every step
+
+
+def plan_step(
+    lengths: Sequence[int],
+    cost: Callable[[int], float],
+    num_ranks: int,
+    num_micro_batches: int,
+    max_tokens: int | None = None,
+) -> list[list[list[int]]]:
+    """Spreads the traces of a global batch over ranks and micro-batches, equally many micro-batches on each rank.
+
+    The ranks' k-th micro-batches run side by side, so they are made alike, round by round (see `_fill_rounds`), long
+    traces first; short ones fill up. Of the plans for several heights of a round, the one counts whose rounds take the
+    least time in sum. Within a round, the costliest micro-batch goes to the rank with least to do. Deterministic.
+
+    Args:
+        lengths: tokens of each trace.
+        cost: time of a trace by its length, see `step_cost`.
+        num_ranks: processes.
+        num_micro_batches: micro-batches per rank; with `max_tokens`, the least number of them.
+        max_tokens: room of a micro-batch in tokens. More micro-batches are made until everything fits.
+
+    Returns:
+        `plan[rank][micro_batch]`, the indices of its traces. A micro-batch is empty where there are too few traces.
+
+    Raises:
+        ValueError: a trace is longer than `max_tokens`.
+    """
+    if max_tokens is not None and lengths and max(lengths) > max_tokens:
+        raise ValueError(
+            f"a trace of {max(lengths)} tokens does not fit max_tokens_per_micro_batch={max_tokens}; raise it, or set "
+            f"max_length={max_tokens}"
+        )
+    costs = [cost(length) for length in lengths]
+    candidates = []
+    while not candidates:
+        filled = (
+            _fill_rounds(lengths, costs, num_ranks, num_micro_batches, max_tokens, height) for height in ROUND_HEIGHTS
+        )
+        candidates = [rounds for rounds in filled if rounds is not None]
+        num_micro_batches += 1
+    best = min(candidates, key=lambda rounds: sum(max(loads) for _, loads in rounds))
+    plan: list[list[list[int]]] = [[] for _ in range(num_ranks)]
+    totals = [0.0] * num_ranks
+    for bins, loads in sorted(best, key=lambda filled_round: -max(filled_round[1])):
+        ranks = sorted(range(num_ranks), key=lambda rank: (totals[rank], rank))
+        for rank, b in zip(ranks, sorted(range(num_ranks), key=lambda b: (-loads[b], b)), strict=True):
+            plan[rank].append(sorted(bins[b]))
+            totals[rank] += loads[b]
+    return plan
+
+
+def _fill_rounds(
+    lengths: Sequence[int],
+    costs: Sequence[float],
+    num_ranks: int,
+    num_rounds: int,
+    max_tokens: int | None,
+    height: float,
+) -> list[tuple[list[list[int]], list[float]]] | None:
+    """Rounds of one micro-batch a rank, with their costs; None where a trace finds no room.
+
+    Longest first, each trace into the round's cheapest micro-batch that has room for it. A round is full at `height`
+    times the cost of its longest trace or, if that is more, of an equal share of what is left; then the next begins.
+    """
+    left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rounds = []
+    for rounds_left in range(num_rounds, 0, -1):
+        share = sum(costs[i] for i in left) / (num_ranks * rounds_left)
+        limit = height * max(share, *(costs[i] for i in left[:1]), 0.0) * (1 + 1e-9) if rounds_left > 1 else math.inf
+        bins: list[list[int]] = [[] for _ in range(num_ranks)]
+        tokens, loads, passed = [0] * num_ranks, [0.0] * num_ranks, []
+        for i in left:
+            roomy = (b for b in range(num_ranks) if max_tokens is None or tokens[b] + lengths[i] <= max_tokens)
+            b = min(roomy, key=loads.__getitem__, default=None)
+            if b is None or loads[b] + costs[i] > limit:
+                passed.append(i)
+                continue
+            bins[b].append(i)
+            tokens[b] += lengths[i]
+            loads[b] += costs[i]
+        rounds.append((bins, loads))
+        left = passed
+    return None if left else rounds
+
+
+def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str, Any]:
+    """One micro-batch as the model reads it, and where its scored tokens are.
+
+    Args:
+        traces: the traces of the micro-batch, at least one.
+        pack: one row of whole traces, `(1, T)`; otherwise one right-padded row per trace, `(n, T)`.
+        pad_token_id: fills the padded rows.
+
+    Returns:
+        `model_inputs`: input_ids and position_ids, with cumulative lengths (packed) or an attention mask (padded).
+        `positions`: where the scored tokens are predicted, in the flattened `(rows * T)` hidden states. `(S,)`
+        `targets`: the scored tokens. `(S,)`
+        `segments`: which trace of the micro-batch each belongs to. `(S,)`
+    """
+    lengths = [len(trace.token_ids) for trace in traces]
+    longest = max(lengths)
+    starts = [sum(lengths[:i]) if pack else i * longest for i in range(len(traces))]
+    positions, targets = [], []
+    for trace, start, length in zip(traces, starts, lengths, strict=True):
+        positions.append(
+            torch.arange(start + trace.num_prompt - 1, start + length - 1)
+        )  # token t is predicted at t - 1
+        targets.append(torch.tensor(trace.token_ids[trace.num_prompt :]))
+    segments = torch.repeat_interleave(torch.arange(len(traces)), torch.tensor([len(x) for x in targets]))
+    ids = [torch.tensor(trace.token_ids) for trace in traces]
+    if pack:
+        boundaries = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        model_inputs = {
+            "input_ids": torch.cat(ids)[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "cu_seq_lens_q": boundaries,
+            "cu_seq_lens_k": boundaries,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+    else:
+        input_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id)
+        mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]  # from lengths: pad may equal eos
+        model_inputs = {"input_ids": input_ids, "attention_mask": mask.long()}
+    return {
+        "model_inputs": model_inputs,
+        "positions": torch.cat(positions),
+        "targets": torch.cat(targets),
+        "segments": segments,
+    }
+
+
+class StepDataset(torch.utils.data.Dataset):
+    """Item k is what this rank computes in step k of the epoch: a list of micro-batches.
+
+    The problems are shuffled with the seed and the epoch alone and cut into global batches, so every number of ranks
+    goes through the same global batches in the same order. The last one of an epoch may be smaller.
+    """
+
+    def __init__(
+        self,
+        problems: Dataset,
+        *,
+        global_batch_size: int,
+        num_micro_batches: int,
+        max_tokens: int | None,
+        max_length: int | None,
+        alpha: float,
+        cost: Callable[[int], float],
+        rank: int,
+        num_ranks: int,
+        pack: bool,
+        pad_token_id: int,
+        seed: int,
+    ):
+        """See `plan_step` and `traces_of` for the arguments; `problems` has the columns that `traces_of` reads.
+
+        Raises:
+            ValueError: a trace is longer than `max_tokens`.
+        """
+        self.problems, self.global_batch_size = problems, global_batch_size
+        self.num_micro_batches, self.max_tokens, self.max_length = num_micro_batches, max_tokens, max_length
+        self.alpha, self.cost, self.rank, self.num_ranks = alpha, cost, rank, num_ranks
+        self.pack, self.pad_token_id, self.seed = pack, pad_token_id, seed
+        self.lengths = trace_lengths(problems, max_length, alpha)
+        longest = max((length for row in self.lengths for length in row), default=0)
+        plan_step([longest], cost, 1, 1, max_tokens)  # refuses a trace that does not fit now, not on its turn
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the problems. To be called before an epoch's iteration starts."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        self.order = torch.randperm(len(self.problems), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return -(-len(self.problems) // self.global_batch_size)
+
+    def rows(self, step: int) -> list[int]:
+        """The dataset rows of the step's global batch."""
+        return self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+
+    def describe(self) -> str:
+        """What a step is, in one line."""
+        count = f"{self.num_micro_batches}"
+        if self.max_tokens is not None:
+            count += f" or more, of at most {self.max_tokens:,} tokens"
+        return (
+            f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps an "
+            f"epoch; ranks: {self.num_ranks}; micro-batches a rank and step: {count}"
+        )
+
+    def plan(self, step: int) -> list[list[tuple[int, int]]]:
+        """This rank's micro-batches of a step. A trace is its problem's position in the batch, and its number."""
+        places = [
+            (position, number)
+            for position, row in enumerate(self.rows(step))
+            for number in range(len(self.lengths[row]))
+        ]
+        lengths = [length for row in self.rows(step) for length in self.lengths[row]]
+        plan = plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
+        return [[places[i] for i in indices] for indices in plan[self.rank]]
+
+    def largest(self) -> dict[str, Any]:
+        """This rank's micro-batch with most tokens in the first epoch, found from lengths alone."""
+        best = (-1, 0, 0)
+        for step in range(len(self)):
+            rows = self.rows(step)
+            for index, places in enumerate(self.plan(step)):
+                sizes = [self.lengths[rows[position]][number] for position, number in places]
+                tokens = sum(sizes) if self.pack else len(sizes) * max(sizes, default=0)
+                best = max(best, (tokens, step, index))
+        return self[best[1]][best[2]]
+
+    def __getitem__(self, step: int) -> list[dict[str, Any]]:
+        rows, plan = self.rows(step), self.plan(step)
+        positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
+        problems = self.problems.select([rows[position] for position in positions])
+        traces = {
+            position: traces_of(problem, position, self.max_length, self.alpha)
+            for position, problem in zip(positions, problems, strict=True)
+        }
+        return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
+
+    def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
+        if not traces:  # every rank must run equally many micro-batches: two tokens that weigh nothing
+            traces = [Trace([self.pad_token_id] * 2, 1, 0.0, True, 0)]
+        batch = collate(traces, self.pack, self.pad_token_id)
+        sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
+        shares = torch.tensor([trace.share for trace in traces])
+        scored = torch.tensor([trace.num_scored for trace in traces])
+        return {
+            **batch,
+            "num_problems": len(rows),
+            "rows": rows,
+            # d loss / d (sum of the trace's log-probabilities), Eq. (5): -1/|y_w| or +alpha/|y_l|, over the global
+            # batch
+            "coefficients": sides * shares / scored / len(rows),
+            "is_chosen": torch.tensor([trace.is_chosen for trace in traces]),
+            "shares": shares,
+            "num_scored": scored,
+            "problems": torch.tensor([trace.problem for trace in traces]),
+        }
+
+
+def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
+    """Tokens of each trace of each problem, as `traces_of` makes them, without reading the tokens."""
+    limit = math.inf if max_length is None else max_length
+    all_labels = problems["labels"] if "labels" in problems.column_names else repeat([True, False])
+    return [
+        [min(prompt + n, limit) for n, label in zip(completions, labels, strict=True) if label or alpha > 0]
+        for (prompt, completions), labels in zip(lengths_of(problems), all_labels, strict=False)
+    ]

@@ -1,0 +1,100 @@
+"""Fetches benchmarks from the Hub into a folder of JSONL files.
+
+Three of the paper's five are on the Hub as it used them. Of the other two there are copies that differ, which get
+names of their own: math-ai/minervamath, whose golds are likely those of the sources, and math-ai/olympiadbench, with
+674 of the 675 problems. The files that the paper was graded by come with the rllm repository.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redi.evaluation.benchmarks import load_benchmark
+from redi.evaluation.jsonl import line
+from redi.runs.errors import UsageError, nearest
+from redi.runs.files import write_text
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark is on the Hub, and which of its columns are which."""
+
+    dataset: str
+    split: str
+    num_rows: int
+    problem: str = "problem"
+    answer: str = "answer"
+    id: str | None = None
+
+
+SOURCES = {
+    "math500": Source("HuggingFaceH4/MATH-500", "test", 500, id="unique_id"),
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", 30, id="id"),
+    "amc23": Source("AI-MO/aimo-validation-amc", "train", 83, id="id"),
+    "minerva_hub": Source("math-ai/minervamath", "test", 272, problem="question"),
+    "olympiadbench_hub": Source("math-ai/olympiadbench", "test", 674, problem="question", answer="final_answer"),
+}
+
+
+def download(names: list[str], folder: Path) -> None:
+    """Writes `NAME.jsonl` of `id, problem, answer` for each name; a file that is there is left as it is.
+
+    Raises:
+        UsageError: an unknown name, a dataset that cannot be had, or one that is not what it is taken for.
+    """
+    for name in names:
+        if name not in SOURCES:
+            known = ", ".join(SOURCES)
+            raise UsageError(
+                f"--benchmark {name} is none that can be downloaded ({known}){nearest(name, list(SOURCES))}"
+            )
+    for name in names:
+        path = folder / f"{name}.jsonl"
+        if path.is_file():
+            print(f"{path} is there already")
+            continue
+        rows = convert(name, SOURCES[name], _load(name, SOURCES[name]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(line(row) for row in rows))
+        print(f"{len(load_benchmark(str(path)).problems)} problems: {path}")
+
+
+def _load(name: str, source: Source) -> list[dict[str, Any]]:
+    from datasets import load_dataset  # takes seconds to import
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return load_dataset(source.dataset, split=source.split).to_list()
+    except (DatasetNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--benchmark {name}: {source.dataset} cannot be had from the Hub: {reason}") from error
+
+
+def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list one text.
+
+    Raises:
+        UsageError: there are more or fewer rows than known, or a column is missing.
+    """
+    if len(rows) != source.num_rows:
+        raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")
+    columns = [column for column in (source.problem, source.answer, source.id) if column is not None]
+    missing = [column for column in columns if column not in rows[0]]
+    if missing:
+        raise UsageError(
+            f"--benchmark {name}: {source.dataset} has no column '{missing[0]}'; it has {', '.join(rows[0])}"
+        )
+    return [
+        {
+            "id": f"{name}/{row[source.id] if source.id else number}",
+            "problem": row[source.problem],
+            "answer": _text(row[source.answer]),
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def _text(answer: Any) -> str:
+    if isinstance(answer, list):
+        return ", ".join(map(_text, answer))
+    return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()

@@ -1,0 +1,1 @@
+"""From benchmarks to sampled answers: requests, back ends and the sample store."""

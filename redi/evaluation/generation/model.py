@@ -1,0 +1,162 @@
+"""A model as generation needs to know it before its weights are loaded."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+
+from redi.evaluation.generation.requests import Sample
+from redi.runs.errors import UsageError
+from redi.runs.files import fingerprint
+from redi.text.prompts import read_chat_template, stop_token_ids, template_hash
+
+MAX_BATCH_SIZE = 256
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model is, its tokenizer, and what limits its answers.
+
+    Attributes:
+        path: a folder, or the name that a server has for a model of which nothing else is known.
+        identity: the hash of the folder's files, `hub:<id>@<commit>`, or `served:<name>`.
+        tokenizer: with a chat template; None where only a server's name is known, as the next is.
+        config: the model's configuration.
+        stop_token_ids: tokens that end an answer.
+        template_sha256: of the chat template.
+    """
+
+    path: str
+    identity: str
+    tokenizer: Any = None
+    config: Any = None
+    stop_token_ids: tuple[int, ...] = ()
+    template_sha256: str | None = None
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that fit prompt and answer together; None where that is not known."""
+        return self.config and self.config.get_text_config().max_position_embeddings
+
+    def room(self, num_prompt_tokens: int, max_tokens: int) -> int:
+        """How many new tokens an answer may have: `max_tokens`, or what the positions leave."""
+        if self.max_positions is None:
+            return max_tokens
+        return min(max_tokens, self.max_positions - num_prompt_tokens)
+
+    @staticmethod
+    def default_dtype() -> str:
+        return "bfloat16" if torch.cuda.is_available() else "float32"
+
+    def default_batch_size(self, max_tokens: int, dtype: str) -> int:
+        """The largest power of two, up to 256, whose key-value cache fits 40 % of the GPU, or 4 GiB without one."""
+        text = self.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        bytes_per_token = 2 * text.num_hidden_layers * heads * head_dim * getattr(torch, dtype).itemsize
+        gpu = torch.cuda.is_available()
+        budget = 0.4 * torch.cuda.get_device_properties(0).total_memory if gpu else 4 << 30
+        fits = int(budget // (bytes_per_token * min(max_tokens, self.max_positions)))
+        return min(MAX_BATCH_SIZE, 1 << max(0, fits.bit_length() - 1))
+
+    def decode(self, answers: list[list[int]]) -> list[Sample]:
+        """Answers as text, without the stop token. Other special tokens stay in it, for `</think>` may be one."""
+        stopped = [bool(tokens) and tokens[-1] in self.stop_token_ids for tokens in answers]
+        texts = self.tokenizer.batch_decode(
+            [tokens[:-1] if stop else tokens for tokens, stop in zip(answers, stopped, strict=True)],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        return [
+            Sample(text, "stop" if stop else "length", len(tokens))
+            for text, stop, tokens in zip(texts, stopped, answers, strict=True)
+        ]
+
+
+def load_checkpoint(
+    model: str, revision: str | None = None, chat_template: str | None = None, weights: bool = True
+) -> Checkpoint:
+    """Loads a model's configuration and tokenizer, and checks that its weights are there.
+
+    Args:
+        model: a folder, or a Hub id, which is downloaded to the Hub's cache.
+        revision: branch, tag or commit of a Hub id.
+        chat_template: used instead of the tokenizer's own; see `read_chat_template`.
+        weights: whether the weights are needed here.
+
+    Raises:
+        UsageError: there is no such model, its weights are missing or cut off, or it has no chat template.
+    """
+    folder, identity = _locate(model, revision, weights)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"--model {model} is no model: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    # transformers makes an empty one where its files are missing
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UsageError(f"--model {model} has no tokenizer in it; copy its base model's tokenizer files there")
+    if weights:
+        check_weights(model, folder)
+    if chat_template is not None:
+        tokenizer.chat_template = read_chat_template(chat_template)
+    template_sha256 = template_hash(tokenizer)
+    stops = stop_token_ids(tokenizer, generation_config(folder, config))
+    return Checkpoint(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
+
+
+def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
+    """The folder of a model, and its identity."""
+    if Path(model).is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
+        return Path(model), fingerprint(model)
+    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+        raise UsageError(f"--model {model}: no such folder, and not a Hub id")
+    files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--model {model} is no folder here, and the Hub did not give it: {reason}") from error
+    return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named by its commit
+
+
+def check_weights(model: str, folder: Path) -> None:
+    """Checks that a folder holds weights, all files that an index names, and none of them cut off.
+
+    Raises:
+        UsageError: it does not; names the folder as `--model`.
+    """
+    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    for index in folder.glob("*.index.json"):  # of weights in several files
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files += [folder / name for name in names - {file.name for file in files}]
+    if not files:
+        raise UsageError(f"--model {model} has no weights (*.safetensors) in it")
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="pt"):  # compares the header with the size of the file
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise UsageError(f"--model {model}: {file.name} is damaged or cut off ({error})") from error
+
+
+def generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+    """The folder's `generation_config.json`, or what the model's configuration says of generation."""
+    if not (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(config)
+    return GenerationConfig.from_pretrained(folder)

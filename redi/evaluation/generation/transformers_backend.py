@@ -1,0 +1,150 @@
+"""Sampling with transformers: slower than vLLM, but reproducible sample by sample, and at home on a CPU."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from redi.evaluation.generation.model import Checkpoint
+from redi.evaluation.generation.requests import Sample, Settings, Slot, slots_seed
+from redi.runs.model_folder import attention_of
+
+TINY = 20_000_000  # parameters, up to which one thread is as fast as several, and does not wait for busy cores
+BLOCK = 64  # random numbers that are drawn ahead for each answer
+
+
+def sample(
+    checkpoint: Checkpoint, slots: list[Slot], settings: Settings
+) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
+    """Samples batch after batch.
+
+    Yields:
+        The slots of a batch and their samples.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    init = {"dtype": getattr(torch, settings.dtype), "attn_implementation": attention_of(checkpoint.path, None)}
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, **init).to(device).eval()
+    num_threads = torch.get_num_threads()
+    if device == "cpu" and model.num_parameters() <= TINY:
+        torch.set_num_threads(1)
+    for start in range(0, len(slots), settings.batch_size):
+        batch = tuple(slots[start : start + settings.batch_size])
+        answers = generate_tokens(
+            model,
+            [request.token_ids for request, _ in batch],
+            checkpoint.stop_token_ids,
+            [request.max_tokens for request, _ in batch],
+            settings.temperature,
+            settings.top_p,
+            [slots_seed([slot]) for slot in batch],
+        )
+        yield batch, checkpoint.decode(answers)
+    torch.set_num_threads(num_threads)
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model,
+    prompts: list[tuple[int, ...]],
+    stop_ids: tuple[int, ...],
+    max_tokens: list[int],
+    temperature: float,
+    top_p: float,
+    seeds: list[int],
+) -> list[list[int]]:
+    """Samples one answer to each prompt: its new token ids, up to and including the first stop token.
+
+    This is not `model.generate`, which keeps finished answers in the batch until the last one ends, fills in options
+    that a call leaves open (top_k, a repetition penalty) from the model's folder, and draws one batch's random numbers
+    from one stream, so that an answer would depend on its neighbours.
+
+    Args:
+        model: a causal language model.
+        prompts: (B) token ids; padded on the left here, with a mask from their lengths, as the pad token may be eos.
+        stop_ids: tokens that end an answer.
+        max_tokens: (B) most new tokens of each answer.
+        temperature: 0 is greedy.
+        top_p: nucleus; 1 is all tokens.
+        seeds: (B) of each answer's random numbers.
+    """
+    tokens, mask = _pad(prompts, model.device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    stops = torch.tensor(stop_ids, device=model.device)
+    cache = DynamicCache(config=model.config)
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which answer each row of the batch is
+    ended = [False] * len(rows)
+    for step in range(max(max_tokens)):
+        if step % BLOCK == 0:
+            block = draw([seeds[row] for row in rows], step // BLOCK).to(model.device)  # (rows, BLOCK)
+        logits = model(
+            tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # (rows, V)
+        chosen = choose(logits, temperature, top_p, block[:, step % BLOCK, None])  # (rows,)
+        stopped = torch.isin(chosen, stops).tolist()
+        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if not ended[index]:
+                answers[row].append(token)
+                ended[index] = stopped[index] or step + 1 == max_tokens[row]
+        left = ended.count(False)
+        if not left:
+            break
+        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        if left <= 0.8 * len(rows):  # finished answers leave the batch, a few at a time since this copies the cache
+            keep = torch.tensor([index for index, end in enumerate(ended) if not end], device=model.device)
+            cache.batch_select_indices(keep)
+            tokens, positions, mask, block = tokens[keep], positions[keep], mask[keep], block[keep]
+            rows = [row for row, end in zip(rows, ended, strict=True) if not end]
+            ended = [False] * len(rows)
+    return answers
+
+
+def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the left, and the mask of what is no padding; both (B, width)."""
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def draw(seeds: list[int], block: int) -> torch.Tensor:
+    """The `block`-th BLOCK random numbers in [0, 1) of each seed's stream, (seeds, BLOCK)."""
+    # The counter's highest word is the block, so that blocks do not overlap, and none need be drawn to reach the next.
+    streams = [np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block])) for seed in seeds]
+    return torch.from_numpy(np.stack([stream.random(BLOCK, dtype=np.float32) for stream in streams]))
+
+
+def choose(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
+    """Chooses one token a row from the nucleus of probability `top_p`, or takes the likeliest at temperature 0.
+
+    Args:
+        logits: (B, V).
+        temperature: divides the logits.
+        top_p: the likeliest tokens are kept as long as those before them hold less than this.
+        uniform: (B, 1) random numbers in [0, 1), each of which is a place in its row's nucleus.
+
+    Returns:
+        (B,) token ids.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    values = (logits.float() / temperature).softmax(dim=-1)
+    indices = None
+    if top_p < 1:
+        probabilities = values
+        guess = 1024  # sorting a vocabulary of 150,000 costs more than the model's forward pass
+        if values.shape[-1] > 4 * guess:
+            values, indices = probabilities.topk(guess, dim=-1)
+        if indices is None or (values.sum(dim=-1) < top_p).any():
+            values, indices = probabilities.sort(dim=-1, descending=True)
+    mass = values.cumsum(dim=-1)
+    last = (mass - values < top_p).sum(dim=-1, keepdim=True) - 1  # the last token of the nucleus
+    chosen = torch.searchsorted(mass, uniform * mass.gather(-1, last), right=True).minimum(last)
+    return (chosen if indices is None else indices.gather(-1, chosen)).squeeze(-1)

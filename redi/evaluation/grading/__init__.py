@@ -1,0 +1,1 @@
+"""Comparing an answer with its reference answers."""

@@ -1,0 +1,1 @@
+"""From graded answers to statistics, tables, figures and the report page."""

@@ -1,0 +1,166 @@
+"""Training dynamics: what a run logged and how its checkpoints did, against the step (paper, Figs. 3, 5 to 8)."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from redi.evaluation.jsonl import GRADED
+from redi.evaluation.reporting.plots import COLORS
+from redi.evaluation.reporting.report import summarize_scores
+from redi.evaluation.reporting.scores import check_comparable, read_entry
+from redi.runs.errors import UsageError
+from redi.runs.files import write_text
+
+CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
+LOGGED = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
+UPDATE_NORM, GRAD_NORM = "update norm", "gradient norm, before clipping"
+EVALUATED = {
+    "pass_at_1": "{} pass@1 (%)",
+    "mean_tokens": "mean tokens a response",
+    "waits_per_response": '"Wait" a response',
+    "waits_per_token": '"Wait" per 1,000 tokens',
+}
+FACTORS = {"pass_at_1": 100, "waits_per_token": 1000}
+
+Points = list[tuple[int, float]]
+Panels = dict[str, dict[str, Points]]  # title -> label of the run -> points
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The logged steps of a finished run or of its latest checkpoint.
+
+    Raises:
+        UsageError: the folder holds no trainer_state.json, or its log has no pair metrics.
+    """
+    checkpoints = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda state: step_of(state.parent))
+    path = next((state for state in [run / "trainer_state.json", *reversed(checkpoints)] if state.is_file()), None)
+    if path is None:
+        raise UsageError(f"{run} holds no trainer_state.json: it is no training run, or has saved no checkpoint yet")
+    log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
+    # DPOTrainer logs `logps/*` too, but as sums over the tokens, which do not belong on the same axis.
+    if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
+        raise UsageError(f"{path} logs no LogPS a token: dynamics are drawn of REDI and SimPO runs")
+    return log
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a name that ends in `checkpoint-N`."""
+    return int(checkpoint.name.rpartition("checkpoint-")[2])
+
+
+def logged_panels(runs: dict[str, Path]) -> Panels:
+    """LogPS of both sides and a norm: `update_norm`, the paper's gradient step size, if every run logged it."""
+    logs = {label: read_log(folder) for label, folder in runs.items()}
+    has_updates = all("update_norm" in log[-1] for log in logs.values())
+    keys = LOGGED | ({"update_norm": UPDATE_NORM} if has_updates else {"grad_norm": GRAD_NORM})
+    return {
+        title: {  # alpha 0 logs no rejected LogPS
+            label: [(entry["step"], entry[key]) for entry in log if key in entry] for label, log in logs.items()
+        }
+        for key, title in keys.items()
+    }
+
+
+def evaluated_panels(runs: dict[str, Path], benchmark: str) -> Panels:
+    """Accuracy, length and "Wait" of the checkpoints that `scripts/evaluate.sh --every-checkpoint` evaluated.
+
+    Raises:
+        UsageError: no checkpoint of any run was evaluated, or they differ in protocol or benchmark.
+    """
+    panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title in EVALUATED.values()}
+    first = None
+    for label, run in runs.items():
+        for folder in sorted(evaluation_folders(run), key=step_of):
+            entry = read_entry(folder, folder.name)
+            first = first or entry
+            check_comparable(first, entry)
+            if benchmark not in entry.scores:
+                raise UsageError(f"--benchmark {benchmark}: {folder} has {', '.join(entry.scores)}")
+            numbers = summarize_scores(entry.scores[benchmark])
+            for key, title in EVALUATED.items():
+                if numbers[key] is not None:
+                    value = numbers[key] * FACTORS.get(key, 1)
+                    panels[title.format(benchmark)][label].append((step_of(folder), value))
+    if first is None:
+        raise UsageError(
+            f"--runs: no graded checkpoint in {', '.join(str(run.parent / 'evaluation') for run in runs.values())}; "
+            "run scripts/evaluate.sh RUN --every-checkpoint first"
+        )
+    return panels
+
+
+def evaluation_folders(run: Path) -> list[Path]:
+    """Where `scripts/evaluate.sh` put the graded answers of a run's checkpoints."""
+    found = run.parent.glob(f"evaluation/{run.name}_checkpoint-*/{GRADED}")
+    return [path.parent for path in found if path.parent.name.rpartition("checkpoint-")[2].isdecimal()]
+
+
+def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str) -> None:
+    """The paper's four panels, then those of the generations; `training_dynamics.png` and its numbers as JSON."""
+    named = {run.resolve().name: run.resolve() for run in runs}
+    if len(named) < len(runs):
+        raise UsageError("--runs has two folders of the same name")
+    evaluated = evaluated_panels(named, benchmark)
+    accuracy, *generations = evaluated
+    panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {
+        title: evaluated[title] for title in generations
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    draw(panels, output / "training_dynamics.png", columns=4)
+    write_text(output / "training_dynamics.json", json.dumps(panels, indent=1) + "\n")
+    print(f"wrote {output / 'training_dynamics.png'} and training_dynamics.json")
+
+
+def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
+    """Draws what the runs logged, one panel per quantity and one line per run, into a PNG.
+
+    Args:
+        runs: label -> folder of the run.
+        output: the PNG to write.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(logged_panels(runs), output, columns=3)
+
+
+def draw(panels: Panels, path: Path, columns: int) -> None:
+    """Draws panels in rows of `columns`, with one legend for all of them."""
+    labels = list(next(iter(panels.values())))
+    num_rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        num_rows, columns, figsize=(4.2 * columns, 3.4 * num_rows + 0.3), layout="constrained", squeeze=False
+    )
+    last = 1.02 * max(step for lines in panels.values() for line in lines.values() for step, _ in line)
+    axes = dict(zip(panels, grid.flat, strict=False))
+    for axis in grid.flat[len(panels) :]:
+        axis.set_axis_off()
+    for title, axis in axes.items():
+        for number, label in enumerate(labels):
+            points = panels[title][label]
+            color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
+            marker = "o" if len(points) <= 30 else None
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            axis.plot(
+                steps, values, color=color, linestyle=style, marker=marker, markersize=3, label=label, linewidth=1.6
+            )
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(0, last)
+        if title not in (CHOSEN, REJECTED):
+            axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
+    # Both LogPS in one scale, so that the two can be compared by eye.
+    limits = [axes[title].get_ylim() for title in (CHOSEN, REJECTED)]
+    for title in (CHOSEN, REJECTED):
+        axes[title].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    if len(labels) > 1:
+        handles = next(iter(axes.values())).get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+    else:
+        figure.suptitle(labels[0], fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

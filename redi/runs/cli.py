@@ -1,0 +1,39 @@
+"""Strict command-line options: no abbreviations, and an unknown option names the nearest known one."""
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from redi.runs.errors import UsageError, nearest
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help texts with their defaults, where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default is not None and action.default is not False and action.default != []
+        return super()._get_help_string(action) if has_default else action.help
+
+
+class StrictParser(argparse.ArgumentParser):
+    """An `ArgumentParser` without prefix matching whose errors are `UsageError`s that suggest the nearest option."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Names an unknown option before argparse can complain of the required one that it was meant to be."""
+        if self._subparsers is None:  # else the command's own parser knows them
+            for option in (arg.split("=")[0] for arg in (sys.argv[1:] if args is None else args)):
+                if option.startswith("--") and option != "--" and option not in self._option_string_actions:
+                    self.error(f"unknown option '{option}'{nearest(option, list(self._option_string_actions))}")
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], list(self._option_string_actions))}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)

@@ -1,0 +1,85 @@
+"""The model card of a trained model: `README.md` beside the weights, from the run's manifest and logs alone."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from redi.runs.errors import UsageError
+from redi.runs.files import write_text
+from redi.runs.manifest import read_manifest
+
+CARD = "README.md"
+SCORES = "## Scores"
+_METHODS = {
+    "SFT": "Supervised fine-tuning on correct reasoning traces, the first stage of REDI "
+    "([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
+    "REDI": "Reinforcement Distillation (REDI, [arXiv 2505.24850](https://huggingface.co/papers/2505.24850)) on pairs "
+    "of a correct and an incorrect reasoning trace.",
+    "SimPO": "The SimPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
+    "DPO": "The DPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
+}
+_METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
+
+
+def write_model_card(folder: Path, method: str) -> None:
+    """Writes the card of a finished run, which has its `manifest.json` and `trainer_state.json`.
+
+    Args:
+        folder: the run's `output_dir`.
+        method: "SFT", "REDI", "SimPO" or "DPO".
+    """
+    manifest = read_manifest(folder)
+    inputs = {name: entry["path"] for name, entry in manifest["inputs"].items()}
+    data = ModelCardData(
+        library_name="transformers", tags=sorted({"redi", method.lower()}), base_model=_hub_id(inputs["model"])
+    )
+    counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest["counts"].items())
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {folder.resolve().name}",
+        _METHODS[method],
+        f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.",
+        "## Options\n\nWhat was set; everything else is the default of the versions below.",
+        _table(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),
+        "## Training\n\n" + _dynamics(folder / "trainer_state.json"),
+        f"{SCORES}\n\nNot evaluated yet.",
+        "## Versions\n\n"
+        + ", ".join(f"{name} {version}" for name, version in manifest["packages"].items())
+        + f"; git revision {manifest['git_revision']}; seed {manifest['seed']}. All of it is in `manifest.json`.",
+    ]
+    write_text(folder / CARD, "\n\n".join(parts) + "\n")
+
+
+def set_scores(folder: Path, scores: str) -> None:
+    """Replaces the scores in a model's card.
+
+    Args:
+        folder: of the model; it has a card that `write_model_card` wrote.
+        scores: markdown, without headings of the second level.
+
+    Raises:
+        UsageError: there is no such card.
+    """
+    path = folder / CARD
+    if not path.is_file() or SCORES not in (text := path.read_text(encoding="utf-8")):
+        raise UsageError(f"{folder} has no model card with the heading '{SCORES}'; train with scripts/train_*.py")
+    before, after = text.split(SCORES, 1)
+    rest = after.partition("\n## ")[2]
+    write_text(path, f"{before}{SCORES}\n\n{scores.strip()}\n\n## {rest}")
+
+
+def _hub_id(model: str) -> str | None:
+    return model if model.count("/") == 1 and not Path(model).exists() else None
+
+
+def _dynamics(state: Path) -> str:
+    logs = [log for log in json.loads(state.read_text(encoding="utf-8"))["log_history"] if "loss" in log]
+    names = [name for name in _METRICS if logs and name in logs[-1]]
+    ends = logs[:1] + logs[1:][-1:]  # the first and the last
+    rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in ends]
+    return _table(["step", *names], rows) if logs else "Nothing was logged."
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])

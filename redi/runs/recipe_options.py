@@ -1,0 +1,125 @@
+"""Strict options for the training scripts: a YAML file, overridden on the command line, into dataclasses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser
+
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, nearest
+from redi.runs.recipe import read_config
+
+# Where things are and what watches the run, not what it is: left out of its name.
+_PLACES = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "report_to", "project"}
+_PLACES |= {"disable_tqdm", "push_to_hub", "hub_model_id", "hub_token"}
+
+
+class _Parser(HfArgumentParser):
+    # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
+    error = StrictParser.error
+
+
+def parse_options(
+    argv: list[str],
+    dataclass_types: list[type],
+    unread: dict[str, str] | None = None,
+    assumed: dict[str, Any] | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
+
+    YAML keys and command-line options have one spelling, the dataclass fields' names. A YAML value goes through the
+    same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, where
+    it is an option and not given, becomes the recipe's name and what the command line overrides.
+
+    Args:
+        argv: the command line, without the program's name.
+        dataclass_types: the dataclasses that define the options.
+        unread: options that exist in a dataclass but that the calling script does not read, with the reason.
+        assumed: options that have this value where they are not given; they do not count as given.
+
+    Returns:
+        The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
+
+    Raises:
+        UsageError: an unknown or unread key, a value of the wrong type, a missing file, or a combination of options
+            that a dataclass refuses.
+    """
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    fields = {action.dest: action for action in parser._actions if action.dest != "help"}
+    from_file, overrides, path = _read_config(argv)
+    for key in from_file:
+        if key not in fields:
+            raise UsageError(f"unknown key '{key}'{nearest(key, list(fields))}")
+    given_overrides = [option.split("=")[0] for option in overrides if option.startswith("--")]
+    for option in given_overrides:
+        if option not in parser._option_string_actions:
+            known = [name for name in parser._option_string_actions if "-" not in name[2:]]
+            raise UsageError(
+                f"unknown option '{option}'{nearest(option.replace('-', '_').replace('__', '--', 1), known)}"
+            )
+    overridden = [parser._option_string_actions[option].dest for option in given_overrides]
+    given = list(from_file) + overridden
+    for key in given:
+        if key in (unread or {}):
+            raise UsageError(f"option '{key}' is not read here: {unread[key]}. Remove it.")
+
+    arguments = []
+    for key, value in from_file.items():
+        if value is None:  # argparse has no spelling for None
+            fields[key].default, fields[key].required = None, False
+        else:
+            arguments += _as_arguments(key, value)
+    for key, value in (assumed or {}).items():
+        if key not in given:
+            arguments += _as_arguments(key, value)
+    try:
+        instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:  # a dataclass refused its values
+        raise UsageError(str(error)) from error
+    values = {name: value for instance in instances for name, value in vars(instance).items()}
+    for instance in instances:
+        if path is not None and getattr(instance, "run_name", "") is None:
+            instance.run_name = run_name(path, {key: values[key] for key in overridden})
+    return list(instances), {key: values[key] for key in given}
+
+
+def without_gpu(argv: list[str]) -> dict[str, Any]:
+    """What to assume where rows are only tokenised, or options checked, on a machine without a GPU.
+
+    TrainingArguments refuse bf16, the default, where there is none; but nothing is computed then.
+    """
+    computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
+    return {} if computes or torch.cuda.is_available() else {"use_cpu": True}
+
+
+def run_name(config: Path, overrides: dict[str, Any]) -> str:
+    """STAGE/RUN of a recipe, and the options that override it but for places: `redi/alpha0.8 alpha=0.5 seed=7`."""
+    parts = ["/".join(config.resolve().parent.parts[-2:])]
+    return " ".join(parts + [f"{key}={value}" for key, value in overrides.items() if key not in _PLACES])
+
+
+def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str], Path | None]:
+    """The YAML mapping named by `--config` (empty without one), the rest of the command line, and the file."""
+    rest = list(argv)
+    for i, argument in enumerate(rest):
+        if argument == "--config" and i + 1 < len(rest):
+            path = rest[i + 1]
+            del rest[i : i + 2]
+            break
+        if argument.startswith("--config="):
+            path = rest.pop(i).removeprefix("--config=")
+            break
+    else:
+        return {}, rest, None
+    return read_config(Path(path)), rest, Path(path)
+
+
+def _as_arguments(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    # With "=", a negative number is not mistaken for an option.
+    return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]

@@ -1,0 +1,111 @@
+"""What a model is asked, how its answer is made to begin, and where it ends."""
+
+import hashlib
+from pathlib import Path
+
+from redi.runs.errors import UsageError, nearest
+from redi.runs.files import CONFIGS
+
+# https://huggingface.co/papers/2505.24850, appendix C; two spaces after "clearly.", as in the authors' code.
+PAPER_INSTRUCTION = (
+    "Solve the following math problem efficiently and clearly.  The last line of your response should be of the "
+    "following format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope it is correct' (without quotes) "
+    "where ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
+)
+STYLES = ("paper", "bare")
+
+# How the beginning of a thought is forced. As trained, the traces' own first tokens follow the template's
+# "<|im_start|>assistant\n". The template that the authors published for evaluation has no newline between the two.
+FORCE_THINK = ("none", "as-trained", "as-published")
+THINK = "<think>\n"
+TEMPLATE_FOLDER = CONFIGS / "chat_templates"
+
+
+def user_turn(problem: str, style: str) -> str:
+    """The user's message: the problem after the paper's instruction (`paper`), or alone, as in training (`bare`)."""
+    return f"{PAPER_INSTRUCTION}\n\n{problem}".strip() if style == "paper" else problem
+
+
+def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") -> tuple[str, list[int]]:
+    """The whole prompt, up to and including what opens the assistant's turn, as text and as token ids.
+
+    Args:
+        tokenizer: with a chat template.
+        problem: the problem's text.
+        style: of `STYLES`.
+        force_think: of `FORCE_THINK`. As trained, prompt and thought are encoded separately, as `redi.text.encoding`
+            does; a template that opens the thought itself is left as it is.
+
+    Raises:
+        UsageError: `as-published`, with a template whose assistant's turn does not open as ChatML's does.
+    """
+    messages = [{"role": "user", "content": user_turn(problem, style)}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if force_think == "as-published":
+        if not prompt.endswith("assistant\n"):
+            raise UsageError(
+                "--force-think as-published is for a chat template whose prompts end in 'assistant' and a newline; "
+                f"this one's end in {prompt[-20:]!r}; choose as-trained, or another --chat-template"
+            )
+        prompt = prompt.removesuffix("\n") + THINK
+    elif force_think == "as-trained" and not prompt.rstrip().endswith(THINK.strip()):
+        return prompt + THINK, encode_prompt(tokenizer, prompt) + encode_prompt(tokenizer, THINK)
+    return prompt, encode_prompt(tokenizer, prompt)
+
+
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Token ids of a rendered prompt. The template has written every special token, so none is added."""
+    return tokenizer(prompt, add_special_tokens=False).input_ids
+
+
+def read_chat_template(name_or_path: str) -> str:
+    """A chat template from a file, or by name from `configs/chat_templates`.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    known = _templates()
+    path = TEMPLATE_FOLDER / f"{name_or_path}.jinja" if name_or_path in known else Path(name_or_path)
+    if not path.is_file():
+        raise UsageError(
+            f"--chat-template {name_or_path} is neither a file nor a known name ({', '.join(known)})"
+            f"{nearest(name_or_path, known)}"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _templates() -> list[str]:
+    return sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.jinja"))
+
+
+def template_hash(tokenizer) -> str:
+    """SHA-256 of the chat template.
+
+    Raises:
+        UsageError: the tokenizer has none.
+    """
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"--model {tokenizer.name_or_path}: its tokenizer has no chat template; pass --chat-template with a "
+            f".jinja file or a name ({', '.join(_templates())})"
+        )
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+
+
+def stop_token_ids(tokenizer, model_generation_config) -> list[int]:
+    """Every token that ends an answer, in ascending order.
+
+    The tokenizer's eos, the model's eos ids, and the token that the chat template writes after an assistant's turn.
+    The last matters for base models: Qwen2.5-Math's eos is `<|endoftext|>`, while its turns end in `<|im_end|>`.
+
+    Args:
+        tokenizer: with a chat template.
+        model_generation_config: the model's `GenerationConfig`, or None.
+    """
+    model_eos = getattr(model_generation_config, "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(model_eos if isinstance(model_eos, list) else [model_eos])}
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "SOME_ANSWER"}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("SOME_ANSWER")[2]
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids.add(next((token for token in encode_prompt(tokenizer, after) if token in special), None))
+    return sorted(ids - {None})

@@ -1,0 +1,84 @@
+"""Measures the grader on ordinary responses: responses a second, and the slowest one graded alone.
+
+python scripts/bench/bench_grader.py --benchmark math500 minerva --benchmark-folder data/benchmarks --workers 2
+
+The responses are made from the golds: a thought of some thousand characters, then the gold as it stands (60 %), the
+gold spelled otherwise (15 %), the gold of another problem (15 %), or no answer (10 %). Responses are graded as
+`evaluate.py grade` does it, workers' start included, so the same answer to the same problem is worked out once.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+
+from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN, load_benchmarks
+from redi.evaluation.grading.grade import grade_many, grade_response
+from redi.runs.cli import StrictParser
+from redi.runs.errors import entry_point
+from redi.runs.files import write_text
+
+THOUGHT = "Let me see. Wait, that is not right: \\boxed{7} would need another case. " * 100
+
+
+def spelled_otherwise(answer: str) -> str:
+    """The same value in a spelling that models use."""
+    answer = answer.strip().strip("$")
+    return f"{answer.replace(chr(92) + 'frac', chr(92) + 'dfrac').replace(',', ', ')}."
+
+
+def make_responses(golds: list[str | list[str]], n: int, seed: int = 0) -> list[tuple[str, str | list[str], bool]]:
+    """n responses to each gold: text, gold, and whether the answer is the gold's."""
+    rng = random.Random(seed)
+    made = []
+    for gold in golds:
+        first = gold if isinstance(gold, str) else gold[0]
+        for _ in range(n):
+            share = rng.random()
+            if share < 0.9:
+                other = rng.choice(golds)
+                other = other if isinstance(other, str) else other[0]
+                answer = first if share < 0.6 else spelled_otherwise(first) if share < 0.75 else other
+                answer = f"\n\nTherefore, the final answer is: $\\boxed{{{answer}}}$. I hope it is correct"
+            else:
+                answer = "\n\nI cannot say."
+            made.append((f"<think>\n{THOUGHT}\n</think>{answer}", gold, share < 0.75))
+    return made
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    parser = StrictParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--benchmark", nargs="+", default=list(KNOWN), metavar="NAME_OR_JSONL", help="where golds are")
+    parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
+    parser.add_argument("--n", type=int, default=16, help="responses to a problem")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also written there")
+    options = parser.parse_args(argv)
+    benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
+    golds = [problem.answer for benchmark in benchmarks for problem in benchmark.problems]
+    made = make_responses(golds, options.n)
+    start = time.perf_counter()
+    grades = grade_many([text for text, _, _ in made], [gold for _, gold, _ in made], options.workers)
+    seconds = time.perf_counter() - start
+    missed = sum(right and not grade.correct for (_, _, right), grade in zip(made, grades, strict=True))
+    slowest = 0.0
+    for text, gold, _ in made[:: options.n]:
+        start = time.perf_counter()
+        grade_response(text, gold)
+        slowest = max(slowest, time.perf_counter() - start)
+    result = {
+        "responses": len(made),
+        "workers": options.workers,
+        "seconds": round(seconds, 2),
+        "responses_per_second": round(len(made) / seconds),
+        "golds_not_recognized": missed,
+        "slowest_alone_seconds": round(slowest, 2),
+    }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

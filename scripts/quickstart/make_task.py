@@ -1,0 +1,138 @@
+"""Makes the quickstart's task: a raw corpus, a benchmark of unseen problems, and an untrained model.
+
+python scripts/quickstart/make_task.py --output DIR [--seed 0] [--num-problems 6000] [--num-test 500]
+
+DIR gets `raw/` (the schema of OpenR1-Math-Raw, verifier columns filled by the project's grader), `digits.jsonl` (the
+benchmark) and `base/` (the model).
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from task import (
+    CHAT_TEMPLATE,
+    GENERATIONS_PER_PROBLEM,
+    VOCABULARY,
+    Problem,
+    sample_problems,
+    teacher_trace,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from redi.evaluation.grading.grade import grade_many
+from redi.runs.cli import StrictParser
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+from redi.runs.manifest import write_manifest
+
+
+def raw_rows(problems: list[Problem], rng: random.Random) -> list[dict]:
+    """One raw row per problem. There is one verifier here, so both verifier columns hold its verdict."""
+    traces = [[teacher_trace(problem, rng) for _ in range(GENERATIONS_PER_PROBLEM)] for problem in problems]
+    golds = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
+    grades = iter(grade_many([trace for row in traces for trace in row], golds))
+    rows = []
+    for problem, generations in zip(problems, traces, strict=True):
+        verdicts = [next(grades).correct for _ in generations]
+        rows.append(
+            {
+                "problem": problem.text,
+                "answer": str(problem.answer),
+                "problem_is_valid": "Yes",
+                "source": "synthetic",
+                "generations": generations,
+                "correctness": {"llama_verification": verdicts, "math_verify_reparsed_answer": verdicts},
+            }
+        )
+    return rows
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer: one token a word; everything outside the task's 36 words is `<unk>`."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words by a space
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """An untrained Llama of 282k parameters.
+
+    Not a Qwen2: for that model type `AutoTokenizer` replaces the tokenizer's own pre-tokenizer by Qwen2's.
+    """
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            max_position_embeddings=256,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    parser = StrictParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems, the teacher and the weights")
+    parser.add_argument("--num-problems", type=int, default=6000, help="training problems")
+    parser.add_argument("--num-test", type=int, default=500, help="problems of the benchmark, none of them trained on")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    options = parser.parse_args(argv)
+    if options.num_problems < 1 or options.num_test < 1:
+        raise UsageError("--num-problems and --num-test must be at least 1")
+
+    started, rng = time.time(), random.Random(options.seed)
+    problems = sample_problems(options.num_problems + options.num_test, rng)
+    rows = raw_rows(problems[: options.num_problems], rng)
+    num_correct = sum(sum(row["correctness"]["llama_verification"]) for row in rows)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, options.seed)
+    with new_folder(options.output, options.overwrite) as folder:
+        (folder / "raw").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), folder / "raw" / "train-00000-of-00001.parquet")
+        with (folder / "digits.jsonl").open("w", encoding="utf-8") as stream:
+            for i, problem in enumerate(problems[options.num_problems :]):
+                stream.write(
+                    json.dumps({"id": f"digits/{i}", "problem": problem.text, "answer": str(problem.answer)}) + "\n"
+                )
+        model.save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+        counts = {
+            "problems": len(rows),
+            "generations": len(rows) * GENERATIONS_PER_PROBLEM,
+            "correct_generations": num_correct,
+            "test_problems": options.num_test,
+            "model_parameters": model.num_parameters(),
+        }
+        config = {"num_problems": options.num_problems, "num_test": options.num_test}
+        write_manifest(folder, config=config, inputs={}, counts=counts, seed=options.seed, started=started)
+    share = num_correct / counts["generations"]
+    print(f"{counts['generations']} generations for {len(rows)} problems, {share:.1%} of them correct")
+    print(f"benchmark of {options.num_test} unseen problems")
+    print(f"untrained model of {counts['model_parameters']:,} parameters, vocabulary of {len(tokenizer)} words")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""How problems become traces and traces become micro-batches, by hand and by properties that hold for every plan."""
+
+import random
+
+import pytest
+import torch
+from datasets import Dataset
+
+from redi.engine.batching import StepDataset, Trace, collate, plan_step, step_cost, trace_lengths, traces_of
+
+PAIR = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6]}
+
+
+def linear(num_tokens: int) -> int:
+    return num_tokens
+
+
+def test_a_pair_is_two_traces_of_share_one():
+    chosen, rejected = traces_of(PAIR, 7, None, alpha=0.8)
+    assert chosen == Trace([1, 2, 3, 4, 5], 2, 1.0, True, 7)
+    assert rejected == Trace([1, 2, 6], 2, 1.0, False, 7)
+    assert (chosen.num_scored, rejected.num_scored) == (3, 1)
+
+
+def test_alpha_zero_leaves_negatives_out_and_max_length_cuts_the_end():
+    assert traces_of(PAIR, 0, 4, alpha=0.0) == [Trace([1, 2, 3, 4], 2, 1.0, True, 0)]
+
+
+def test_several_traces_share_their_side_by_weight():
+    problem = {
+        "prompt_ids": [1],
+        "completion_ids": [[2], [3], [4]],
+        "labels": [True, False, False],
+        "weights": [5.0, 1.0, 3.0],
+    }
+    # the only positive has all of its side; the negatives 1 / (1 + 3) and 3 / (1 + 3)
+    assert [trace.share for trace in traces_of(problem, 0, None, 0.8)] == [1.0, 0.25, 0.75]
+
+
+def test_the_cost_is_twice_linear_at_the_crossover():
+    cost = step_cost(crossover=1000)
+    assert cost(1000) == 2 * 1000
+    assert cost(100) == pytest.approx(110)
+
+
+def test_a_plan_worked_by_hand():
+    # Two ranks, one micro-batch each, longest first: 9 | 7, then 5 to the second (12), 4 to the first (13)
+    assert plan_step([4, 9, 5, 7], linear, num_ranks=2, num_micro_batches=1) == [[[0, 1]], [[2, 3]]]
+
+
+def test_room_makes_more_micro_batches():
+    # 9 + 7 + 5 + 4 = 25 tokens in room for 10: one for each of 9 and 7, one for 5 + 4
+    plan = plan_step([4, 9, 5, 7], linear, num_ranks=1, num_micro_batches=1, max_tokens=10)
+    assert sorted(plan[0]) == [[0, 2], [1], [3]]
+    with pytest.raises(ValueError, match="a trace of 9 tokens does not fit max_tokens_per_micro_batch=8"):
+        plan_step([4, 9], linear, 1, 1, max_tokens=8)
+
+
+@pytest.mark.parametrize(
+    "num_ranks, num_micro_batches, room", [(1, 1, None), (8, 1, None), (2, 4, 4000), (3, 2, 2500)]
+)
+def test_every_plan_holds_each_trace_once_within_room_on_equal_ranks(num_ranks, num_micro_batches, room):
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [min(int(rng.lognormvariate(5.5, 0.8)) + 10, 2000) for _ in range(rng.randint(0, 64))]
+        plan = plan_step(lengths, step_cost(5000), num_ranks, num_micro_batches, room)
+        assert sorted(i for rank in plan for batch in rank for i in batch) == list(range(len(lengths)))
+        assert len({len(rank) for rank in plan}) == 1  # collectives in a micro-batch need as many on every rank
+        if room is not None:
+            assert all(sum(lengths[i] for i in batch) <= room for rank in plan for batch in rank)
+
+
+def test_a_packed_micro_batch_by_hand():
+    batch = collate([Trace([1, 2, 3, 4], 2, 1.0, True, 0), Trace([5, 6, 7], 1, 1.0, False, 0)], True, pad_token_id=0)
+    inputs = batch["model_inputs"]
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert inputs["cu_seq_lens_q"].tolist() == [0, 4, 7]
+    assert inputs["max_length_q"] == 4
+    assert batch["targets"].tolist() == [3, 4, 6, 7]
+    assert batch["positions"].tolist() == [1, 2, 4, 5]  # each one before its target
+    assert batch["segments"].tolist() == [0, 0, 1, 1]
+
+
+def test_a_padded_micro_batch_by_hand():
+    """Where packing is impossible: rows padded on the right, the mask from lengths although pad is token 4 as well."""
+    batch = collate([Trace([1, 2, 3, 4], 2, 1.0, True, 0), Trace([5, 6, 4], 1, 1.0, False, 0)], False, pad_token_id=4)
+    assert batch["model_inputs"]["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 4, 4]]
+    assert batch["model_inputs"]["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert batch["targets"].tolist() == [3, 4, 6, 4]
+    assert batch["positions"].tolist() == [1, 2, 4, 5]
+
+
+def steps(num_ranks: int, rank: int, n: int = 10, **options) -> StepDataset:
+    rows = [
+        {"prompt_ids": [1] * (1 + i % 3), "chosen_ids": [2] * (2 + i), "rejected_ids": [3] * (9 - i % 5)}
+        for i in range(n)
+    ]
+    defaults = dict(
+        global_batch_size=4,
+        num_micro_batches=1,
+        max_tokens=None,
+        max_length=None,
+        alpha=0.8,
+        cost=linear,
+        pack=True,
+        pad_token_id=0,
+        seed=42,
+    )
+    return StepDataset(Dataset.from_list(rows), **{**defaults, **options}, rank=rank, num_ranks=num_ranks)
+
+
+def test_ranks_share_the_same_global_batches_in_the_same_order():
+    one, two = steps(1, 0), [steps(2, rank) for rank in (0, 1)]
+    assert len(one) == 3  # 4 + 4 + 2 problems
+    assert one.rows(0) == two[0].rows(0) == two[1].rows(0)
+    for step in range(3):
+        whole = sum(float(batch["coefficients"].abs().sum()) for batch in one[step])
+        split = sum(float(batch["coefficients"].abs().sum()) for rank in two for batch in rank[step])
+        assert split == pytest.approx(whole)
+
+
+def test_the_coefficients_are_those_of_eq_5():
+    """-1/|y_w| and +alpha/|y_l| over the number of problems, 2 in the last and smaller global batch."""
+    dataset = steps(1, 0)
+    (batch,) = dataset[2]
+    assert batch["num_problems"] == 2
+    expected = torch.where(batch["is_chosen"], -1.0, 0.8) / batch["num_scored"] / 2
+    torch.testing.assert_close(batch["coefficients"], expected)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
+@pytest.mark.parametrize("max_length", [None, 4])
+def test_lengths_are_those_of_the_traces(alpha, max_length):
+    """Problems of 1, 3 and 0 negatives beside one positive: steps are planned from lengths alone."""
+    labels = [[False, True], [True, False, False, False], [True]]
+    rows = [
+        {
+            "prompt_ids": [1] * (i + 1),
+            "completion_ids": [[2] * (2 + i + k) for k in range(len(sides))],
+            "labels": sides,
+            "weights": [1.0] * len(sides),
+        }
+        for i, sides in enumerate(labels)
+    ]
+    expected = [[len(t.token_ids) for t in traces_of(row, 0, max_length, alpha)] for row in rows]
+    first = [4] if alpha == 0 else [3, 4]  # prompt 1; completions 2 (a negative) and 3 tokens
+    assert expected[0] == first
+    assert trace_lengths(Dataset.from_list(rows), max_length, alpha) == expected
+
+
+def test_a_trace_without_room_is_refused_at_once():
+    with pytest.raises(ValueError, match="a trace of 13 tokens does not fit max_tokens_per_micro_batch=12"):
+        steps(1, 0, max_tokens=12)  # row 8 has 3 + 10
+
+
+def test_epochs_differ_and_seeds_repeat():
+    dataset = steps(1, 0)
+    first = dataset.order
+    dataset.set_epoch(1)
+    assert dataset.order != first and sorted(dataset.order) == list(range(10))
+    assert steps(1, 0).order == first
+
+
+def test_a_rank_without_traces_runs_a_micro_batch_that_weighs_nothing():
+    dataset = steps(4, 3, n=1, alpha=0.0)  # one positive on four ranks
+    (batch,) = dataset[0]
+    assert batch["coefficients"].tolist() == [0.0] and batch["shares"].tolist() == [0.0]

