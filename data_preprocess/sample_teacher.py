@@ -20,9 +20,9 @@ from redi.data.dataset_card import write_card
 from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
 from redi.data.teacher_traces import Counts, add_traces, read_problems
+from redi.evaluation.files import GENERATIONS
 from redi.evaluation.generation.options import add_engine_options, add_protocol_options, settings_of
 from redi.evaluation.generation.requests import parse_shard
-from redi.evaluation.jsonl import GENERATIONS
 from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder

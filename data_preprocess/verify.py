@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redi.runs.markdown import grid
-
 from redi.data.build import is_complete, refuse_output_over_input, whole_number
 from redi.data.dataset_card import write_card
 from redi.data.reading.schema import VERIFIERS
@@ -25,6 +23,7 @@ from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder, write_text
 from redi.runs.manifest import write_manifest
+from redi.runs.markdown import grid
 
 REPORT = "report.json"
 SUMMARY = "A corpus of traces whose verifier columns were filled by the project's grader."

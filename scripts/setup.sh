@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the project needs. Does nothing when that is already done for this pyproject.toml.
-# PYTHON=/path/to/python3.11 chooses the interpreter (3.10 or newer).
+# PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3.13 python3; do
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
         [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "setup: no Python >= 3.10 with venv and pip found; install python3.11 and python3.11-venv, or set PYTHON=" >&2
+    echo "setup: no Python >= 3.11 with venv and pip found; install python3.11 and python3.11-venv, or set PYTHON=" >&2
     exit 2
 }
 

@@ -13,8 +13,8 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
 fi
 
 python=${PYTHON:-.venv/bin/python}
-if ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "setup_vllm: $python is no Python >= 3.10 with venv and pip; run scripts/setup.sh first, or set PYTHON=" >&2
+if ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "setup_vllm: $python is no Python >= 3.11 with venv and pip; run scripts/setup.sh first, or set PYTHON=" >&2
     exit 2
 fi
 echo "setup_vllm: making .venv-vllm with $("$python" --version) and installing vLLM for the CPU (once, some minutes)"

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from redi.data.reading.table_files import Rows
 from redi.evaluation.benchmarks import load_benchmarks
-from redi.evaluation.jsonl import iter_jsonl
 from redi.runs.errors import UsageError
+from redi.runs.jsonl import iter_jsonl
 from redi.runs.markdown import grid
 
 NGRAM_WORDS = 8

@@ -6,8 +6,8 @@ A new benchmark is such a file. Multiple choice, as GPQA, has the choices in `pr
 from dataclasses import dataclass
 from pathlib import Path
 
-from redi.evaluation.jsonl import iter_jsonl
 from redi.runs.errors import UsageError, nearest
+from redi.runs.jsonl import iter_jsonl
 
 # Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
 # and 2023), as every value of its pass@16 column is k/83; other copies hold only the 40 of 2023.

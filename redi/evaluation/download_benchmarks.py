@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from redi.evaluation.benchmarks import load_benchmark
-from redi.evaluation.jsonl import line
 from redi.runs.errors import UsageError, nearest
 from redi.runs.files import write_text
+from redi.runs.jsonl import line
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from redi.evaluation.jsonl import CONFIG, GRADED
+from redi.evaluation.files import CONFIG, GRADED
 
 CORRECT = [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
 

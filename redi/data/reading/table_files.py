@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from redi.data.reading import parquet
 from redi.data.reading.corpus import data_files
-from redi.evaluation.jsonl import iter_jsonl
 from redi.runs.errors import UsageError
+from redi.runs.jsonl import iter_jsonl
 
 JSONL_BATCH_ROWS = 512
 

@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from redi.evaluation.benchmarks import Benchmark
+from redi.evaluation.files import CONFIG, read_config
 from redi.evaluation.generation.model import Checkpoint, load_checkpoint
 from redi.evaluation.generation.requests import Sample, Settings, Slot, make_requests, make_slots
 from redi.evaluation.generation.sample_store import Output, shard_folder
-from redi.evaluation.jsonl import CONFIG, read_config
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
 from redi.runs.manifest import PACKAGES, write_manifest

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from redi.evaluation.benchmarks import Benchmark
+from redi.evaluation.files import BENCHMARK, CONFIG, GENERATIONS, GRADED, read_config
 from redi.evaluation.generation.requests import Request, Sample, Slot
-from redi.evaluation.jsonl import BENCHMARK, CONFIG, GENERATIONS, GRADED, line, parse_line, read_config
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.jsonl import line, parse_line
 from redi.runs.manifest import MANIFEST
 
 # A model and a benchmark may move, more samples or problems be asked for, and another machine go on. The other options

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, load_benchmarks
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
 from redi.evaluation.grading.grade import STATUSES, Grade, grade_many, graded_part
-from redi.evaluation.jsonl import BENCHMARK, GENERATIONS, GRADED, iter_jsonl, line
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
+from redi.runs.jsonl import iter_jsonl, line
 from redi.runs.manifest import MANIFEST, git_revision, read_manifest
 
 FIELDS = ("benchmark", "id", "sample_idx", "response")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from redi.evaluation.benchmarks import SECOND_GOLDS
-from redi.evaluation.jsonl import BENCHMARK, GRADED, iter_jsonl
+from redi.evaluation.files import BENCHMARK, GRADED
 from redi.evaluation.reporting.scores import Entry, Scores
 from redi.evaluation.reporting.svg_charts import histogram, line_chart
 from redi.evaluation.reporting.tables import Section, benchmark_table, footer, overview
 from redi.runs.files import write_text
+from redi.runs.jsonl import iter_jsonl
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 BLOCK = 100  # responses

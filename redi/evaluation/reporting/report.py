@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from redi.evaluation.benchmarks import SECOND_GOLDS
-from redi.evaluation.jsonl import GRADED, iter_jsonl
+from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.html_report import write_page
 from redi.evaluation.reporting.latex_table import latex
 from redi.evaluation.reporting.scores import Entry, Scores, check_comparable, common_protocol, names_of, read_entry
@@ -25,6 +25,7 @@ from redi.evaluation.reporting.statistics import (
 from redi.evaluation.reporting.tables import markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.jsonl import iter_jsonl
 from redi.runs.manifest import write_manifest
 from redi.runs.markdown import grid
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.jsonl import BENCHMARK, CONFIG, GENERATIONS, GRADED, iter_jsonl, read_config
+from redi.evaluation.files import BENCHMARK, CONFIG, GENERATIONS, GRADED, read_config
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
+from redi.runs.jsonl import iter_jsonl
 from redi.runs.manifest import read_manifest
 
 FIELDS = ("benchmark", "id", "sample_idx", "finish_reason", "num_tokens", "correct", "status")

@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from redi.evaluation.jsonl import GRADED
+from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.plots import COLORS
 from redi.evaluation.reporting.report import summarize_scores
 from redi.evaluation.reporting.scores import check_comparable, read_entry

@@ -8,7 +8,7 @@ import pytest
 from helpers.evaluation import main
 from helpers.graded import CORRECT, write_graded
 
-from redi.evaluation.jsonl import GRADED
+from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.report import report
 from redi.runs.errors import UsageError
 from redi.runs.markdown import grid

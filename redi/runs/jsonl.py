@@ -1,4 +1,4 @@
-"""The JSONL files between generation, grading and the report, and the errors that name a file and a line."""
+"""JSON lines: one object a line. Errors name the file and the line."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -6,13 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from redi.runs.errors import UsageError
-
-GENERATIONS, GRADED, BENCHMARK, CONFIG = (
-    "generations.jsonl",
-    "graded.jsonl",
-    "benchmark.jsonl",
-    "generation_config.json",
-)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -47,11 +40,3 @@ def iter_jsonl(path: Path, fields: Iterable[str]) -> Iterator[dict[str, Any]]:
         for number, text in enumerate(stream, start=1):
             if text.strip():
                 yield parse_line(text, f"{path}, line {number}", fields)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The options that a folder's generations were made with."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; is {folder} an output of `scripts/evaluate.py generate`?")
-    return json.loads(path.read_text(encoding="utf-8"))
