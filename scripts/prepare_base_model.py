@@ -12,6 +12,7 @@ from typing import Any
 from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder
+from redi.runs.hub import is_hub_id
 from redi.runs.manifest import is_finished, write_manifest
 from redi.text.base_model import (
     LONG,
@@ -87,7 +88,7 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         if revision is not None:
             raise UsageError(f"--revision {revision} is for a Hub id, and --model {model} is a folder: remove it")
         return path, None
-    if path.exists() or model.count("/") != 1:
+    if not is_hub_id(model):
         raise UsageError(f"--model {model} is no folder, and no Hub id (owner/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -6,6 +6,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from redi.runs.errors import UsageError
+from redi.runs.hub import is_hub_id
 
 
 def load_rows(name: str, split: str) -> Dataset:
@@ -21,16 +22,10 @@ def load_rows(name: str, split: str) -> Dataset:
         files = [path] if path.is_file() else sorted(path.glob(f"{split}-*.parquet"))
         if files:
             return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-        if not path.exists() and not _may_be_on_the_hub(name):
-            raise UsageError(f"dataset_name={name} does not exist, and is no Hub id (owner/name)")
+        if not path.exists() and not is_hub_id(name):
+            raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
         return load_dataset(name, split=split)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"dataset_name={name} cannot be loaded: {error}") from error
-
-
-def _may_be_on_the_hub(name: str) -> bool:
-    """`owner/name`, and not a folder of the repository that is still to be made, whose name a stranger may have."""
-    owner, _, rest = name.partition("/")
-    return bool(rest) and "/" not in rest and owner not in ("data", "models", "runs") and not Path(owner).exists()

@@ -28,12 +28,11 @@ from transformers import (
 from redi import training
 from redi.data.training_data import load_rows
 from redi.engine.attention import enable_packing
-from redi.evaluation.generation import model as checkpoint
 from redi.preflight.memory import Strategy
 from redi.runs.checkpoints import is_finished_run, last_complete_checkpoint, refuse_other_world_size
 from redi.runs.errors import UsageError
 from redi.runs.manifest import read_manifest
-from redi.runs.model_folder import attention_of, load_tokenizer
+from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = {"sft": "train_sft", "redi": "train_redi", "simpo": "train_redi", "dpo": "train_dpo"}  # by stage
@@ -199,10 +198,7 @@ def open_model(recipe: Recipe) -> Model:
     except (OSError, ValueError) as error:
         raise UsageError(f"model_name_or_path={path} has no config.json that can be loaded: {error}") from error
     if Path(path).is_dir():
-        try:
-            checkpoint.check_weights(path, Path(path))
-        except UsageError as error:
-            raise UsageError(str(error).replace("--model ", "model_name_or_path=", 1)) from error
+        check_weights(Path(path), f"model_name_or_path={path}")
     size, vocabulary = len(tokenizer), config.get_text_config().vocab_size
     if size > vocabulary:
         raise UsageError(

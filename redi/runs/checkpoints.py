@@ -6,12 +6,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
 from redi.runs.manifest import read_manifest
+from redi.runs.model_folder import find_damage
 
 STARTED = "started.json"  # options and inputs of a run that is not finished
 # What a resumed run may change: how long, how often it says or saves something, and what fits the machine.
@@ -110,19 +110,14 @@ def _is_complete(checkpoint: Path) -> bool:
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for path in checkpoint.glob("*.index.json"):  # of a model in several files
-            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-            if not all((checkpoint / shard).is_file() for shard in shards):
-                return False
-        for path in checkpoint.rglob("*.safetensors"):
-            with safe_open(path, framework="pt"):  # compares the header with the size of the file
-                pass
+        if find_damage(checkpoint):
+            return False
         parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
         if (checkpoint / "latest").is_file():  # DeepSpeed's, written when all ranks have written theirs
             parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
         if not all(any(checkpoint.glob(part)) for part in parts):
             return False
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, ValueError):
         return False
     # torch.save writes a zip file, whose directory is at its end.
     pickled = [path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.hub import is_hub_id
 from redi.runs.manifest import read_manifest
 
 CARD = "README.md"
@@ -32,7 +33,9 @@ def write_model_card(folder: Path, method: str) -> None:
     manifest = read_manifest(folder)
     inputs = {name: entry["path"] for name, entry in manifest["inputs"].items()}
     data = ModelCardData(
-        library_name="transformers", tags=sorted({"redi", method.lower()}), base_model=_hub_id(inputs["model"])
+        library_name="transformers",
+        tags=sorted({"redi", method.lower()}),
+        base_model=inputs["model"] if is_hub_id(inputs["model"]) else None,
     )
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest["counts"].items())
     parts = [
@@ -67,10 +70,6 @@ def set_scores(folder: Path, scores: str) -> None:
     before, after = text.split(SCORES, 1)
     rest = after.partition("\n## ")[2]
     write_text(path, f"{before}{SCORES}\n\n{scores.strip()}\n\n## {rest}")
-
-
-def _hub_id(model: str) -> str | None:
-    return model if model.count("/") == 1 and not Path(model).exists() else None
 
 
 def _dynamics(state: Path) -> str:

@@ -1,28 +1,24 @@
-"""What a run starts from: its tokenizer, its rows, and the attention that its model is loaded with."""
+"""Model folders: tokenizer, weights, and the attention implementation to load a model with."""
 
+import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.hub import is_hub_id
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id.
+    """The tokenizer of a model folder or Hub id, fit to train with.
 
     Raises:
-        UsageError: there is none, or it lacks its vocabulary, a chat template or an eos token.
+        UsageError: it does not exist, or lacks its vocabulary, a chat template or an eos token.
     """
-    if not Path(path).exists() and not _may_be_on_the_hub(path):
-        raise UsageError(f"model_name_or_path={path} does not exist, and is no Hub id (owner/name)")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model_name_or_path={path} has no tokenizer that can be loaded: {error}") from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one without any files
-        raise UsageError(
-            f"model_name_or_path={path} has no tokenizer in it; copy its base model's tokenizer files there"
-        )
+    if not Path(path).exists() and not is_hub_id(path):
+        raise UsageError(f"model_name_or_path={path} does not exist and is not a Hub id (owner/name)")
+    tokenizer = open_tokenizer(path, f"model_name_or_path={path}")
     if tokenizer.chat_template is None:
         raise UsageError(
             f"the tokenizer of {path} has no chat template; put a chat_template.jinja into the model folder"
@@ -32,10 +28,55 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _may_be_on_the_hub(name: str) -> bool:
-    """`owner/name`, and not a folder of the repository that is still to be made, whose name a stranger may have."""
-    owner, _, rest = name.partition("/")
-    return bool(rest) and "/" not in rest and owner not in ("data", "models", "runs") and not Path(owner).exists()
+def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that has its vocabulary.
+
+    Args:
+        path: model folder or Hub id.
+        option: how messages name it, such as `--tokenizer PATH`.
+
+    Raises:
+        UsageError: it cannot be loaded, or has no vocabulary.
+    """
+    with usage_errors(lambda error: f"{option} has no tokenizer that can be loaded: {error}", OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one without any files
+        raise UsageError(f"{option} has no tokenizer in it; copy its base model's tokenizer files there")
+    return tokenizer
+
+
+def check_weights(folder: Path, option: str) -> None:
+    """Checks that a model folder holds complete weights.
+
+    Args:
+        folder: of the model.
+        option: how messages name it, such as `--model PATH`.
+
+    Raises:
+        UsageError: there are no weights, or `find_damage` finds something.
+    """
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise UsageError(f"{option} has no weights (*.safetensors) in it")
+    if damage := find_damage(folder):
+        raise UsageError(f"{option}: {damage}")
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the safetensors files of a folder and its subfolders: one is missing or cut off.
+
+    Reads the header of each file alone, and compares it with the file's size.
+    """
+    for index in folder.glob("*.index.json"):  # of weights in several files
+        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            if not (folder / name).is_file():
+                return f"{name} is missing, which {index.name} names"
+    for file in folder.rglob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{file.name} is damaged or cut off ({error})"
+    return None
 
 
 def leaves_out_cap(config: PreTrainedConfig, attention: str) -> bool:

@@ -21,7 +21,7 @@ from helpers.corpus import (
 )
 from helpers.hub_server import CARD, HubServer
 
-from redi.data.reading.corpus import is_hub_id
+from redi.runs.hub import is_hub_id
 
 OLD, NEW = "a" * 40, "b" * 40
 # Of every row, a column that nobody asks for: most of the file.

@@ -4,7 +4,6 @@ The corpus is read once: a parquet reader cannot count a row's generations witho
 for the decisions and a second one for the text would decode everything twice.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from redi.data.reading import jsonl, parquet
 from redi.data.reading.schema import PATHS, SELECTION, check_schema, normalised
 from redi.runs.errors import UsageError
+from redi.runs.hub import is_hub_id
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -65,20 +65,13 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Colle
     return _open_hub(source, columns, optional)
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether a text has the form `owner/name` or `owner/name@REVISION`."""
-    # "traces/raw.parquet" would pass for a Hub id, but nobody means one by it.
-    match = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", source)
-    return match is not None and not source.endswith((".parquet", ".jsonl"))
-
-
 def pinned_input(source: str, revision: str | None) -> str:
     """What `--input` and `--revision` name: the path as it is, or a Hub dataset at one commit, `owner/name@COMMIT`.
 
     Raises:
         UsageError: a revision is given for a path, or the Hub does not know the dataset or the revision.
     """
-    if Path(source).exists() or not is_hub_id(source):
+    if not is_hub_id(source):
         if revision is not None:
             raise UsageError(f"--revision {revision} needs a Hub dataset (owner/name) as --input, not {source}")
         return source

@@ -1,23 +1,21 @@
 """A model as generation needs to know it before its weights are loaded."""
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from redi.evaluation.generation.requests import Sample
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import fingerprint
+from redi.runs.hub import is_hub_id
+from redi.runs.model_folder import check_weights, open_tokenizer
 from redi.text.prompts import read_chat_template, stop_token_ids, template_hash
 
 MAX_BATCH_SIZE = 256
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
@@ -100,16 +98,13 @@ def load_checkpoint(
         raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
     if not (folder / "config.json").is_file():
         raise UsageError(f"--model {model} is no model: it has no config.json")
-    try:
+    with usage_errors(
+        lambda error: f"--model {model} cannot be loaded: {str(error).splitlines()[0]}", OSError, ValueError
+    ):
         config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    # transformers makes an empty one where its files are missing
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise UsageError(f"--model {model} has no tokenizer in it; copy its base model's tokenizer files there")
+    tokenizer = open_tokenizer(folder, f"--model {model}")
     if weights:
-        check_weights(model, folder)
+        check_weights(folder, f"--model {model}")
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
     template_sha256 = template_hash(tokenizer)
@@ -123,7 +118,7 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
         if revision is not None:
             raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
         return Path(model), fingerprint(model)
-    if Path(model).exists() or not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise UsageError(f"--model {model}: no such folder, and not a Hub id")
     files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
     try:
@@ -132,27 +127,6 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
         reason = str(error).splitlines()[0]
         raise UsageError(f"--model {model} is no folder here, and the Hub did not give it: {reason}") from error
     return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named by its commit
-
-
-def check_weights(model: str, folder: Path) -> None:
-    """Checks that a folder holds weights, all files that an index names, and none of them cut off.
-
-    Raises:
-        UsageError: it does not; names the folder as `--model`.
-    """
-    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    for index in folder.glob("*.index.json"):  # of weights in several files
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files += [folder / name for name in names - {file.name for file in files}]
-    if not files:
-        raise UsageError(f"--model {model} has no weights (*.safetensors) in it")
-    for file in files:
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt"):  # compares the header with the size of the file
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise UsageError(f"--model {model}: {file.name} is damaged or cut off ({error})") from error
 
 
 def generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
