@@ -1,4 +1,4 @@
-"""Verifier columns from the project's grader: what is filled, what is kept, and the agreement with labels."""
+"""Verifier columns from the project's grader: which are filled, which are kept, and the agreement with labels."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A corpus on the Hub, read by the real client from a stand-in server: revisions, columns, and what goes wrong."""
+"""A corpus on the Hub, read by the real client from a stand-in server: revisions, columns and errors."""
 
 import json
 import os

@@ -9,8 +9,8 @@ from helpers.corpus import ROWS, read_rows, row, run, turns, write_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from redi.data.lengths import length_filter as lengths
-from redi.data.lengths.length_filter import load_tokenizer, turn_lengths
+from redi.data.lengths import token_counts
+from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
 from redi.text.training_rows import tokenize_problems
 
 # A default system block of 5 words, and 3 words around each turn's text.
@@ -29,7 +29,7 @@ USER_ONLY = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% 
 @pytest.fixture(scope="module")
 def save_tokenizer(tmp_path_factory):
     def save(template, eos="<eos>"):
-        words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1}, unk_token="<unk>"))
+        words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "word": 2}, unk_token="<unk>"))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         folder = tmp_path_factory.mktemp("tokenizer")
         tokenizer = PreTrainedTokenizerFast(
@@ -117,19 +117,19 @@ def test_lengths_of_all_kinds_of_rows(tmp_path, tokenizer):
 
 
 def test_batches_leave_no_trace(monkeypatch, tokenizer):
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_counting_tokenizer(str(tokenizer))
     texts = ["a " * count for count in (3, 0, 7, 1, 4)]
     for limit in (1, 5, 1000):
-        monkeypatch.setattr(lengths, "BATCH_CHARACTERS", limit)
+        monkeypatch.setattr(token_counts, "BATCH_CHARACTERS", limit)
         assert turn_lengths(loaded, "assistant", texts).tolist() == [12, 9, 16, 10, 13]
     assert turn_lengths(loaded, "assistant", []).tolist() == []
 
 
 def test_equals_the_tokens_of_the_template(tokenizer):
-    counter = load_tokenizer(str(tokenizer))
+    loaded = load_counting_tokenizer(str(tokenizer))
     for turn in turns("what is it", "it is this"):
-        ids = counter.tokenizer.apply_chat_template([turn], return_dict=False)
-        assert turn_lengths(counter, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
+        ids = loaded.apply_chat_template([turn], return_dict=False)
+        assert turn_lengths(loaded, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
 
 
 def test_exact_lengths(corpus, tokenizer):
@@ -183,7 +183,7 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     [
         (None, "has no chat template"),
         (ALTERNATING, "one assistant turn fails: Roles must alternate"),
-        (USER_ONLY, "one assistant turn leaves its text out"),
+        (USER_ONLY, "one assistant turn leaves out its text"),
     ],
 )
 def test_unfit_templates(corpus, save_tokenizer, capsys, template, message):
@@ -207,7 +207,7 @@ def test_unfit_for_exact_lengths(corpus, save_tokenizer, capsys, template, eos, 
     assert list(corpus.parent.iterdir()) == [corpus]
 
 
-def test_no_tokenizer_there(corpus, tmp_path, capsys):
+def test_missing_tokenizer(corpus, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         build(corpus, "--tokenizer", tmp_path / "nowhere")
     error = capsys.readouterr().err
