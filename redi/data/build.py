@@ -162,7 +162,7 @@ def build(
         summary: what the rows are, for the card.
         config: the resolved options that decide what comes out; holds the seed of the shuffle.
         inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.reading.corpus.pinned_input`, is read.
-        reasons: why `select` and the filter drop rows, besides the `CHECKS` that all builds share.
+        reasons: why `select` and the filter drop rows, in addition to the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
             which reason. Called once the build is known to be needed, since it may be slow to load.

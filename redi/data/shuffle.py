@@ -17,7 +17,7 @@ ROW_GROUP_ROWS = 1000
 
 
 def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder: Path) -> Iterator[pa.Table]:
-    """Yields the rows of `batches` in the order of a shuffle of the whole corpus, a bucket at a time.
+    """Yields the rows of `batches` in the order of a shuffle of the complete corpus, a bucket at a time.
 
     Row `numpy.random.default_rng(seed).permutation(num_rows)[i]` of the corpus comes i-th, which is the order of
     `datasets.Dataset.shuffle(seed)`. Rows that were not selected are skipped.

@@ -60,7 +60,7 @@ def with_negatives_of_others(pairs: pa.Table, seed: int) -> Iterator[pa.Table]:
     that a negative no longer belongs to its problem.
 
     Args:
-        pairs: with `rejected` whole conversations, as `build_pairs.py` writes them, and `uuid`. At least two rows.
+        pairs: with `rejected` complete conversations, as `build_pairs.py` writes them, and `uuid`. At least two rows.
         seed: of the assignment.
 
     Yields:

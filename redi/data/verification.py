@@ -71,12 +71,12 @@ def verify(
         "report_only": report_only,
     }
     refuse_output_over_input(output, inputs)
-    said = ""
+    done = ""
     if (output / REPORT).is_file() and not overwrite and is_complete(output, config, inputs):
-        said = f"{output}: already done\n"
+        done = f"{output}: already done\n"
     else:
         _write(output, config, inputs, workers, overwrite)
-    return said + _describe(output, show)
+    return done + _describe(output, show)
 
 
 def _write(output: Path, config: dict[str, Any], inputs: dict[str, str], workers: int | None, overwrite: bool) -> None:

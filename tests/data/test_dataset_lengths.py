@@ -46,7 +46,7 @@ def test_characters_by_hand():
     assert lengths.source_of.tolist() == [1, 0, 2, 0]
 
 
-def test_token_counts_beside_the_pairs_are_taken():
+def test_token_counts_in_the_rows_are_used():
     table = pairs_table(("ab", "abc", "a", "aops"))
     for name, value in {"prompt_len": 11, "chosen_len": 12, "rejected_len": 13}.items():
         table = table.append_column(name, pa.array([value]))
@@ -82,7 +82,8 @@ def test_what_limits_drop():
         "response too long": 1,
         "kept": 9,
     }
-    assert "With limits of 90 tokens for a prompt and of 149 tokens for a response:" in length_tables(summarise(TEN, 90, 149))
+    shown = length_tables(summarise(TEN, 90, 149))
+    assert "With limits of 90 tokens for a prompt and of 149 tokens for a response:" in shown
     assert "limits" not in summarise(TEN)
 
 

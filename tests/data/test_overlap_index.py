@@ -30,7 +30,7 @@ def test_punctuation_belongs_to_its_word():
     assert index.find("c be the three sides, of a right") == {}
 
 
-def test_short_questions_are_found_only_whole():
+def test_short_questions_match_only_as_a_complete_problem():
     index = OverlapIndex([QUESTION, SHORT])
     assert index.is_short(SHORT) and not index.is_short(QUESTION)
     assert index.find("  simplify\n$\\SQRT{242}$. ") == {SHORT: "simplify $\\sqrt{242}$."}

@@ -12,7 +12,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from redi.data.lengths import token_counts
 from redi.data.lengths.token_counts import count_tokens
 
-CHARACTERS = [*"abSstTlL'.,-$/\\{}()0123456789", *"\u00e9\u4e2d\u221a\u0301\u017f\u0663\u1100\u1161\u00b2\u00b4", "\x1c"]
+ASCII = "abSstTlL'.,-$/\\{}()0123456789"
+CHARACTERS = [*ASCII, *"\u00e9\u4e2d\u221a\u0301\u017f\u0663\u1100\u1161\u00b2\u00b4", "\x1c"]
 SPACES = [" "] * 12 + ["  ", "\n", "\n\n", "\t", "\r", "\u00a0", "\u2003", "\x85"]
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
 

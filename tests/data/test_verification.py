@@ -36,7 +36,7 @@ def row(answer, generations, llama, math_verify=None):
 
 
 ROWS = [
-    # The third is cut off in its thought, where it says the answer; the fourth never boxes one.
+    # The third is cut off in its thought, after the answer; the fourth has no boxed answer.
     row("4", [trace("4"), trace("5"), "<think>\n\\boxed{4}", "<think>\n</think>\n4"], [T, None, T, F], [F, T, F, F]),
     row("\\frac{x}{2}", [trace("0.5 x"), trace("x")], None, [T, F]),  # equal only by mathematics
     row("4", [trace("4")], [F, F]),  # a label too many
@@ -46,7 +46,7 @@ ROWS = [
     row("4", [], [], []),
     row("4", [None], None) | {"correctness": None},
 ]
-# What the grader says of each; None where there is no answer or no generation.
+# The grader's verdicts; None without an answer or without generations.
 GRADED = [[T, F, F, F], [T, F], [T], None, None, None, None, [F]]
 
 

@@ -64,7 +64,7 @@ def read(file: File, columns: Sequence[str], remote: "AbstractFileSystem | None"
 
 @contextmanager
 def _opened(file: File, remote: "AbstractFileSystem | None") -> Iterator[pq.ParquetFile]:
-    """Opens a file for buffered reads: memory holds the current batch even if a row group is a whole corpus."""
+    """Opens a file for buffered reads: memory holds the current batch even if a row group is the complete corpus."""
     options = {"pre_buffer": False, "page_checksum_verification": True}
     message = f"--input: cannot read {file} as parquet: "
     errors = usage_errors(lambda error: f"{message}{error}; fetch or write it again", pa.ArrowException, OSError)
