@@ -44,7 +44,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
 import pyarrow as pa
@@ -142,7 +142,13 @@ def measure(side: str, stage: str, inputs: Inputs) -> dict[str, float]:
         started, cpu_started = time.perf_counter(), cpu_seconds()
         run()
         seconds, used = time.perf_counter() - started, cpu_seconds() - cpu_started
-    return {"seconds": seconds, "cpu_seconds": used, "peak_memory_mb": getrusage(RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "cpu_seconds": used, "peak_memory_mb": peak_memory_mb()}
+
+
+def peak_memory_mb() -> float:
+    """Of this process. (`ru_maxrss` would also cover the process that started it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def cpu_seconds() -> float:

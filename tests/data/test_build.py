@@ -14,11 +14,6 @@ from helpers.corpus import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, SCHEMA, f
 COMMANDS = {"build_positives": NUM_POSITIVES, "build_pairs": NUM_PAIRS}
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    return write_corpus(tmp_path / "raw.parquet")
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_table_of_counts(corpus, tmp_path, capsys, name):
     run(name, "--input", corpus, "--output", tmp_path / "out", "--expect-rows", COMMANDS[name])

@@ -7,7 +7,7 @@ import pytest
 from datasets import load_dataset
 from helpers.corpus import ROWS, read_rows, row, run, turns, write_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from redi.data.lengths import token_counts
 from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
@@ -44,11 +44,6 @@ def save_tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(save_tokenizer):
     return save_tokenizer(TEMPLATE)
-
-
-@pytest.fixture(scope="module")
-def trained_tokenizer(model_path):
-    return AutoTokenizer.from_pretrained(model_path)
 
 
 def pair_row(problem, chosen, rejected):
@@ -149,9 +144,8 @@ def test_the_rule_is_recorded(corpus, tokenizer):
     assert manifest["config"]["length_rule"] == "paper"
 
 
-def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, shared):
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    run("build_pairs", "--input", corpus, "--output", tmp_path / "pairs", "--tokenizer", model_path)
+def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, gsm8k):
+    run("build_pairs", "--input", gsm8k, "--output", tmp_path / "pairs", "--tokenizer", model_path)
     pairs = read_rows(tmp_path / "pairs")
     assert len(pairs) == 731
     for pair in pairs[::7]:  # the loop is slow
@@ -165,7 +159,7 @@ def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, s
 def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_tokenizer, request, rows):
     corpus = write_corpus(tmp_path / "raw.parquet")
     if rows == "of real traces":
-        corpus = request.getfixturevalue("shared") / "corpora" / "gsm8k_traces.parquet"
+        corpus = request.getfixturevalue("gsm8k")
     output = tmp_path / "pairs"
     run("build_pairs", "--input", corpus, "--output", output, "--tokenizer", model_path, "--length-rule", "exact")
     pairs = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))

@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from helpers.corpus import fails, row, run, write_corpus
+from helpers.corpus import fails, read_rows, row, run, turns, write_corpus, write_jsonl
 
 
 def study(output, *arguments):
@@ -34,18 +34,23 @@ def test_study_counts_what_the_filter_drops(tmp_path, model_path, capsys):
         assert (tmp_path / f"{rule}-study" / "lengths.md").read_text() in capsys.readouterr().out
 
 
-def test_study_of_real_traces(shared, tmp_path):
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    for name, sides in (("build_pairs", ["chosen", "rejected"]), ("build_positives", ["response"])):
-        run(name, "--input", corpus, "--output", tmp_path / name)
-        found = study(tmp_path / f"{name}-study", "--input", tmp_path / name)
-        assert (found["unit"], found["rows"]) == ("characters", {"build_pairs": 731, "build_positives": 887}[name])
+def test_study_of_real_traces(gsm8k_positives, gsm8k_pairs, tmp_path):
+    studies = ((gsm8k_pairs, 731, ["chosen", "rejected"]), (gsm8k_positives, 887, ["response"]))
+    for folder, num_rows, sides in studies:
+        found = study(tmp_path / folder.name, "--input", folder)
+        assert (found["unit"], found["rows"]) == ("characters", num_rows)
         assert list(found["lengths"]) == ["prompt", *sides, "total"]
-        files = sorted(file.name for file in (tmp_path / f"{name}-study").iterdir())
+        files = sorted(file.name for file in (tmp_path / folder.name).iterdir())
         assert files == ["lengths.json", "lengths.md", "lengths.png", "manifest.json"]
-    rows = pq.read_table(next((tmp_path / "build_pairs").glob("*.parquet"))).to_pylist()
-    longest = max(len(made["rejected"][1]["content"]) for made in rows)
-    assert study(tmp_path / "again", "--input", tmp_path / "build_pairs")["lengths"]["rejected"]["max"] == longest
+    longest = max(len(made["rejected"][1]["content"]) for made in read_rows(gsm8k_pairs))
+    pairs = json.loads((tmp_path / gsm8k_pairs.name / "lengths.json").read_text())
+    assert pairs["lengths"]["rejected"]["max"] == longest
+
+
+def test_json_lines_are_studied_too(tmp_path):
+    rows = [{"messages": turns("ab", "abc"), "source": "aops"}, {"messages": turns("a", "four"), "source": "amc"}]
+    found = study(tmp_path / "out", "--input", write_jsonl(tmp_path / "positives.jsonl", rows))
+    assert (found["lengths"]["prompt"]["max"], found["lengths"]["response"]["max"]) == (2, 4)
 
 
 @pytest.mark.parametrize(

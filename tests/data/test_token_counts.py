@@ -42,8 +42,8 @@ def test_equal_the_tokenizers_own(monkeypatch, batch_characters):
     assert count_tokens(tokenizer, []).tolist() == []
 
 
-def test_equal_the_tokenizers_own_on_real_traces(shared):
-    table = pq.read_table(shared / "corpora" / "gsm8k_traces.parquet", columns=["generations"])
+def test_equal_the_tokenizers_own_on_real_traces(gsm8k):
+    table = pq.read_table(gsm8k, columns=["generations"])
     texts = [text for texts in table["generations"].to_pylist()[:100] for text in texts]
     tokenizer = make_tokenizer()
     assert count_tokens(tokenizer, texts).tolist() == own_counts(tokenizer, texts)

@@ -178,14 +178,13 @@ def test_bring_your_own_traces(tmp_path):
     run("build_pairs", "--input", tmp_path / "out", "--output", tmp_path / "pairs", "--expect-rows", 2)
 
 
-def test_agrees_with_the_labels_of_gsm8k_traces(shared, tmp_path):
+def test_agrees_with_the_labels_of_gsm8k_traces(gsm8k, tmp_path):
     """1,319 problems of 4 generations; the grader's labels give as many positives and pairs as the corpus's own."""
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    table = pq.read_table(corpus).drop_columns(["correctness"])
+    table = pq.read_table(gsm8k).drop_columns(["correctness"])
     pq.write_table(table, tmp_path / "unlabelled.parquet")
     rows, report = verify(tmp_path / "unlabelled.parquet")
     assert (report["rows"], report["generations"]) == (1319, 4 * 1319)
-    labels = pq.read_table(corpus, columns=["correctness"])["correctness"].to_pylist()
+    labels = pq.read_table(gsm8k, columns=["correctness"])["correctness"].to_pylist()
     for name in ("llama_verification", "math_verify_reparsed_answer"):
         assert [made["correctness"][name] for made in rows] == [label[name] for label in labels]
     for name, expected in (("build_positives", 887), ("build_pairs", 731)):
