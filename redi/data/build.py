@@ -29,7 +29,7 @@ from redi.data.lengths.length_filter import (
     filter_by_length,
 )
 from redi.data.lengths.length_rules import load_counting_tokenizer
-from redi.data.reading.corpus import open_corpus, pinned_input
+from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
 from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import shuffled, write_shards
@@ -182,24 +182,38 @@ def build(
     corpus = open_corpus(inputs["corpus"])
     hashes = _start_hashing(inputs)
     with new_folder(output, overwrite) as folder:
-        dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-        sources: Counter[str] = Counter()
-        selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
-        rows = shuffled(selected, corpus.num_rows, config["seed"], folder)
-        if load_filter is not None:
-            rows = _counting(map(load_filter(), rows), dropped)
-        recorder = LengthRecorder()
-        files = write_shards(recorder.recording(prefetch(rows)), folder)
-        counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
-        assert counts["input_rows"] == dropped.total() + counts["rows"]
+        counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
         if counts["rows"] == 0:
-            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(dropped)}")
+            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(counts['dropped'])}")
         check_expected(expect_rows, counts["rows"])
-        lengths = recorder.lengths()
-        counts["sources"] = _rows_by_source(sources, lengths)
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
         write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes())
     return count_table(counts)
+
+
+def _write_rows(
+    folder: Path,
+    corpus: Corpus,
+    seed: int,
+    reasons: list[str],
+    select: Select,
+    load_filter: Callable[[], Filter] | None,
+) -> tuple[dict[str, Any], DatasetLengths | None]:
+    """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
+    dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
+    sources: Counter[str] = Counter()
+    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
+    rows = shuffled(selected, corpus.num_rows, seed, folder)
+    if load_filter is not None:
+        rows = _counting(map(load_filter(), rows), dropped)
+    recorder = LengthRecorder()
+    files = write_shards(recorder.recording(prefetch(rows)), folder)
+    counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
+    assert counts["input_rows"] == dropped.total() + counts["rows"]
+    if not files:
+        return counts, None
+    lengths = recorder.lengths()
+    return counts | {"sources": _rows_by_source(sources, lengths)}, lengths
 
 
 def _start_hashing(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
@@ -236,6 +250,6 @@ def _rows_by_source(total: Counter[str], lengths: DatasetLengths) -> dict[str, d
     return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
 
 
-def _describe_drops(dropped: Counter[str]) -> str:
+def _describe_drops(dropped: dict[str, int]) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
     return f"dropped: {reasons}" if reasons else "it has none to begin with"

@@ -2,9 +2,9 @@
 
 Texts are compared in lower case with folded white space (`text.lower().split()`) and otherwise unchanged, so
 punctuation and LaTeX are parts of their words. Two texts overlap if they share 8 consecutive words. Normalisation and
-rule are those of https://github.com/huggingface/open-r1/blob/main/scripts/decontaminate.py, which the paper's
-repository ships. A question of fewer than 8 words has no such n-gram, so that rule never finds it (32 of MATH-500's
-500). Here, a problem of exactly the same words overlaps with it.
+rule are those of decontaminate.py in https://github.com/huggingface/open-r1, which the paper's repository ships. A
+question of fewer than 8 words has no such n-gram, so that rule never finds it (32 of MATH-500's 500). Here, a problem
+of exactly the same words overlaps with it.
 """
 
 from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
 from redi.runs.jsonl import iter_lines
 
 BATCH_BYTES = 16_000_000  # of lines parsed at a time; as Python objects they take a few times as much
@@ -28,16 +28,21 @@ def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str] | None = Non
     Raises:
         UsageError: a line is not a JSON object, or a value is of another type; the message names the line.
     """
+    defaults = defaults or {}
     for rows in _batches(file):
-        arrays = []
-        for name, type_ in zip(schema.names, schema.types, strict=True):
-            values = [row.get(name, (defaults or {}).get(name)) for row in rows.values()]
-            try:
-                arrays.append(_array(values, type_))
-            except MISFITS:
-                number, error = _first_misfit(rows, values, type_)
-                raise UsageError(f"{file}, line {number}: '{name}' is not of type {type_}: {error}") from error
+        arrays = [_column(file, rows, field, defaults.get(field.name)) for field in schema]
         yield pa.record_batch(arrays, schema=schema)
+
+
+def _column(file: Path, rows: NumberedRows, field: pa.Field, default: str | None) -> pa.Array:
+    values = [row.get(field.name, default) for row in rows.values()]
+
+    def message(_: Exception) -> str:
+        number, error = _first_misfit(rows, values, field.type)
+        return f"{file}, line {number}: '{field.name}' is not of type {field.type}: {error}"
+
+    with usage_errors(message, *MISFITS):
+        return _array(values, field.type)
 
 
 def infer_schema(files: Sequence[Path]) -> tuple[pa.Schema, int]:
@@ -50,18 +55,21 @@ def infer_schema(files: Sequence[Path]) -> tuple[pa.Schema, int]:
     for file in files:
         for rows in _batches(file):
             num_rows += len(rows)
-            try:
-                found = pa.schema(list(pa.array(list(rows.values())).type))
-                schema = pa.unify_schemas([schema, found], promote_options="permissive")
-            except MISFITS as error:
-                lines = f"lines {min(rows)} to {max(rows)}"
-                raise UsageError(f"{file}, {lines}: a key has values of two types: {error}; fix the file") from error
+            where = f"{file}, lines {min(rows)} to {max(rows)}"
+            schema = _unify(schema, list(rows.values()), where)
     for field in schema:
         if _has_empty_struct(field.type):
             raise UsageError(
                 f"{files[0]}: key '{field.name}' holds only empty objects, {{}}, which parquet cannot keep; remove it"
             )
     return schema, num_rows
+
+
+def _unify(schema: pa.Schema, rows: list[dict[str, Any]], where: str) -> pa.Schema:
+    message = f"{where}: a key has values of two types"
+    with usage_errors(lambda error: f"{message}: {error}; fix the file", *MISFITS):
+        found = pa.schema(list(pa.array(rows).type))
+        return pa.unify_schemas([schema, found], promote_options="permissive")
 
 
 def _batches(file: Path) -> Iterator[NumberedRows]:
