@@ -77,7 +77,7 @@ def test_the_line_gives_the_numbers_and_the_remedy():
     collapse = find_collapse(history(WINDOW[0] + [-1.2, -1.5, -2.5], WINDOW[1] + [5, 7, 8]), **RULE)
     assert str(collapse) == (
         "collapse at step 50: logps/chosen -2.50 nats per token, at the start -0.30; grad_norm up to 7.5, at the "
-        "start 2. Lower learning_rate or alpha and train anew; checkpoints up to step 30 are from before it"
+        "start 2. Lower learning_rate or alpha and train again; checkpoints up to step 30 predate the collapse"
     )
 
 
