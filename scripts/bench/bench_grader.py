@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN, load_benchmarks
-from redi.evaluation.grading.grade import grade_many, grade_response
+from redi.evaluation.grading.verdict import grade_many, grade_response
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
 from redi.runs.files import write_text
