@@ -49,10 +49,7 @@ def grade_folder(
     golds = _read_golds(folder, {sample.benchmark for sample in samples}, benchmarks, benchmark_folder)
     second_golds = list(dict.fromkeys(second_golds))
     for name in second_golds:
-        found = [sample._replace(benchmark=name) for sample in samples if sample.benchmark == SECOND_GOLDS[name]]
-        if not found:
-            raise UsageError(f"--second-golds {name}: {folder} has no answers to {SECOND_GOLDS[name]}")
-        samples += found
+        samples += _under_second_name(samples, name, folder)
         golds |= _golds_of([name], benchmark_folder)
     for sample in samples:
         if (sample.benchmark, sample.id) not in golds:
@@ -98,6 +95,14 @@ def _read_samples(path: Path) -> list[_Sample]:
     if not samples:
         raise UsageError(f"{path} has no rows")
     return samples
+
+
+def _under_second_name(samples: list[_Sample], second: str, folder: Path) -> list[_Sample]:
+    """The samples to grade by second reference answers, under the name of these."""
+    found = [sample._replace(benchmark=second) for sample in samples if sample.benchmark == SECOND_GOLDS[second]]
+    if not found:
+        raise UsageError(f"--second-golds {second}: {folder} has no answers to {SECOND_GOLDS[second]}")
+    return found
 
 
 def _read_golds(folder: Path, names: set[str], benchmarks: list[str], benchmark_folder: Path) -> Golds:

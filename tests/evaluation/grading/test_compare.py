@@ -7,7 +7,7 @@ from redi.evaluation.grading.verdict import grade_response
 
 TEXT_AND_NUMBERS = [
     ("142", "142.0", True),
-    ("073", "73", True),  # AIME golds have leading zeros
+    ("073", "73", True),  # AIME answers have leading zeros
     ("36.0", "36.", True),
     (r"\frac{1}{2}", ".5", True),
     (r"\frac{7}{4}", r"1 \frac{3}{4}", True),  # a mixed number, not a product
@@ -50,9 +50,9 @@ UNITS_AND_WORDS = [
     (r"5\text{ cm}", r"5\text{ m}", False),
     ("16", "16 square units", True),
     ("7", r"7^{\text{th}}", True),
-    ("8", r"8\text{ or more}", False),  # text that changes the answer is no unit
+    ("8", r"8\text{ or more}", False),  # text that changes the answer is not a unit
     ("8", r"8\text{ million}", False),
-    ("6m", "6", False),  # a variable is no unit
+    ("6m", "6", False),  # a variable is not a unit
     ("7.6Z", "7.6", False),
     (r"\text{ellipse}", r"\text{an ellipse}", True),
     (r"\text{even}", r"\textbf{Even}", True),
