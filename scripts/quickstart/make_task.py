@@ -24,7 +24,7 @@ from task import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from redi.evaluation.grading.grade import grade_many
+from redi.evaluation.grading.verdict import grade_many
 from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder

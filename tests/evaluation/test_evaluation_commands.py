@@ -122,7 +122,7 @@ def test_second_golds_are_rows_of_their_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"benchmark": "small", "id": "p9"}], "no gold for small 'p9'"),
+        ([{"benchmark": "small", "id": "p9"}], "no reference answer for small 'p9'"),
         ([{"benchmark": "small", "id": "p1"}] * 2, "sample 0 of small 'p1' occurs twice"),
         ([{"id": "p1"}], "line 1: no 'benchmark'"),
         ([], "has no rows"),

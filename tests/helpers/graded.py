@@ -44,3 +44,8 @@ def write_graded(
     (folder / GRADED).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / CONFIG).write_text(json.dumps(PROTOCOL | protocol))
     return folder
+
+
+def boxed(answer: str) -> str:
+    """A response with a wrong guess in its thought and `answer` in its final box."""
+    return f"<think>\nA guess is \\boxed{{-987654321}}.\n</think>\n\nThe answer is $\\boxed{{{answer}}}$."

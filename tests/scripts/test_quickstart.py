@@ -79,7 +79,7 @@ def test_dynamics_are_read_from_the_run_or_its_latest_checkpoint(tmp_path):
     assert [entry["step"] for entry in read_log(tmp_path)] == [10]
     plot_dynamics({"run": tmp_path}, tmp_path / "plots" / "dynamics.png")
     assert (tmp_path / "plots" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UsageError, match="holds no trainer_state.json"):
+    with pytest.raises(UsageError, match="has no trainer_state.json"):
         read_log(tmp_path / "checkpoint-9" / "nothing")
 
 

@@ -36,7 +36,7 @@ def test_mean_of_benchmarks():
 
 
 def test_interval_counts_the_noise_of_problems_and_of_samples():
-    """400 problems, half always right: only problems vary, .025. One problem, 50 of 100 right: only samples, .05."""
+    """400 problems, half always correct: only problems vary, .025. One problem, half of 100 correct: .05."""
     low, high = interval(np.repeat([[1] * 4, [0] * 4], 200, axis=0))
     assert (low, high) == pytest.approx((0.451, 0.549), abs=0.004)
     assert interval(np.array([[1, 0] * 50])) == pytest.approx((0.402, 0.598), abs=0.015)
@@ -55,7 +55,7 @@ def test_a_gain_on_every_sample_is_certain():
 
 
 def test_bootstrap_spread_matches_theory():
-    """400 problems; ours always right on a half, baseline never: the difference is Binomial(400, 1/2) / 400.
+    """400 problems; ours always correct on a half, baseline never: the difference is Binomial(400, 1/2) / 400.
 
     Its standard deviation is .025, so 95 % lies within .5 -+ 1.96 * .025 = .049.
     """
@@ -66,7 +66,7 @@ def test_bootstrap_spread_matches_theory():
 
 
 def test_bootstrap_resamples_samples_too():
-    """One problem, half of 100 samples right: only the second level varies, with standard deviation .05."""
+    """One problem, half of 100 samples correct: only the second level varies, with standard deviation .05."""
     ours = np.array([[1, 0] * 50])
     _, low, high = paired_difference(ours, np.zeros_like(ours))
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.015)

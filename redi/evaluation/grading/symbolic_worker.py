@@ -1,7 +1,7 @@
-"""The symbolic stage of grading: math-verify in a process of its own, one request a line in, one verdict a line out.
+"""The symbolic stage of grading: math-verify in a separate process. One request per line in, one verdict out.
 
-Model text can make a computer algebra system run for hours or eat all memory, and some of that cannot be interrupted
-from Python. So this runs as `python -m redi.evaluation.grading.symbolic`, started and killed by `worker_pool.py`.
+Model text can make a computer algebra system run for hours or use all memory, and Python cannot always interrupt that.
+So `worker_pool.py` starts this module as `python -m redi.evaluation.grading.symbolic_worker`, and kills it if needed.
 """
 
 import faulthandler
@@ -17,30 +17,30 @@ from tokenize import TokenError
 from redi.evaluation.grading.compare import equal
 from redi.evaluation.grading.paper_grader import rllm_equal
 
-HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, should its parent be gone
+HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, in case its parent is gone
 MEMORY_LIMIT = 3 << 30  # bytes of address space
 
 _LETTER = re.compile(r"\\[a-zA-Z]+|([a-zA-Z])")
 
 
 class OutOfTime(BaseException):
-    """Raised when the time is up. Not an `Exception`, since math-verify and sympy swallow those."""
+    """Raised when the time is up. Not an `Exception`, because math-verify and sympy swallow those."""
 
 
 def same_value(gold: str, answer: str) -> bool:
     """math-verify's verdict on two LaTeX expressions, gold first, with three corrections.
 
     - Letters keep their case: math-verify reads `M` as `m`.
-    - `i` may be the imaginary unit: to math-verify it is a variable.
-    - Numbers must agree to nine significant digits: math-verify rounds to six places, so that 1e-7 equals 2e-7.
+    - `i` may be the imaginary unit: math-verify reads it as a variable.
+    - Numbers must agree to nine significant digits: math-verify rounds to six places, where 1e-7 equals 2e-7.
     """
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    # No unit rule: it would take the m off `6m`; `redi.evaluation.grading.normalize` has removed real units.
+    # No unit rule: it would strip the m from `6m`. `normalize.py` has already removed units.
     rules = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
     latex = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)]
-    # No timeouts of its own: `_verdict` limits the whole request.
+    # No timeouts here: `_verdict` limits the whole request.
     golds, answers = (
         parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in _distinct_case(gold, answer)
     )
@@ -48,7 +48,7 @@ def same_value(gold: str, answer: str) -> bool:
 
 
 def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
-    """Writes a capital letter as an unused Greek one where its small letter occurs too."""
+    """Replaces a capital letter by an unused Greek one if its small letter occurs too."""
     letters = set(_LETTER.findall(gold + " " + answer))
     unused = (name for name in (r"\zeta", r"\eta", r"\kappa", r"\xi", r"\chi") if name not in gold + answer)
     both = sorted(letters & {letter.upper() for letter in letters if letter.islower()})
@@ -87,7 +87,7 @@ def _close(gold, answer) -> bool:
 
 
 def zero_difference(gold: str, answer: str) -> bool:
-    """Whether sympy simplifies the difference of two plain expressions, which `rllm_equal` has vetted, to zero."""
+    """Whether sympy simplifies the difference of two plain expressions to zero. `rllm_equal` has vetted both."""
     from sympy import simplify
     from sympy.parsing.sympy_parser import (
         implicit_multiplication_application,
@@ -99,7 +99,7 @@ def zero_difference(gold: str, answer: str) -> bool:
     text = f"({gold})-({answer})".replace("^", "**")
     try:
         return bool(simplify(parse_expr(text, transformations=rules)) == 0)
-    except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # it is no expression
+    except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # not an expression
         return False
 
 
@@ -108,9 +108,9 @@ def _time_is_up(signum, frame) -> None:
 
 
 def _verdict(request: dict) -> dict:
-    """Grades one request; the reply holds `correct` and, where the time ran out, `status`.
+    """Grades one request. The reply holds `correct`, and `status` if there is no verdict.
 
-    The limit is of processor time, all golds together, so that a busy machine changes no verdict.
+    The limit is on processor time for all reference answers together, so a busy machine does not change verdicts.
     """
     signal.setitimer(signal.ITIMER_PROF, request["limit"])
     try:
@@ -125,12 +125,12 @@ def _verdict(request: dict) -> dict:
 
 
 def main() -> None:
-    """Answers requests until stdin closes. A first line `ready` says that the imports are done."""
+    """Answers requests until stdin closes. The first line, `ready`, says that the imports are done."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     logging.disable()
     signal.signal(signal.SIGPROF, _time_is_up)
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the replies
+    os.dup2(2, 1)  # keeps anything a library prints out of the replies
     equal("x+1", "1+x", same_value)  # imports and warms the parser
     print("ready", file=replies, flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""`report.html`: in a browser where there is one, and what is chosen and packed everywhere."""
+"""`report.html`: its responses, how they are packed, and the page in a browser if Chromium is installed."""
 
 import gzip
 import json
@@ -15,7 +15,6 @@ from helpers.graded import write_graded
 from redi.evaluation.reporting.html_report import MAX_CHARS, select
 from redi.evaluation.reporting.report import report
 from redi.evaluation.reporting.scores import Scores
-from redi.evaluation.reporting.svg_charts import histogram, ticks
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<b>bold</b> </script><script>document.title = 'taken over'</script> <!-- ${x} \ud800 \u2028 -->"
@@ -51,7 +50,7 @@ def test_every_response_is_packed_and_none_is_markup(tmp_path):
     assert names.count("table") == 1 and names.count("svg") == 2 and "b" not in names
 
 
-def test_what_is_left_out_is_said(tmp_path):
+def test_the_page_says_what_it_leaves_out(tmp_path):
     page = write_page(tmp_path, response="x" * (MAX_CHARS + 5000) + "end", max_responses=20)
     assert "20 of 40 responses" in page and f"each cut to {MAX_CHARS:,} characters" in page
     text = unpack(page, "block0")[0]
@@ -69,24 +68,17 @@ def test_disagreements_and_then_the_first_samples_are_chosen():
     assert sorted(chosen[1:]) == [("m", "a", 0), ("m", "b", 0), ("m", "c", 0)]
 
 
-def test_ticks_and_histogram():
-    assert ticks(0, 97) == [0, 20, 40, 60, 80, 100]
-    assert ticks(0.42, 0.58) == [0.4, 0.45, 0.5, 0.55, 0.6]
-    assert ticks(5, 5) == [5, 6]
-    assert histogram([0, 1, 9.9, 10], 10, num_bins=2) == [(0, 50), (5, 50), (5, 50), (10, 50)]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to open the page in")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [1400, 500])  # the narrowest window that headless Chromium lays out
 def test_in_a_browser(tmp_path, width):
-    """Chromium runs the page's script; a script added to a copy uses the filters and writes down what it sees."""
+    """Chromium runs the page's script. A script added to a copy uses the filters and records what it sees."""
     page = write_page(tmp_path)
     probe = """
     <script>
     (async () => {
       const wait = () => new Promise(done => setTimeout(done, 150)), seen = {};
       while (!document.body.dataset.ready) await wait();
-      for (const verdict of ["all", "wrong", "truncated", "unanswered", "undecided", "differing"]) {
+      for (const verdict of ["all", "correct", "wrong", "truncated", "unanswered", "undecided", "differing"]) {
         get("verdict").value = verdict; filter(); await wait();
         seen[verdict] = shown.length;
       }
@@ -108,8 +100,15 @@ def test_in_a_browser(tmp_path, width):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     seen = json.loads(b64decode(re.search(r"<output>([^<]*)</output>", result.stdout)[1]))
     assert seen["all"] == 40
-    # of 20 a model: 9 wrong, 1 truncated, 2 without an answer, 1 timeout, 1 verdict that differs
-    assert [seen[name] for name in ("wrong", "truncated", "unanswered", "undecided", "differing")] == [18, 2, 4, 2, 2]
+    # of 20 per model: 11 correct, 9 wrong, 1 truncated, 2 without an answer, 1 timeout, 1 verdict that differs
+    assert [seen[name] for name in ("correct", "wrong", "truncated", "unanswered", "undecided", "differing")] == [
+        22,
+        18,
+        2,
+        4,
+        2,
+        2,
+    ]
     assert seen["found"] == 4 and "sample 0" in seen["head"] and seen["head"].startswith("a<b>&c")
     assert "</script><script>document.title = 'taken over'</script>" in seen["response"]
     assert seen["title"] == "Evaluation: sft, a<b>&c"

@@ -1,11 +1,10 @@
-"""The second verdict: the rules of the paper's final grader, its slips included, and where it parts from the first."""
+"""The second verdict: the rules of the paper's final grader, errors included, and where it differs from the first."""
 
 import pytest
 
-from redi.evaluation.grading.grade import grade_many, grade_response
-from redi.evaluation.grading.numeric import differ, value
 from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
-from redi.evaluation.grading.symbolic import zero_difference
+from redi.evaluation.grading.symbolic_worker import zero_difference
+from redi.evaluation.grading.verdict import grade_many, grade_response
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ from redi.evaluation.grading.symbolic import zero_difference
         ("2", "2.0001", False),
         (r"\frac{1}{3}", "0.333333", False),
         (r"2\pi", "2\N{GREEK SMALL LETTER PI}", False),
-        ("60", r"60 \text{ or } 120", True),  # slips of the original
+        ("60", r"60 \text{ or } 120", True),  # errors of the original
         ("1234", "(1,234)", True),
         (r"\alpha+1", r"\beta+1", False),
     ],
@@ -71,37 +70,3 @@ def test_what_sympy_would_run_as_python_never_reaches_it(tmp_path):
     for answer in (f"open('{tmp_path}/x','w')", "[].__class__", "a;b", "{}", "lambda: 0", "x" * 6000):
         assert not rllm_equal("5x", answer, lambda gold, text: asked.append(text))
     assert asked == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        r"\sin 2x",
-        "1/2x",
-        r"\log 2",
-        r"1 \frac{1}{2}",
-        "x,y",
-        "a=b",
-        "(x",
-        r"\sin^{-1} x",
-        "(-3)!",
-        "9^{9^{9}}",
-        "(" * 99,
-    ],
-)
-def test_what_has_two_readings_or_none_has_no_value(text):
-    assert value(text) is None
-
-
-def test_values():
-    assert value(r"-\frac{1}{2}^{2}") == pytest.approx(-0.25)
-    assert value(r"2\sqrt{3}(1+2)!") == pytest.approx(12 * 3**0.5)
-    assert value(r"\sqrt[3]{8} \pi") == pytest.approx(2 * 3.141592653589793)
-    assert value("(1+i)^{2}") == pytest.approx(2j)
-    assert value(r"\binom{5}{2} - \lfloor 7/2 \rfloor") == pytest.approx(7)
-    assert value(r"\sin^{2}(3) + \cos^{2}(3)") == pytest.approx(1)
-    assert not differ(r"\binom{2n}{n}", r"\frac{(2n)!}{n!n!}")
-    assert not differ("x^{2}-x-2", "(x+1)(x-2)")
-    assert not differ(r"\frac{1}{x+1}", r"\frac{x-1}{x^{2}-1}")
-    assert differ("x", "X") and differ("x+1", "x+2") and differ("x_{1}", "x_{2}")
-    assert not differ("1.00000000001", "1")  # too close to tell apart here

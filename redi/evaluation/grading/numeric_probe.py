@@ -1,8 +1,8 @@
-"""Tells expressions apart by their values at one point, where every variable has a value drawn from its name.
+"""Tells expressions apart by their values at one point. The value of a variable there is drawn from its name.
 
-Expressions that differ at a point are not equal, in whatever way a computer algebra system would look at them, and
-most wrong answers are settled by this in microseconds. It never says that two are equal. What has more than one
-reading (`\\sin 2x`, `1/2x`, `\\log x`), or is no expression, is not read at all.
+Expressions with different values at a point are not equal, whatever a computer algebra system says. This settles most
+wrong answers in microseconds. It never proves that two expressions are equal. Text that is ambiguous (`\\sin 2x`,
+`1/2x`, `\\log x`) or not an expression is not evaluated.
 """
 
 import cmath
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 MAX_CHARS = 400
 MAX_DEPTH = 30
-TOLERANCE = 1e-7  # relative; what is closer is left to exact mathematics
+TOLERANCE = 1e-7  # relative; closer values are left to exact algebra
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|((?:\\[a-zA-Z]+|[^\W\d_])(?:_\{[^{}]*\})?)|(.))", re.DOTALL)
 _FUNCTIONS = {
@@ -39,18 +39,18 @@ _TIMES = ("*", r"\cdot", r"\times")
 
 
 class _Unreadable(Exception):
-    """The text is no plain expression, or could be read in two ways."""
+    """The text is not a plain expression, or is ambiguous."""
 
 
 def differ(first: str, second: str) -> bool:
-    """Whether two cleaned LaTeX expressions certainly have different values; False also where one cannot be read."""
+    """Whether two cleaned LaTeX expressions certainly have different values. False if either cannot be evaluated."""
     a, b = value(first), value(second)
     return a is not None and b is not None and abs(a - b) > TOLERANCE * max(abs(a), abs(b))
 
 
 @lru_cache(maxsize=50_000)
 def value(text: str) -> complex | None:
-    """The value at the point; None for what is not read."""
+    """The value at the point; None if the text cannot be evaluated."""
     if len(text) > MAX_CHARS:
         return None
     tokens = [match.group(match.lastindex) for match in _TOKEN.finditer(text.strip())]
@@ -74,7 +74,7 @@ def _factorial(number: complex) -> complex:
 
 
 class _Reader:
-    """Reads tokens from left to right; each method reads one kind of expression and returns its value."""
+    """Reads tokens from left to right. Each method reads one kind of expression and returns its value."""
 
     def __init__(self, tokens: list[str]):
         self.tokens = tokens
@@ -172,7 +172,7 @@ class _Reader:
             return cmath.sqrt(self.base(depth))
         index = self.base(depth) if self.next() == "[" else 2
         inside = self.group(depth)
-        if index != 2 and (inside.imag or inside.real < 0):  # the real or the principal root
+        if index != 2 and (inside.imag or inside.real < 0):  # real root or principal root?
             raise _Unreadable
         return inside ** (1 / index)
 

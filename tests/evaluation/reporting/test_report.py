@@ -1,8 +1,6 @@
-"""The report: its numbers against a folder worked by hand, and what it refuses."""
+"""The report: its numbers against a folder worked by hand, and the inputs that it refuses."""
 
 import json
-import shutil
-import subprocess
 
 import pytest
 from helpers.evaluation import main
@@ -11,7 +9,6 @@ from helpers.graded import CORRECT, write_graded
 from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.report import report
 from redi.runs.errors import UsageError
-from redi.runs.markdown import grid
 
 
 def test_numbers(tmp_path, capsys):
@@ -39,7 +36,7 @@ def test_numbers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert text in printed
     listed = [cell.strip() for cell in printed.splitlines()[-1].strip("|").split("|")]
-    assert listed == ["sft", "math500", "p0", '"1"', "1", "right", "1"]
+    assert listed == ["sft", "math500", "p0", '"1"', "1", "correct", "1"]
     assert (tmp_path / "table" / "pass_at_1.png").stat().st_size > 5000
     assert (tmp_path / "table" / "manifest.json").is_file()
 
@@ -81,9 +78,9 @@ def test_seeds_may_differ_and_are_both_named(tmp_path):
     ("other", "message"),
     [
         ({"temperature": 1.0}, "a has temperature 0.6, b has 1.0"),
-        ({"correct": CORRECT[:4]}, "other problems in math500, such as 'p4'"),
+        ({"correct": CORRECT[:4]}, "different problems in math500, such as 'p4'"),
         ({"benchmarks": ["aime24"]}, "a has math500, b has aime24"),
-        ({"correct": [row[:2] for row in CORRECT]}, "a has 4 samples a problem, b has 2"),
+        ({"correct": [row[:2] for row in CORRECT]}, "a has 4 samples per problem, b has 2"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, other, message):
@@ -119,13 +116,13 @@ def test_bad_options_are_one_line(tmp_path, monkeypatch, capsys, arguments, mess
     assert error.count("\n") == 1 and message in error
 
 
-def test_without_a_baseline_the_first_of_several_is_one(tmp_path):
+def test_the_first_of_several_inputs_is_the_default_baseline(tmp_path):
     folders = [write_graded(tmp_path / name) for name in ("sft", "redi")]
     report(folders, tmp_path / "table", [])
     assert json.loads((tmp_path / "table" / "table.json").read_text())["baselines"] == ["sft"]
 
 
-def test_other_golds_of_the_same_problems_do_not_count_in_the_average(tmp_path):
+def test_second_golds_of_the_same_problems_do_not_count_in_the_average(tmp_path):
     folder = write_graded(tmp_path / "a", benchmarks=("minerva", "minerva_sourcebox", "aime24"))
     report([folder], tmp_path / "table", [])
     table = json.loads((tmp_path / "table" / "table.json").read_text())
@@ -148,19 +145,3 @@ def test_a_folder_cut_between_problems_is_refused(tmp_path):
     (folder / GRADED).write_text("".join(lines)[:-9])
     with pytest.raises(UsageError, match="graded.jsonl, line 20: not valid JSON"):
         report([folder], tmp_path / "table", [])
-
-
-def test_latex(tmp_path):
-    report([write_graded(tmp_path / "a_1&2")], tmp_path / "table", [])
-    text = (tmp_path / "table" / "table.tex").read_text(encoding="utf-8")
-    assert r"a\_1\&2 & 55.0 $\pm$ 4.3 & " in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 1 and text.isascii()
-    if shutil.which("pdflatex"):
-        document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
-        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
-        (tmp_path / "document.tex").write_text(document)
-        subprocess.run([*command, str(tmp_path / "document.tex")], check=True, capture_output=True)
-
-
-def test_grid_aligns_columns():
-    assert grid(["a", "b"], [["long", "1"]]) == "| a    | b |\n|------|--:|\n| long | 1 |"
