@@ -1,7 +1,7 @@
 """From a model, a run or a recipe to its report: where the answers go, then sampling, grading and reporting.
 
-Answers of RUN go to RUN/../evaluation/NAME, those of its checkpoints to RUN/../evaluation/NAME_checkpoint-N, reports
-to RUN/../report/NAME. Those of a Hub id go to runs/.
+Answers of RUN go to RUN/../evaluation/NAME, those of its checkpoints to RUN/../evaluation/NAME_checkpoint-N. Reports
+go to RUN/../report/NAME and NAME_checkpoints. Those of a Hub id go to runs/.
 
 The name of a folder includes a protocol other than the usual one, and every option that changes the samples:
 NAME_quick, NAME_temperature-1.0. It does not include benchmarks and the number of samples, since a folder can gain
@@ -172,7 +172,7 @@ def evaluate_checkpoints(run: Path, evaluation: Evaluation, watch: bool) -> None
             sample_and_grade(str(checkpoint), folder, evaluation)
             done[checkpoint] = folder
             if not evaluation.shard:
-                _report(run.name + evaluation.suffix, list(done.values()))
+                _report(f"{run.name}_checkpoints{evaluation.suffix}", list(done.values()))
         if not watch or (finished and not new):
             break
         if not new:

@@ -149,15 +149,12 @@ def test_a_benchmark_nobody_knows_is_named(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not AMC23.is_file(), reason="shared/benchmarks is missing")
-def test_a_real_benchmark_through_the_command_line(tiny_model, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py")]
+def test_a_real_benchmark_through_the_real_command(tiny_model, tmp_path):
     sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "32", "--prompt", "bare"]
     output = str(tmp_path / "out")
-    subprocess.run(
-        [*command, "generate", "--model", str(tiny_model), "--benchmark", str(AMC23), "--output", output, *sampling],
-        check=True,
-    )
-    result = subprocess.run([*command, "grade", "--input", output], check=True, capture_output=True, text=True)
+    main(["generate", "--model", str(tiny_model), "--benchmark", str(AMC23), "--output", output, *sampling])
+    command = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), "grade", "--input", output]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "amc23" in result.stdout
     rows = [json.loads(line) for line in (tmp_path / "out" / "graded.jsonl").open()]
     assert len(rows) == 2 * 83

@@ -68,7 +68,7 @@ def test_watching_a_run_evaluates_complete_checkpoints_until_it_is_finished(
     run("a run", "--watch")
     thread.join()
     assert seen == [False]
-    table = json.loads((tmp_path / "report" / "a run" / "table.json").read_text())
+    table = json.loads((tmp_path / "report" / "a run_checkpoints" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["a run_checkpoint-2", "a run_checkpoint-10"]
     assert table["protocol"]["protocol"] == "paper_intermediate"
     points = evaluated_panels({"a run": folder}, "small")["small pass@1 (%)"]["a run"]
@@ -237,7 +237,7 @@ def child_arguments(tiny_model, tmp_path) -> tuple:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_child_that_samples_and_keeps_what_it_has(child_arguments, tmp_path, number):
     """As `run` samples with vLLM: the signal goes to the parent alone."""
     script = tmp_path / "parent.py"
