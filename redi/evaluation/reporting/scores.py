@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.files import BENCHMARK, CONFIG, GENERATIONS, GRADED, read_config
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_sampling, sampling_file
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
 from redi.runs.jsonl import iter_jsonl
@@ -80,7 +80,7 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     graded = grading.get("generations_sha256")
     if graded is not None and graded != fingerprint(folder / GENERATIONS):
         raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
-    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    config = read_sampling(folder) if sampling_file(folder) else {}
     protocol = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
     rows = [_slim(row) for row in iter_jsonl(folder / GRADED, FIELDS)]
     if not rows:

@@ -1,13 +1,12 @@
-"""The openai back end against a small server on this machine, which answers, stumbles and refuses as it is told to."""
+"""The openai back end against a small local server, which answers, fails and refuses as it is told to."""
 
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-from helpers.evaluation import build_model, main, rows_of, write_benchmark
+from helpers.evaluation import main, refusal, rows_of, write_benchmark
 
 from redi.text.prompts import THINK
 
@@ -23,7 +22,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.asked: list[dict] = []
         self.at_a_time = self.most_at_a_time = 0
-        self.stumbles = 0  # requests to answer with an error that passes
+        self.failures = 0  # requests to answer with a temporary error
         self.refuse_after = 10_000
         self.empty = False
         self.token_ids: list[int] | None = None
@@ -59,8 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
-            if server.stumbles:
-                server.stumbles -= 1
+            if server.failures:
+                server.failures -= 1
                 return self.reply(429, {"error": {"message": "later"}})
             server.asked.append(asked)
             number = len(server.asked)
@@ -95,32 +94,28 @@ def server(monkeypatch) -> Iterator[Server]:
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def command(server, model, tmp_path) -> list[str]:
+def command(server, tiny_model, tmp_path) -> list[str]:
     benchmark = write_benchmark(tmp_path / "small.jsonl", 3)
-    command = ["generate", "--model", str(model), "--benchmark", str(benchmark), "--backend", "openai", "--n", "2"]
+    command = [
+        "generate",
+        "--model",
+        str(tiny_model),
+        "--benchmark",
+        str(benchmark),
+        "--backend",
+        "openai",
+        "--n",
+        "2",
+    ]
     command += ["--max-tokens", "9", "--prompt", "bare", "--served-model-name", "tiny", "--base-url", server.url]
     return [*command, "--output", str(tmp_path / "out")]
-
-
-def refusal(command: list[str], capsys) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(command)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("error: ") == 1 and "Traceback" not in error
-    return error
 
 
 def test_completions_get_token_ids_and_nothing_is_left_to_the_server(command, server, tmp_path):
     from transformers import AutoTokenizer
 
-    server.stumbles = 3  # which is tried again
+    server.failures = 3  # which is tried again
     main([*command, "--force-think", "--temperature", "0.7"])
     rows = rows_of(tmp_path / "out" / "generations.jsonl")
     assert sorted(row["response"] for row in rows) == [f"Answer {number}" for number in range(1, 7)]

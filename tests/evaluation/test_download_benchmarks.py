@@ -47,10 +47,10 @@ def test_names_that_are_known_have_the_papers_sizes():
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("amc2", [], "is none that can be downloaded (math500, aime24, amc23, minerva_hub, olympiadbench_hub)"),
+        ("amc2", [], "cannot be downloaded (known names: math500, aime24, amc23, minerva_hub, olympiadbench_hub)"),
         ("amc23", [{"problem": "p", "answer": "1", "id": 1}], "has 1 rows, not 2"),
         ("amc23", [{"question": "p", "answer": "1", "id": 1}] * 2, "has no column 'problem'; it has question, answer"),
-        ("amc23", None, "cannot be had from the Hub"),
+        ("amc23", None, "cannot be loaded from the Hub"),
     ],
 )
 def test_what_is_not_as_known_is_one_line(tmp_path, monkeypatch, capsys, name, rows, message):

@@ -1,5 +1,6 @@
-"""vLLM, in an interpreter of its own named by REDI_VLLM_PYTHON (scripts/setup_vllm.sh makes one): its CPU build needs
-other packages. Offline, with one engine and with two, and as a server for the openai back end.
+"""vLLM in a separate interpreter, named by REDI_VLLM_PYTHON, since its CPU build needs other packages.
+
+setup_vllm.sh makes one. Offline with one engine and with two, as a server for the openai back end, and through `run`.
 """
 
 import json
@@ -18,7 +19,10 @@ from helpers.evaluation import REPOSITORY, build_model, main, rows_of, write_ben
 VLLM_PYTHON = os.environ.get("REDI_VLLM_PYTHON", "")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(VLLM_PYTHON).is_file(), reason="REDI_VLLM_PYTHON names no interpreter that has vLLM"),
+    pytest.mark.skipif(
+        not Path(VLLM_PYTHON).is_file(),
+        reason="REDI_VLLM_PYTHON does not name an interpreter with vLLM",
+    ),
 ]
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(REPOSITORY), "VLLM_NO_USAGE_STATS": "1"}
 
@@ -78,11 +82,11 @@ def test_a_cut_run_is_completed_and_added_to(options, tmp_path):
 
 @pytest.fixture(scope="module")
 def server(options, tmp_path_factory) -> Iterator[str]:
-    """`vllm serve` of the model, which must be asked with a key."""
+    """`vllm serve` of the model, with a key."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # What `vllm serve` runs; that command itself asks for a package named vllm, which the CPU build is not.
+    # What `vllm serve` runs. The command itself asks for a package named vllm, and the CPU build has another name.
     command = [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", options[2], "--port", str(port)]
     command += [
         "--dtype",
@@ -130,3 +134,12 @@ def test_greedy_answers_of_a_server_equal_those_of_transformers(
     main([*options, *sampling, "--n", "3"])
     assert len(samples(tmp_path / "out")) == 15
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["base_url"] == server
+
+
+def test_a_model_is_sampled_graded_and_reported_by_one_command(options, tmp_path):
+    """Sampling in a child process, then the rest in the parent."""
+    model, benchmark = options[2], options[4]
+    run = ["run", model, "--benchmark", benchmark, "--n", "1", "--max-tokens", "24", "--prompt", "bare"]
+    assert "report: " in with_vllm(*run, "--dtype", "float32")
+    (folder,) = (Path(model).parent / "evaluation").iterdir()
+    assert len(rows_of(folder / "graded.jsonl")) == 5

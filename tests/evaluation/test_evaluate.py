@@ -1,4 +1,4 @@
-"""generate -> grade -> report through the real command."""
+"""evaluate.py: generate, grade and report."""
 
 import json
 import subprocess
@@ -6,17 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.evaluation import REPOSITORY, build_model, main, write_benchmark
+from helpers.evaluation import REPOSITORY, main, write_benchmark
 
 AMC23 = REPOSITORY.parent / "shared" / "benchmarks" / "amc23.jsonl"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_model(tmp_path_factory.mktemp("model"))
-
-
-def test_from_model_to_table(model, tmp_path, capsys):
+def test_from_model_to_table(tiny_model, tmp_path, capsys):
     benchmark = write_benchmark(tmp_path / "small.jsonl")
     for name, seed in (("sft", "1"), ("redi", "2")):
         sampling = ["--n", "2", "--max-tokens", "8", "--seed", seed, "--backend", "transformers"]
@@ -24,7 +19,7 @@ def test_from_model_to_table(model, tmp_path, capsys):
             [
                 "generate",
                 "--model",
-                str(model),
+                str(tiny_model),
                 "--benchmark",
                 str(benchmark),
                 "--output",
@@ -88,14 +83,14 @@ def generations(folder: Path, *rows: dict) -> Path:
     return folder
 
 
-def test_golds_may_come_from_a_file(tmp_path):
+def test_reference_answers_may_come_from_a_file(tmp_path):
     benchmark = write_benchmark(tmp_path / "small.jsonl", 6)
     folder = generations(tmp_path / "out", {"benchmark": "small", "id": "p5"}, {"benchmark": "small", "id": "p4"})
     main(["grade", "--input", str(folder), "--benchmark", str(benchmark)])
     assert [json.loads(line)["correct"] for line in (folder / "graded.jsonl").open()] == [True, False]
 
 
-def test_second_golds_are_rows_of_their_own(tmp_path, capsys):
+def test_second_reference_answers_are_separate_rows(tmp_path, capsys):
     rows = [{"id": f"minerva/{i}", "problem": "?", "answer": str(i)} for i in range(272)]
     (tmp_path / "minerva.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows[7]["answer"] = "5"
@@ -153,16 +148,13 @@ def test_a_benchmark_nobody_knows_is_named(tmp_path, capsys):
     assert "mine is neither a .jsonl file nor a known name" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not AMC23.is_file(), reason="shared/benchmarks is not here")
-def test_a_real_benchmark_through_the_command_line(model, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py")]
+@pytest.mark.skipif(not AMC23.is_file(), reason="shared/benchmarks is missing")
+def test_a_real_benchmark_through_the_real_command(tiny_model, tmp_path):
     sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "32", "--prompt", "bare"]
     output = str(tmp_path / "out")
-    subprocess.run(
-        [*command, "generate", "--model", str(model), "--benchmark", str(AMC23), "--output", output, *sampling],
-        check=True,
-    )
-    result = subprocess.run([*command, "grade", "--input", output], check=True, capture_output=True, text=True)
+    main(["generate", "--model", str(tiny_model), "--benchmark", str(AMC23), "--output", output, *sampling])
+    command = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), "grade", "--input", output]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "amc23" in result.stdout
     rows = [json.loads(line) for line in (tmp_path / "out" / "graded.jsonl").open()]
     assert len(rows) == 2 * 83
