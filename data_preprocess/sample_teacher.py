@@ -15,8 +15,12 @@ from pathlib import Path
 from redi.data.dataset_folder import refuse_output_over_input
 from redi.data.reading.local_files import open_rows
 from redi.data.teacher_traces import read_problems, refuse_other_output, write_traces
-from redi.evaluation.generation.options import add_engine_options, add_protocol_options, settings_of
-from redi.evaluation.generation.requests import parse_shard
+from redi.evaluation.generation.options import (
+    add_engine_options,
+    add_protocol_options,
+    parse_shard,
+    sampling_options,
+)
 from redi.runs.dataset_options import rows_parser
 from redi.runs.errors import entry_point
 
@@ -31,17 +35,17 @@ def main(argv: list[str]) -> None:
     parser.set_defaults(n=4, prompt="bare")
     options = parser.parse_args(argv)
     samples = options.samples or options.output.with_name(f"{options.output.name}.samples")
-    settings = settings_of(options)
-    shard = parse_shard(options.shard) if options.shard else None
+    sampling = sampling_options(options)
+    shard = parse_shard(options.shard)
     refuse_output_over_input(options.output, {"corpus": options.source})
     if not options.overwrite:
         refuse_other_output(options.output, samples)
     problems = read_problems(open_rows(options.source))
     from redi.evaluation.generation.generate import generate  # imports torch
 
-    generate(options.model, [problems], samples, settings, shard)
+    generate(options.model, [problems], samples, sampling, shard)
     if shard is None:
-        config = {"model": options.model} | {k: v for k, v in asdict(settings).items() if v is not None}
+        config = {"model": options.model} | {k: v for k, v in asdict(sampling).items() if v is not None}
         print(write_traces(options.source, samples, options.output, config))
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from redi.data.lengths.dataset_lengths import DatasetLengths
-from redi.data.lengths.tables import length_tables, number_table, summarise
+from redi.data.lengths.tables import length_tables, summarise
 from redi.runs.files import CARD, write_text
+from redi.runs.markdown import grid
 
 PLOT = "lengths.png"
 
@@ -88,7 +89,7 @@ def _origin(config: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
 
 def _count_table(counts: Mapping[str, Any]) -> str:
     dropped = [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
-    return number_table(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
+    return grid(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
 
 
 def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> str:
@@ -96,4 +97,4 @@ def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> st
         [name, found["input"], found["kept"], f"{100 * found['kept'] / num_rows:.1f} %"]
         for name, found in sources.items()
     ]
-    return number_table(["source", "input", "kept", "of all kept"], rows)
+    return grid(["source", "input", "kept", "of all kept"], rows)

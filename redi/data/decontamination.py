@@ -241,10 +241,7 @@ def report_table(report: dict[str, Any]) -> str:
     counts["any"] = [*map(sum, list(zip(*counts.values(), strict=True))[:-1]), report["overlapping_rows"]]
     under = f"under {report['ngram_words']} words"
     header = ["benchmark", "questions", under, "questions hit", "rows hit", "% of rows"]
-    lines = [
-        [name, *(f"{number:,}" for number in numbers), f"{100 * numbers[-1] / max(1, report['rows']):.2f}"]
-        for name, numbers in counts.items()
-    ]
+    lines = [[name, *numbers, f"{100 * numbers[-1] / max(1, report['rows']):.2f}"] for name, numbers in counts.items()]
     return grid(header, lines)
 
 

@@ -20,7 +20,7 @@ from redi.data.dataset_folder import is_complete, refuse_output_over_input, writ
 from redi.data.reading.local_files import Rows, open_rows
 from redi.data.reading.schema import SCHEMA, VERIFIERS, check_schema
 from redi.data.shuffle import write_shards
-from redi.evaluation.grading.grade import STATUSES, THINK_END, Grade, grade_many
+from redi.evaluation.grading.verdict import STATUSES, THINK_END, Grade, grade_many
 from redi.runs.errors import UsageError
 from redi.runs.files import new_folder, write_text
 from redi.runs.manifest import write_manifest
@@ -116,7 +116,7 @@ def _describe(output: Path, show: int) -> str:
     lines += [f"{name}: filled in {count:,} rows" for name, count in found["filled_rows"].items()]
     if found["statuses"]["no_think_end"] == total > 0:
         lines.append("no generation has </think>; for a teacher that does not think aloud, pass --whole-traces")
-    parts = ["\n".join(lines), grid(["status", "generations"], [[s, f"{n:,}"] for s, n in found["statuses"].items()])]
+    parts = ["\n".join(lines), grid(["status", "generations"], list(map(list, found["statuses"].items())))]
     if found["agreement"]:
         parts.append(agreement_table(found))
     if show and found["examples"]:
@@ -313,7 +313,7 @@ def agreement_table(report: dict[str, Any]) -> str:
         labelled = sum(counts.values()) - counts["no label"]
         agreed = counts["both accept"] + counts["neither"]
         share = f"{100 * agreed / labelled:.2f}" if labelled else "-"
-        lines.append([name, *(f"{counts[kind]:,}" for kind in AGREEMENTS), share])
+        lines.append([name, *(counts[kind] for kind in AGREEMENTS), share])
     return grid(["labels", *AGREEMENTS, "agree (%)"], lines)
 
 

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from redi.data.lengths.dataset_lengths import DatasetLengths, LengthRecorder
 from redi.data.lengths.plots import plot_lengths
-from redi.data.lengths.tables import length_tables, number_table, summarise
+from redi.data.lengths.tables import length_tables, summarise
 
 
 def lengths_of(prompts, chosen, rejected, sources):
@@ -92,12 +92,6 @@ def test_many_sources_are_summed_up():
     groups = lengths_of([1] * 78, [1] * 78, [1] * 78, names).by_source()
     assert list(groups) == [*(f"s{i}" for i in range(9)), "3 others"]
     assert [len(group.source_of) for group in groups.values()] == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3 + 2 + 1]
-
-
-def test_number_table():
-    assert number_table(["source", "rows"], [["a|b", 1234], ["x\n", 0.5]]) == (
-        '| source |  rows |\n|--------|------:|\n| a\\|b   | 1,234 |\n| "x\\n"  |   0.5 |'
-    )
 
 
 def test_picture(tmp_path):

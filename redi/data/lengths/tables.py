@@ -1,6 +1,5 @@
 """Summarises the lengths of a dataset: percentiles, and what limits would drop, as Markdown tables."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ def length_tables(summary: dict[str, Any]) -> str:
     """A summary as Markdown tables."""
     unit, columns = summary["unit"], ["min", *(f"p{percent}" for percent in PERCENTILES), "max", "mean"]
     rows = [[name, *(found[column] for column in columns)] for name, found in summary["lengths"].items()]
-    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", number_table([unit, *columns], rows)]
+    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid([unit, *columns], rows)]
 
     shown = [f"{name} {column}" for name in summary["lengths"] for column in ("p50", "p95")]
     rows = [
@@ -73,23 +72,12 @@ def length_tables(summary: dict[str, Any]) -> str:
         ]
         for source, group in summary["sources"].items()
     ]
-    parts += ["By source:", number_table(["source", "rows", *shown], rows)]
+    parts += ["By source:", grid(["source", "rows", *shown], rows)]
     if "limits" in summary:
         limits = summary["limits"]
         given = {role: limits[f"max_{role}"] for role in ("prompt", "response") if limits[f"max_{role}"] is not None}
         named = " and ".join(f"of {limit:,} {unit} for a {role}" for role, limit in given.items())
         rows = [[source, *dropped.values()] for source, dropped in limits["by_source"].items()]
         rows.append(["all", *limits["dropped"].values()])
-        parts += [f"With limits {named}:", number_table(["source", *limits["dropped"]], rows)]
+        parts += [f"With limits {named}:", grid(["source", *limits["dropped"]], rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def number_table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table of texts and numbers; numbers get thousands separators, texts are escaped."""
-    shown = [[f"{cell:,}" if isinstance(cell, int | float) else _escaped(cell) for cell in row] for row in rows]
-    return grid(header, shown)
-
-
-def _escaped(text: str) -> str:
-    shown = text if text.isprintable() and text == text.strip() else json.dumps(text)
-    return shown.replace("|", "\\|")
