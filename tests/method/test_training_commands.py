@@ -254,7 +254,7 @@ def test_dpo_baseline_starts_at_log_2_with_the_eos_scored(model_path, pairs_file
     "extra, message",
     [
         (["--dataset_name", "/nowhere/at/all"], "dataset_name=/nowhere/at/all does not exist"),
-        (["--dataset_name", "data/none"], "dataset_name=data/none does not exist, and is no Hub id"),
+        (["--dataset_name", "data/none"], "dataset_name=data/none does not exist, and is not a Hub id"),
         (["--model_name_or_path", "nowhere"], "model_name_or_path=nowhere does not exist"),
         (["--save_only_model", "true"], "save_only_model=true leaves nothing to resume from"),
         (["--config", "/no/config.yaml"], "--config /no/config.yaml does not exist"),
