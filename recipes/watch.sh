@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # How a script passes SIGTERM on to what it runs. Source this file, then:
 #   watch WHOM COMMAND ...   runs COMMAND in a separate process group and returns its exit code
-# SIGTERM goes to WHOM, again every second until COMMAND ends, and later calls return 143 without starting anything:
+# SIGTERM goes to WHOM, again every second until COMMAND ends. The exit code is then 143 unless COMMAND succeeded, and
+# later calls return 143 without starting anything. WHOM is
 #   leader    COMMAND alone, which stops its own processes
 #   group     COMMAND and the processes that it started
 #   children  the processes that COMMAND started, but not COMMAND
@@ -31,5 +32,6 @@ watch() {
         sleep 1
     done
     wait "$child" || code=$?
+    if $stopped && [ "$code" != 0 ]; then code=143; fi
     return "$code"
 }
