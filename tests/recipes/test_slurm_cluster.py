@@ -186,10 +186,13 @@ def test_a_table_runs_in_order_and_a_failing_one_is_cancelled(cluster, tables, t
     assert restarts.pop(f"evaluate-{sft}-shards") == ["0", "1"]
     assert {restart for each in restarts.values() for restart in each} == {"0"}
 
+    rows = []
     for run, name in ((SFT, sft), (REDI, redi)):
         model = root / "runs" / run
-        whole = generations(model.parent / "evaluation" / model.name)
-        parts = [generations(model.parent / "evaluation" / model.name / f"shard-{part}-of-2") for part in (1, 2)]
+        (answers,) = (model.parent / "evaluation").glob(f"{model.name}*")  # the name includes EVALUATE_OPTIONS
+        rows.append(answers.name)
+        whole = generations(answers)
+        parts = [generations(answers / f"shard-{part}-of-2") for part in (1, 2)]
         ids = [json.loads(line)["id"] for line in (tmp_path / "task" / "digits.jsonl").read_text().splitlines()]
         assert [[row["id"] for row in part] for part in parts] == [ids[0::2], ids[1::2]]
         assert whole == [*parts[0], *parts[1]] and len(whole) == 4
@@ -198,7 +201,7 @@ def test_a_table_runs_in_order_and_a_failing_one_is_cancelled(cluster, tables, t
         assert "samples: " not in log  # no progress bar: this job sampled nothing
         assert "samples: " in (folder / f"evaluate-{name}-shards-{jobs[f'evaluate-{name}-shards']}_1.log").read_text()
     table = json.loads((root / "runs" / "report" / "table1" / "table.json").read_text())
-    assert [row["name"] for row in table["rows"]] == [Path(SFT).name, Path(REDI).name]
+    assert [row["name"] for row in table["rows"]] == rows
     assert (root / "runs" / "report" / "table1" / "table1.md").is_file()
 
 
