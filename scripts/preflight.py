@@ -47,7 +47,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("config", type=Path, nargs="?", help="config.yaml of a recipe")
     add("--gpus", type=count, default=8, help="processes of the job, over all machines")
     add("--gpu-memory", type=positive, default=80.0, help="GiB of each")
-    add("--accelerate-config", type=Path, help="instead of the one that the recipe's train.sh names")
     add("--peak-tflops", type=positive, default=312.0, help="dense bfloat16 peak of a GPU: A100 312, H100 989")
     add("--utilisation", type=positive, help="share of the peak; by default what the paper's Table 5 implies")
     add("--table5", action="store_true", help="print the utilisation that each row of Table 5 implies, and stop")
@@ -78,11 +77,10 @@ def main(argv: list[str]) -> None:
         print("\n".join(table_5()))
         return
     config = options.config.resolve()
-    accelerate = options.accelerate_config and options.accelerate_config.resolve()
     os.chdir(REPOSITORY)
     machine = Machine(options.gpus, options.gpu_memory, options.peak_tflops, options.utilisation)
     shown = config.relative_to(REPOSITORY.resolve()) if config.is_relative_to(REPOSITORY.resolve()) else config
-    preflight(shown, overrides, machine, accelerate)
+    preflight(shown, overrides, machine)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from redi.preflight import disk
 from redi.preflight.counting import Activations, Precision, count_activations
-from redi.preflight.lengths import LENGTH_COLUMNS, Lengths, kind_of, trace_lengths
+from redi.preflight.lengths import LENGTH_COLUMNS, TraceLengths, kind_of, trace_lengths
 from redi.preflight.memory import GIB, ModelShape, peak_memory, shape_of
 from redi.preflight.plan import A100_TFLOPS, Plan, implied_utilisation, make_plan, row_of, scaled
 from redi.preflight.recipe import Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
@@ -68,7 +68,6 @@ def preflight(
     config: Path,
     overrides: list[str],
     machine: Machine,
-    accelerate: Path | None = None,
     write: Callable[[str], None] = print,
 ) -> None:
     """Checks a recipe and prints what was found.
@@ -77,25 +76,24 @@ def preflight(
         config: the recipe's `config.yaml`.
         overrides: of its options, as its training script takes them.
         machine: what the job will run on.
-        accelerate: an accelerate configuration instead of the recipe's.
         write: prints a line.
 
     Raises:
         UsageError: the job would be wasted; names all reasons that were found.
     """
     report = Report(write)
-    recipe = read_recipe(config, overrides, machine.gpus, accelerate)
+    recipe = read_recipe(config, overrides, machine.gpus)
     where = "the CPU" if recipe.strategy.on_cpu else f"{recipe.strategy.gpus} GPU(s) of {machine.memory:g} GiB"
     write(f"preflight of {config} on {where}, {recipe.accelerate}")
     report.title("options and files")
-    report.ok(f"{len(recipe.given)} options, read by scripts/{recipe.script}.py")
+    report.ok(f"{len(recipe.given)} options of the stage {recipe.name}")
     if recipe.is_finished:
         report.note(f"output_dir {recipe.args.output_dir} holds this run, finished: the job would do nothing")
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: configuration, tokenizer, weights")
         _note_attention(report, model)
-    kind = None if rows is None else report.attempt(kind_of, recipe.script, rows.table.schema.names)
+    kind = None if rows is None else report.attempt(kind_of, recipe, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind}, {rows.note}")
     if model is not None and kind is not None:
@@ -175,7 +173,7 @@ def _problem(row: dict[str, Any]) -> str:
 # --- plan --------------------------------------------------------------------------------------------------------
 
 
-def _report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: Lengths) -> None:
+def _report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLengths) -> None:
     args = recipe.args
     traces = lengths.traces
     middle, high = (int(value) for value in np.percentile(traces, (50, 95)))
@@ -258,7 +256,7 @@ def _check_memory(
 ) -> None:
     def at(tokens: int) -> dict[str, float]:
         load = scaled(plan.load, tokens)
-        return peak_memory(shape, counts, precision, recipe.strategy, load, recipe.script == "train_dpo")
+        return peak_memory(shape, counts, precision, recipe.strategy, load, recipe.stage.has_reference)
 
     parts = at(plan.load.tokens)
     total = sum(parts.values()) / GIB
@@ -310,7 +308,7 @@ def _remedy(recipe: Recipe, plan: Plan, fits: int) -> str:
     if not args.gradient_checkpointing:
         return "set gradient_checkpointing: true"
     rounded = fits // 100 * 100
-    on_traces = recipe.script == "train_redi" and args.padding_free
+    on_traces = recipe.trains_on_traces
     if on_traces and plan.padded:  # the room is in tokens without pads
         room = args.max_tokens_per_micro_batch
         if plan.longest <= fits and (room is None or room > plan.longest):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from redi.preflight.recipe import Rows
+from redi.preflight.recipe import Recipe, Rows
 from redi.runs.errors import UsageError
 from redi.text.encoding import encode, split_conversation, split_pair
 
@@ -20,7 +20,7 @@ SPREAD = 8  # tokens by which a column may differ from row to row from what trai
 
 
 @dataclass(frozen=True)
-class Lengths:
+class TraceLengths:
     """Tokens of the traces, not yet cut.
 
     Attributes:
@@ -36,24 +36,25 @@ class Lengths:
     how: str
 
 
-def kind_of(script: str, columns: list[str]) -> str:
+def kind_of(recipe: Recipe, columns: list[str]) -> str:
     """What the rows are: positives, pairs or traces.
 
     Raises:
-        UsageError: none that the script trains on.
+        UsageError: nothing that the stage trains on.
     """
-    wanted = {"positives": {"messages"}} if script == "train_sft" else {"pairs": {"chosen", "rejected"}}
-    if script == "train_redi":
-        wanted["traces"] = {"prompt", "completion", "label"}
-    for kind, names in wanted.items():
+    kinds = recipe.stage.kinds
+    for kind, names in kinds.items():
         if names <= set(columns):
             return kind
-    needed = " or ".join(", ".join(sorted(names)) for names in wanted.values())
-    raise UsageError(f"dataset_name: {script} trains on the columns {needed}; this dataset has {', '.join(columns)}")
+    needed = " or ".join(f"{kind} ({', '.join(sorted(names))})" for kind, names in kinds.items())
+    raise UsageError(
+        f"dataset_name={recipe.run.dataset_name} has the columns {', '.join(columns)}, but {recipe.name} trains on "
+        f"{needed}"
+    )
 
 
-def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> Lengths:
-    """Lengths of all traces, from the dataset's own length columns where they fit, else from characters.
+def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> TraceLengths:
+    """TraceLengths of all traces, from the dataset's own length columns where they fit, else from characters.
 
     With `prompt_len, chosen_len, rejected_len`, their mean difference from training's count on some rows is taken
     off; where it varies by more than `SPREAD` tokens they were counted with another tokenizer and are not used.
@@ -73,11 +74,11 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
     exact = np.array([[total for _, total in sides[i]] for i in known])
     prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
     if len(known) == rows.num_rows:
-        return Lengths(exact, prompt, keys, "every row tokenised")
+        return TraceLengths(exact, prompt, keys, "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
     traces[known] = exact
-    return Lengths(traces, prompt, keys, f"characters; {len(known)} rows, the longest among them, tokenised")
+    return TraceLengths(traces, prompt, keys, f"characters; {len(known)} rows, the longest among them, tokenised")
 
 
 def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
@@ -100,7 +101,7 @@ def _messages(row: dict[str, Any], kind: str) -> tuple[list[dict], ...]:
     return prompt, [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
-def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | None:
+def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLengths | None:
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
     prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
     traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
@@ -114,7 +115,7 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | N
     traces[: len(sample)] = exact
     mean_prompt = float(np.mean([side[0][0] for side in sides]))
     how = f"{', '.join(LENGTH_COLUMNS)}, {np.median(differences):+.0f} tokens off training's on {len(sample)} rows"
-    return Lengths(traces, mean_prompt, np.arange(rows.num_rows), how)
+    return TraceLengths(traces, mean_prompt, np.arange(rows.num_rows), how)
 
 
 def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict]]:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from redi.engine.batching import plan_step, step_cost
-from redi.preflight.lengths import Lengths
+from redi.preflight.lengths import TraceLengths
 from redi.preflight.memory import Load, ModelShape
 from redi.preflight.recipe import Recipe
 from redi.runs.errors import UsageError
+from redi.stages import STAGES
 
 A100_TFLOPS = 312.0
 QWEN_1_5B = ModelShape(
@@ -41,11 +42,11 @@ ASSUMED = {"prompt": 420, "chosen": 4100, "rejected": 5250}
 SQUARE_RATIO = 1.45
 # https://huggingface.co/papers/2505.24850, Table 5: stage, epochs, rows of an epoch, hours on 8 A100.
 TABLE_5 = {
-    "SFT 3 epochs": ("train_sft", 3, 77_629, 8.0),
-    "SFT 5 epochs": ("train_sft", 5, 77_629, 13.0),
-    "DPO": ("train_dpo", 1, 53_175, 5 + 10 / 60),
-    "SimPO": ("train_redi", 1, 53_175, 4 + 50 / 60),
-    "REDI": ("train_redi", 1, 53_175, 4 + 10 / 60),
+    "SFT 3 epochs": ("sft", 3, 77_629, 8.0),
+    "SFT 5 epochs": ("sft", 5, 77_629, 13.0),
+    "DPO": ("dpo", 1, 53_175, 5 + 10 / 60),
+    "SimPO": ("simpo", 1, 53_175, 4 + 50 / 60),
+    "REDI": ("redi", 1, 53_175, 4 + 10 / 60),
 }
 
 
@@ -76,7 +77,7 @@ class Plan:
     saves: int
 
 
-def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool = True) -> Plan:
+def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: bool = True) -> Plan:
     """The plan of a recipe on traces of these lengths.
 
     Args:
@@ -92,7 +93,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     cut = 0 if limit is None else int((traces > limit).sum())
     traces = traces if limit is None else traces.clip(max=limit)
     problems = int(lengths.problems.max()) + 1
-    items = _num_packs(traces, recipe) if recipe.script == "train_sft" and args.packing else problems
+    items = _num_packs(traces, recipe) if recipe.name == "sft" and args.packing else problems
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     global_batch = per_device * accumulation * recipe.strategy.gpus
     per_epoch = math.ceil(items / global_batch)
@@ -101,7 +102,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     flops = epochs * training_flops(
         shape, float(traces.sum()), float((traces.astype(float) ** 2).sum()), traces.size * lengths.prompt
     )
-    flops *= 4 / 3 if recipe.script == "train_dpo" else 1
+    flops *= 4 / 3 if recipe.stage.has_reference else 1
     load = _largest(recipe, traces, lengths, shape, global_batch, packs)
     return Plan(
         rows=len(traces),
@@ -135,8 +136,8 @@ def training_flops(shape: ModelShape, tokens: float, squares: float, prompts: fl
 
 def implied_utilisation(row: str) -> tuple[float, float]:
     """(FLOPs, share of the peak) that a row of Table 5 implies under `ASSUMED`."""
-    script, epochs, num_rows, hours = TABLE_5[row]
-    sides = ["chosen"] if script == "train_sft" else ["chosen", "rejected"]
+    stage, epochs, num_rows, hours = TABLE_5[row]
+    sides = ["chosen"] if stage == "sft" else ["chosen", "rejected"]
     means = [ASSUMED["prompt"] + ASSUMED[side] for side in sides]
     flops = epochs * training_flops(
         QWEN_1_5B,
@@ -144,15 +145,15 @@ def implied_utilisation(row: str) -> tuple[float, float]:
         num_rows * sum(SQUARE_RATIO * mean**2 for mean in means),
         num_rows * len(means) * ASSUMED["prompt"],
     )
-    flops *= 4 / 3 if script == "train_dpo" else 1
+    flops *= 4 / 3 if STAGES[stage].has_reference else 1
     return flops, flops / (8 * A100_TFLOPS * 1e12 * hours * 3600)
 
 
 def row_of(recipe: Recipe) -> str:
     """The row of Table 5 that a recipe is compared with."""
-    if recipe.script == "train_sft":
+    if recipe.name == "sft":
         return "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"
-    if recipe.script == "train_dpo":
+    if recipe.name == "dpo":
         return "DPO"
     return "SimPO" if recipe.args.objective == "simpo" else "REDI"
 
@@ -162,13 +163,13 @@ def _num_packs(traces: np.ndarray, recipe: Recipe) -> int:
 
 
 def _largest(
-    recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelShape, global_batch: int, packs: bool
+    recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
 ) -> Load:
     """The largest micro-batch of a GPU: exact where the order does not matter, else of the first epoch's order."""
     args, per_device = recipe.args, recipe.args.per_device_train_batch_size
     several = args.gradient_accumulation_steps > 1
     scored = 1 - lengths.prompt / traces.mean()
-    if recipe.script == "train_sft":
+    if recipe.name == "sft":
         if args.packing:
             tokens = args.max_length * per_device
         elif args.padding_free:
@@ -177,7 +178,7 @@ def _largest(
         else:
             return _padded(recipe, min(per_device, len(traces)), int(traces.max()), scored, several)
         return Load(tokens, int(tokens * scored), several, signed_sum=False)
-    if not getattr(recipe.args, "padding_free", False):
+    if not recipe.trains_on_traces:
         rows = traces.shape[1] * min(per_device, len(traces))
         return _padded(recipe, rows, int(traces.max()), scored, several)
     return _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs, scored)
@@ -195,7 +196,7 @@ HEAVIEST = 200  # global batches whose micro-batches are planned
 def _largest_of_traces(
     recipe: Recipe,
     traces: np.ndarray,
-    lengths: Lengths,
+    lengths: TraceLengths,
     shape: ModelShape,
     global_batch: int,
     packs: bool,

@@ -41,7 +41,6 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
         args = copy.copy(recipe.args)
-        args.__class__ = type(recipe.args).__bases__[0]  # one process
         args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
         args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
         args.dataset_num_proc = args.run_name = None
@@ -50,8 +49,8 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
             args.padding_free = args.packing = False
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the trainer describes a run that is none
-                rows = recipe.prepare(Dataset.from_list([row]), model.tokenizer)
-                trainer = recipe.make_trainer(
+                rows = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
+                trainer = recipe.stage.trainer(
                     model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
                 )
         except ValueError as error:

@@ -34,7 +34,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import train_sft
 from bench_balance import positive
 from bench_trainer import EOS, PAD, make_pairs, make_tokenizer, resident_mb
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -49,6 +48,7 @@ from redi.preflight.memory import Load, Strategy, peak_memory, shape_of
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
 from redi.runs.files import write_text
+from redi.sft import PackedSFTTrainer
 
 VOCAB, PROMPT = 8192, 16
 SIZES = {
@@ -60,8 +60,8 @@ SIZES = {
 # What trains, its configuration, and whether traces are packed.
 SIDES = {
     "redi": (REDITrainer, REDIConfig, True),
-    "sft": (train_sft.make_trainer, SFTConfig, True),
-    "sft_padded": (train_sft.make_trainer, SFTConfig, False),
+    "sft": (PackedSFTTrainer, SFTConfig, True),
+    "sft_padded": (PackedSFTTrainer, SFTConfig, False),
     "dpo": (PreparedDPOTrainer, DPOConfig, False),
 }
 PRECISION = Precision(torch.float32, autocast=False)
@@ -113,7 +113,7 @@ def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -
 
 
 def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """Both traces of each pair, as `train_sft.tokenize` makes them: the loss is on the completion alone."""
+    """Both traces of each pair, as `redi.sft.tokenize_positives` makes them: the loss is on the completion alone."""
     return [
         {"input_ids": pair["prompt_ids"] + pair[name], "labels": [-100] * len(pair["prompt_ids"]) + pair[name]}
         for pair in pairs

@@ -5,8 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -20,14 +21,15 @@ from helpers.tiny import make_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig
 
-from redi import REDIConfig, REDITrainer, training
-from redi.config import UNREAD_OPTIONS
+from redi import REDIConfig, REDITrainer
 from redi.data.training_data import load_rows
+from redi.job import RunArguments, check_job, read_job
 from redi.runs.errors import UsageError
 from redi.runs.model_folder import load_tokenizer
 from redi.runs.recipe_options import parse_options
+from redi.sft import tokenize_positives
 from redi.text.encoding import encode
-from redi.training import RunArguments, run_training
+from redi.training import run_training
 
 
 @pytest.fixture()
@@ -120,7 +122,7 @@ def test_a_misspelt_key_ends_the_recipe_with_one_line_and_exit_code_2(tmp_path):
 
 def test_sft_trains_the_completion_with_its_end_of_turn_and_eos(tokenizer, positives_file, tmp_path):
     args = SFTConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False)
-    row = train_sft.tokenize(Dataset.from_parquet(positives_file), tokenizer, args)[1]
+    row = tokenize_positives(Dataset.from_parquet(positives_file), tokenizer, args, "rows")[1]
     trained = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
     assert tokenizer.decode(trained) == (
         "<think>\nstep 0 is 1. step 1 is 2.\n</think>\n\\boxed{2}<|im_end|>\n<|endoftext|>"
@@ -135,7 +137,7 @@ def test_sft_loss_is_the_mean_over_completion_tokens(model_path, positives_file,
     train_sft.main([*argv, *CPU, *STEPS, "--per_device_train_batch_size", "8"])
 
     args = SFTConfig(output_dir=str(tmp_path / "o"), use_cpu=True, bf16=False)
-    rows = train_sft.tokenize(Dataset.from_parquet(positives_file), tokenizer, args)
+    rows = tokenize_positives(Dataset.from_parquet(positives_file), tokenizer, args, "rows")
     model = AutoModelForCausalLM.from_pretrained(model_path)
     total, count = 0.0, 0
     for row in rows:
@@ -169,10 +171,10 @@ def test_a_killed_run_resumes_to_the_same_weights(model_path, pairs_file, tmp_pa
             str(tmp_path / folder),
         ]
         argv += [*CPU, "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "2"]
-        (run, args), given = parse_options([*argv, "--learning_rate", "1e-3"], [RunArguments, REDIConfig])
+        job = read_job("redi", [*argv, "--learning_rate", "1e-3"])
         callbacks = [] if stop_at is None else [StopAt(stop_at)]
-        trainer_class = lambda **kwargs: REDITrainer(**kwargs, callbacks=callbacks)  # noqa: E731
-        run_training(run, args, given, lambda rows, tokenizer: rows, trainer_class)
+        stage = replace(job.stage, trainer=partial(REDITrainer, callbacks=callbacks))
+        run_training(replace(job, stage=stage))
 
     run("straight")
     with pytest.raises(KeyboardInterrupt):
@@ -198,12 +200,10 @@ def test_a_finished_run_is_recognised_and_other_options_are_refused(model_path, 
 
 
 def split(global_batch_size: int, *options: str, world_size: int = 8) -> tuple[int, int, str]:
-    """Pairs per device and accumulation steps of train_redi.py on 8 processes, and the line that says so."""
+    """Pairs per device and accumulation steps of REDI on 8 processes, and the line that says so."""
     argv = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", *CPU, *options]
-    (_, args), given = parse_options(argv, [RunArguments, REDIConfig], unread=UNREAD_OPTIONS)
-    with mock.patch.object(REDIConfig, "world_size", world_size):
-        line = training._split_global_batch(global_batch_size, args, given)
-    return args.per_device_train_batch_size, args.gradient_accumulation_steps, line
+    job = check_job(read_job("redi", [*argv, "--global_batch_size", str(global_batch_size)]), world_size)
+    return job.args.per_device_train_batch_size, job.args.gradient_accumulation_steps, job.batch
 
 
 def test_a_global_batch_is_split_over_the_processes():
@@ -217,9 +217,9 @@ def test_a_global_batch_is_split_over_the_processes():
 @pytest.mark.parametrize(
     "total, options, message",
     [
-        (32, ["--per_device_train_batch_size", "3"], "=32 is no multiple of 24: 8 process.* times .*batch_size=3;"),
-        (4, ["--per_device_train_batch_size", "1"], "=4 is no multiple of 8: 8 process"),
-        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is no multiple of 32: 8 process"),
+        (32, ["--per_device_train_batch_size", "3"], "=32 is not a multiple of 24: 8 process.* times .*batch_size=3;"),
+        (4, ["--per_device_train_batch_size", "1"], "=4 is not a multiple of 8: 8 process"),
+        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is not a multiple of 32: 8 process"),
         (
             32,
             ["--gradient_accumulation_steps", "4"],
@@ -254,7 +254,7 @@ def test_dpo_baseline_starts_at_log_2_with_the_eos_scored(model_path, pairs_file
     "extra, message",
     [
         (["--dataset_name", "/nowhere/at/all"], "dataset_name=/nowhere/at/all does not exist"),
-        (["--dataset_name", "data/none"], "dataset_name=data/none does not exist, and is no Hub id"),
+        (["--dataset_name", "data/none"], "dataset_name=data/none does not exist, and is not a Hub id"),
         (["--model_name_or_path", "nowhere"], "model_name_or_path=nowhere does not exist"),
         (["--save_only_model", "true"], "save_only_model=true leaves nothing to resume from"),
         (["--config", "/no/config.yaml"], "--config /no/config.yaml does not exist"),
@@ -309,7 +309,7 @@ def test_half_precision_weights_alone_are_warned_of(model_path, pairs_file, tmp_
     argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, "--output_dir", str(tmp_path / "out")]
     train_redi.main([*argv, *CPU, *STEPS, "--dtype", "bfloat16", *options])
     said = capsys.readouterr().out
-    assert ("warning: dtype=bfloat16 without DeepSpeed or FSDP: no float32 weights are kept" in said) == warns
+    assert ("warning: dtype=bfloat16 without DeepSpeed or FSDP keeps no float32 weights" in said) == warns
 
 
 @pytest.mark.slow

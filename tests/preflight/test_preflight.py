@@ -47,7 +47,7 @@ def test_every_recipe_of_the_repository_is_read(tmp_path):
     """As by its own script, on the paper's 8 GPUs and on one; no model or data is needed for it."""
     for config in sorted((REPOSITORY / "recipes").rglob("config.yaml")):
         for gpus in (1,) if config.parent.name.endswith("_lora") else (1, 8):
-            recipe = read_recipe(config, ["--output_dir", str(tmp_path / "out")], gpus, None)
+            recipe = read_recipe(config, ["--output_dir", str(tmp_path / "out")], gpus)
             assert recipe.given["seed"] == recipe.args.seed, config
             assert "use_cpu" not in recipe.given or recipe.strategy.on_cpu, config
             check_updates(recipe, precision_of(recipe, None))
@@ -86,7 +86,7 @@ def test_eager_attention_is_noted_where_it_runs(job):
 
 def test_half_precision_that_would_lose_updates_is_refused(job):
     """Weights of dtype bfloat16 are spaced 2^-8 apart, relatively; an update of lr 1e-6 is far below that."""
-    ddp = ("--accelerate-config", str(REPOSITORY / "configs/accelerate/ddp.yaml"))
+    ddp = ("--accelerate_config", "ddp")
     message = job.check(*ddp, "--learning_rate", "1e-6", code=2)
     assert "dtype=bfloat16 on ddp, without DeepSpeed or FSDP" in message and "learning_rate=1e-06" in message
     assert "dtype=bfloat16 on single_gpu" in job.check(*ddp, "--gpus", "1", code=2)
@@ -110,11 +110,11 @@ def test_options_are_those_of_the_training_script(job):
     [
         ("max_steps", "many", "invalid int value: 'many'"),
         ("beta", 0.1, "option 'beta' is not read here: REDI has no reference model"),
-        ("global_batch_size", 6, "global_batch_size=6 is no multiple of 4: 4 process(es)"),
+        ("global_batch_size", 6, "global_batch_size=6 is not a multiple of 4: 4 process(es)"),
         ("save_only_model", "true", "save_only_model=true leaves nothing to resume from"),
         ("model_name_or_path", "/no/model", "model_name_or_path=/no/model does not exist"),
         ("dataset_name", "/no/data", "dataset_name=/no/data does not exist"),
-        ("dataset_train_split", "dev", "dataset_train_split=dev: "),
+        ("dataset_train_split", "dev", 'cannot be loaded: Unknown split "dev"'),
         ("max_length", 20, "no row is left to train on"),
         ("max_length", 100, "max_length=100 cuts the shortest of the first 64 rows"),
         ("max_tokens_per_micro_batch", 50, "does not fit max_tokens_per_micro_batch=50"),
@@ -129,8 +129,8 @@ def test_options_that_would_waste_the_job(job, option, value, message):
 
 def test_a_recipe_without_a_script_and_gpus_without_processes_are_refused(job, tmp_path):
     path = shutil.copy(job.config(), tmp_path / "config.yaml")
-    with pytest.raises(UsageError, match="which script trains it is unknown"):
-        read_recipe(Path(path), [], 1, None)
+    with pytest.raises(UsageError, match="is not in a folder STAGE/RUN with STAGE one of sft, redi, simpo, dpo"):
+        read_recipe(Path(path), [], 1)
     single = REPOSITORY / "configs/accelerate/single_gpu.yaml"
     assert "--gpus 4: single_gpu.yaml runs one process" in job.check("--accelerate-config", str(single), code=2)
     assert "'0' is not a whole number above 0" in job.check("--gpus", "0", code=2)
@@ -151,7 +151,7 @@ def test_a_model_without_its_tokenizer_is_refused(job):
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(job):
     config = json.loads((job.model / "config.json").read_text())
     (job.model / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
-    assert "its tokenizer has 287 tokens, its embeddings only 200 rows" in job.check(code=2)
+    assert "its tokenizer has 287 tokens, but its embeddings have only 200 rows" in job.check(code=2)
 
 
 def test_rows_that_the_manifest_does_not_count_are_refused(job):
@@ -160,14 +160,16 @@ def test_rows_that_the_manifest_does_not_count_are_refused(job):
     )
     message = job.check(code=2)
     assert "has 20 rows in split train, but its manifest.json counts 16" in message
-    assert "train-00001-of-00002.parquet is not its own" in message
+    assert "and does not list train-00001-of-00002.parquet" in message
 
 
 def test_rows_without_the_columns_of_the_stage_are_refused(job):
     job.write_rows([{"text": "x"}] * 3)
     message = job.check(code=2)
-    assert "train_redi trains on the columns chosen, rejected or completion, label, prompt" in message
-    assert message.endswith("this dataset has text")
+    assert (
+        "has the columns text, but redi trains on pairs (chosen, rejected) or traces (completion, label, prompt)"
+        in message
+    )
 
 
 def test_the_result_of_another_run_in_output_dir_is_refused(job):

@@ -87,7 +87,7 @@ def test_traces_of_one_prompt_are_one_problem(job, tokenizer):
 @pytest.mark.parametrize("gpus, room", [(1, None), (4, None), (2, 400)])
 def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room, packs):
     job.options |= {"max_tokens_per_micro_batch": room, "per_device_train_batch_size": None if room else 1}
-    recipe = read_recipe(job.config(), [], gpus, None)
+    recipe = read_recipe(job.config(), [], gpus)
     found = lengths.trace_lengths(rows_of(job.data), "pairs", tokenizer)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY))
     planned = plan.make_plan(recipe, found, shape, packs)
@@ -119,10 +119,10 @@ def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room,
 def test_padded_micro_batches_count_their_pads(job, stage, tokens):
     """2 rows a device, the longest of 100 tokens: 2 traces to a pair."""
     job.options |= {"per_device_train_batch_size": 2, "objective": "simpo" if stage == "simpo" else None}
-    recipe = read_recipe(job.config(stage), [], 4, None)
+    recipe = read_recipe(job.config(stage), [], 4)
     traces = np.array([[40, 60]] * 15 + [[30, 100]])
     traces = traces[:, 1:] if stage == "sft" else traces
-    made = plan.make_plan(recipe, lengths.Lengths(traces, 10.0, np.arange(16), ""), plan.QWEN_1_5B)
+    made = plan.make_plan(recipe, lengths.TraceLengths(traces, 10.0, np.arange(16), ""), plan.QWEN_1_5B)
     assert made.load.tokens == tokens and made.load.masked == tokens * 100
 
 
@@ -140,10 +140,10 @@ GEMMA_2 = Gemma2Config(vocab_size=300, head_dim=16, pad_token_id=0, **TINY)
 )
 def test_models_whose_attention_cannot_be_packed_are_padded(job, config, kernel, padded):
     job.options["attn_implementation"] = kernel
-    reason = why_padded(read_recipe(job.config(), [], 4, None), Model(config, None, kernel))
+    reason = why_padded(read_recipe(job.config(), [], 4), Model(config, None, kernel))
     assert ("attn_logit_softcapping" in reason) if padded else reason is None
     job.options["objective"] = "simpo"  # pads in any case
-    assert why_padded(read_recipe(job.config(), [], 4, None), Model(config, None, kernel)) is None
+    assert why_padded(read_recipe(job.config(), [], 4), Model(config, None, kernel)) is None
 
 
 def test_padded_traces_by_hand(job):
@@ -154,9 +154,9 @@ def test_padded_traces_by_hand(job):
     (90, 20, 10, 10, 10): padded, 3 rows of 100 and 5 rows of 90, of which 140 tokens are real.
     """
     job.options |= {"global_batch_size": 4, "per_device_train_batch_size": 2}
-    recipe = read_recipe(job.config(), [], 2, None)
+    recipe = read_recipe(job.config(), [], 2)
     traces = np.array([[100, 10], [10, 90], [20, 20], [10, 10]])
-    found = lengths.Lengths(traces, 0.0, np.arange(4), "")
+    found = lengths.TraceLengths(traces, 0.0, np.arange(4), "")
     shape = shape_of(GEMMA_2)
     planned = plan.make_plan(recipe, found, shape, packs=False)
     assert planned.padded
@@ -192,7 +192,7 @@ def test_flops_and_utilisation_by_hand():
 )
 def test_saves_of_a_run(job, options, saves):
     job.options |= options
-    recipe = read_recipe(job.config(), [], 4, None)
+    recipe = read_recipe(job.config(), [], 4)
     assert plan._num_saves(recipe, 1662, 1662) == saves
 
 
@@ -273,13 +273,13 @@ def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
     assert "GiB are needed per GPU, --gpu-memory is 1" in message and "zero3.yaml" in message
 
 
-def remedy(
-    fits: int, longest: int = 10_000, tokens: int = 40_000, script: str = "train_redi", padded=None, **options
-) -> str:
+def remedy(fits: int, longest: int = 10_000, tokens: int = 40_000, stage: str = "redi", padded=None, **options) -> str:
     given = {"gradient_checkpointing": True, "padding_free": True, "per_device_train_batch_size": 1}
     given["max_tokens_per_micro_batch"] = None
     args = SimpleNamespace(**given | options)
-    recipe = SimpleNamespace(script=script, args=args, strategy=Strategy("zero2", 8))
+    recipe = SimpleNamespace(
+        trains_on_traces=stage == "redi" and args.padding_free, args=args, strategy=Strategy("zero2", 8)
+    )
     load = SimpleNamespace(tokens=tokens)
     padded = not args.padding_free if padded is None else padded
     return check._remedy(recipe, SimpleNamespace(longest=longest, load=load, padded=padded), fits)
@@ -292,7 +292,7 @@ def test_the_option_to_change_depends_on_what_is_too_large():
     assert remedy(fits=8_000).startswith("set max_length: 8000, which cuts longer traces, or use zero3")
     assert remedy(fits=15_070, padded=True).endswith("max_tokens_per_micro_batch lower than now, at least to 10000")
     assert remedy(fits=15_070, padded=True, max_tokens_per_micro_batch=10_000).startswith("set max_length: ")
-    sft = {"script": "train_sft", "padding_free": False}
+    sft = {"stage": "sft", "padding_free": False}
     assert remedy(fits=20_000, per_device_train_batch_size=4, **sft) == "set per_device_train_batch_size: 2"
     assert remedy(fits=20_000, tokens=20_001, longest=20_001, **sft).startswith("set max_length: 20000")
 
@@ -311,23 +311,23 @@ def test_a_full_disk_is_refused(job, monkeypatch):
 def test_room_for_checkpoints_by_hand(job):
     """ZeRO-2: bytes a parameter are 2 of weights, 2 of DeepSpeed's copy and 12 of optimizer state; 3 lie there."""
     shape = plan.QWEN_1_5B
-    few = read_recipe(job.config(), ["--save_total_limit", "2"], 4, None)
+    few = read_recipe(job.config(), ["--save_total_limit", "2"], 4)
     checkpoint = 16 * shape.params + disk.STATE_FILES + disk.TOKENIZER
     final = 2 * shape.params + disk.TOKENIZER
     assert disk.needed_bytes(few, shape, BF16, saves=9) == (3 * checkpoint + final, 3)
-    every = read_recipe(job.config(), [], 4, None)
+    every = read_recipe(job.config(), [], 4)
     assert disk.needed_bytes(every, shape, BF16, saves=9) == (9 * checkpoint + final, 9)
     assert disk.free_bytes(Path("/no/such/folder")) > 0
 
 
 def test_adapters_are_small_and_not_sharded(job):
     job.options["lora_r"] = 4
-    ddp = REPOSITORY / "configs/accelerate/ddp.yaml"
-    said = job.check("--accelerate-config", str(ddp))
+    said = job.check("--accelerate_config", "ddp")
     assert "nothing found" in said
-    zero3 = REPOSITORY / "configs/accelerate/zero3.yaml"
-    assert "lora_r=4 works on whole models" in job.check("--accelerate-config", str(zero3), code=2)
-    recipe = read_recipe(job.config(), [], 4, ddp)
+    assert "lora_r=4 needs unsharded weights" in job.check(
+        "--accelerate_config", str(REPOSITORY / "configs/accelerate/zero3.yaml"), code=2
+    )
+    recipe = read_recipe(job.config(), ["--accelerate_config", "ddp"], 4)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY), recipe.lora)
     # r * (in + out) of q 32-32, k and v 32-16, o 32-32, gate and up 32-64, down 64-32
     assert shape.trained == 4 * (64 + 48 + 48 + 64 + 96 + 96 + 96)

@@ -11,24 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
-import train_dpo
-import train_redi
-import train_sft
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from helpers.evaluation import write_benchmark
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
-from trl import DPOConfig, SFTConfig
 
-from redi import REDIConfig
-from redi.config import UNREAD_OPTIONS
-from redi.runs.recipe_options import parse_options
-from redi.training import RunArguments
+from redi.job import read_job
+from redi.runs.errors import UsageError
+from redi.runs.launch import accelerate_file
+from redi.stages import STAGES
+from redi.training import train
 
-CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
-UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": train_dpo.UNREAD_OPTIONS}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
 ACCELERATE = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
 SCRIPTS = sorted(
@@ -48,22 +43,16 @@ def name_of(recipe: Path) -> str:
     return "/".join(recipe.parts[-3:-1])
 
 
-def launched(recipe: Path) -> tuple[str, str]:
-    """The script and the accelerate configuration in a recipe's train.sh."""
-    text = (recipe.parent / "train.sh").read_text()
-    return re.search(r'launch\.sh" (\w+) "\$here" (\w+)', text).groups()
-
-
 # --- parsing -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
 def test_recipes_parse_strictly_and_say_only_what_they_must(recipe):
-    script, accelerate = launched(recipe)
-    (run, args), given = parse_options(
-        ["--config", str(recipe), *CPU[:4]], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
-    )
-    assert (REPOSITORY / "configs" / "accelerate" / f"{accelerate}.yaml").is_file()
+    stage = recipe.parts[-3]
+    job = read_job(stage, ["--config", str(recipe), *CPU[:4]])
+    run, args = job.run, job.args
+    assert accelerate_file(run.accelerate_config, num_processes=8).is_file()
+    assert (getattr(args, "objective", None) == "simpo") == (stage == "simpo")
     assert args.output_dir.startswith("runs/")
     if "quickstart" not in str(recipe):  # each has a folder of its own, named like the recipe
         assert args.output_dir == f"runs/{name_of(recipe)}"
@@ -156,15 +145,11 @@ def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, mo
 def test_a_recipe_of_a_gpu_is_tokenised_without_one(stage, model_path, rows_file, tmp_path, capsys):
     """As it is: only places are given."""
     recipe = next(path for path in RECIPES if path.parts[-3] == stage and "use_cpu" not in path.read_text())
-    trainers = {"sft": train_sft, "redi": train_redi, "dpo": train_dpo}
     paths = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(tmp_path / "out")]
-    trainers[stage].main(["--config", str(recipe), *paths, "--tokenize_only", "true"])
+    train(stage, ["--config", str(recipe), *paths, "--tokenize_only", "true"])
     assert "16 of 16 rows tokenised" in capsys.readouterr().out and not (tmp_path / "out").exists()
-    with pytest.raises(SystemExit, match="2"):  # but not trained
-        trainers[stage].main(["--config", str(recipe), *paths])
-
-
-STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})
+    with pytest.raises(UsageError, match="bf16"):  # but not trained
+        train(stage, ["--config", str(recipe), *paths])
 
 
 @pytest.mark.slow
@@ -181,7 +166,7 @@ def test_train_sh_under_every_accelerate_file(number, path, model_path, rows_fil
     environment["PYTHONPATH"] = str(REPOSITORY / "tests" / "helpers" / "no_gpu")
     if path.stem == "zero3_offload" and shutil.which("g++") is None:
         pytest.skip("DeepSpeed compiles its Adam for the CPU, and there is no g++")
-    stage = STAGES[number % len(STAGES)]
+    stage = sorted(STAGES)[number % len(STAGES)]
     recipe = next(recipe for recipe in RECIPES if recipe.parts[-3] == stage and "sweep" not in str(recipe))
     command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
     command += ["--output_dir", str(tmp_path / "out")]
@@ -222,13 +207,10 @@ def test_every_point_of_a_sweep_parses_and_has_a_folder_of_its_own(recipe):
 
     folders = set()
     for line in launches():
-        script, options = line[1], line[4:]
-        (_, args), given = parse_options(
-            ["--config", str(recipe), *CPU[:4], *options], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
-        )
-        assert given["seed"] == 7 and given.keys() & {"alpha", "beta", "learning_rate"}
-        folders.add(args.output_dir)
-        assert args.output_dir.startswith(yaml.safe_load(recipe.read_text())["output_dir"] + "/")
+        job = read_job(recipe.parts[-3], ["--config", str(recipe), *CPU[:4], *line[2:]])
+        assert job.given["seed"] == 7 and job.given.keys() & {"alpha", "beta", "learning_rate"}
+        folders.add(job.args.output_dir)
+        assert job.args.output_dir.startswith(yaml.safe_load(recipe.read_text())["output_dir"] + "/")
     assert len(folders) == len(launches()) > 1
     first = launches()[0]
     point = ",".join(first[i + 1] for i, word in enumerate(first) if word in ("--alpha", "--beta", "--learning_rate"))

@@ -13,6 +13,7 @@ from trl import SFTConfig
 
 from redi.runs.errors import UsageError
 from redi.runs.model_folder import attention_of
+from redi.sft import tokenize_positives
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_sft_and_dpo_train_with_the_cap(gemma, tmp_path):
     assert log_of(tmp_path / "dpo")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
     args = SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-    tokens = train_sft.tokenize(Dataset.from_list(rows), AutoTokenizer.from_pretrained(gemma), args)
+    tokens = tokenize_positives(Dataset.from_list(rows), AutoTokenizer.from_pretrained(gemma), args, "rows")
     losses = {}
     for attention in ("eager", "sdpa"):
         model, total, count = AutoModelForCausalLM.from_pretrained(gemma, attn_implementation=attention), 0.0, 0

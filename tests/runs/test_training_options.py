@@ -18,6 +18,7 @@ from trl import SFTConfig
 
 from redi.runs.errors import UsageError
 from redi.runs.model_card import set_scores
+from redi.sft import tokenize_positives
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def test_sft_without_padding_keeps_conversations_apart(model_path, rows_file, to
     """One batch of all 16 rows, as one row without padding or packed: the loss is that of the rows by themselves."""
     train_sft.main(arguments(model_path, rows_file, tmp_path / "o", "--per_device_train_batch_size", "16", *options))
     args = SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-    expected = oracle_loss(model_path, train_sft.tokenize(Dataset.from_parquet(rows_file), tokenizer, args))
+    expected = oracle_loss(model_path, tokenize_positives(Dataset.from_parquet(rows_file), tokenizer, args, "rows"))
     assert log_of(tmp_path / "o")[0]["loss"] == pytest.approx(expected, abs=2e-5)
 
 
 def test_sft_without_padding_cuts_at_max_length_and_says_so(model_path, rows_file, tokenizer, tmp_path, capsys):
     args = SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-    rows = train_sft.tokenize(Dataset.from_parquet(rows_file), tokenizer, args)
+    rows = tokenize_positives(Dataset.from_parquet(rows_file), tokenizer, args, "rows")
     lengths = sorted(len(ids) for ids in rows["input_ids"])
     limit, num_long = lengths[8], sum(length > lengths[8] for length in lengths)
     options = ["--per_device_train_batch_size", "16", "--padding_free", "true", "--max_length", str(limit)]
