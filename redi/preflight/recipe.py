@@ -14,13 +14,33 @@ from redi.config import REDIConfig
 from redi.data.training_data import load_rows
 from redi.engine.attention import enable_packing
 from redi.job import RunArguments, check_job, read_job
-from redi.preflight.memory import Strategy
+from redi.preflight.counting import Precision
+from redi.preflight.memory import ModelShape, Strategy, shape_of
 from redi.runs.checkpoints import last_complete_checkpoint, refuse_other_world_size
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.launch import accelerate_file
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
 from redi.stages import STAGES, Stage
+
+A100_TFLOPS = 312.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the job runs on.
+
+    Attributes:
+        gpus: processes of the job, over all machines.
+        memory: GiB of each GPU.
+        tflops: dense bfloat16 peak of each GPU, in TFLOP/s.
+        utilisation: share of the peak that is used; by default the paper's.
+    """
+
+    gpus: int
+    memory: float
+    tflops: float = A100_TFLOPS
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +129,20 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that training starts from: its configuration, its tokenizer, and the attention it is loaded with."""
+    """The model that training starts from, without its weights.
+
+    Attributes:
+        config, tokenizer: its own.
+        attention: the implementation that training loads it with.
+        shape: its sizes, with adapters.
+        precision: of the training.
+    """
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     attention: str | None
+    shape: ModelShape
+    precision: Precision
 
 
 def open_model(recipe: Recipe) -> Model:
@@ -135,10 +164,17 @@ def open_model(recipe: Recipe) -> Model:
             f"{option}: its tokenizer has {size} tokens, but its embeddings have only {vocabulary} rows; resize them, "
             "or use the model's own tokenizer"
         )
-    return Model(config, tokenizer, attention_of(path, recipe.run.attn_implementation))
+    attention = attention_of(path, recipe.run.attn_implementation)
+    return Model(config, tokenizer, attention, shape_of(config, recipe.lora), precision_of(recipe, config))
 
 
-def why_padded(recipe: Recipe, model: Model) -> str | None:
+def precision_of(recipe: Recipe, config: PreTrainedConfig) -> Precision:
+    name = recipe.run.dtype or (recipe.args.model_init_kwargs or {}).get("dtype") or "float32"
+    dtype = config.dtype if name == "auto" else getattr(torch, str(name).removeprefix("torch."))
+    return Precision(dtype or torch.float32, autocast=bool(recipe.args.bf16 or recipe.args.fp16))
+
+
+def why_padded(recipe: Recipe, config: PreTrainedConfig) -> str | None:
     """Why REDI will pad traces instead of packing them; None if it packs them.
 
     The answer of `redi.engine.attention.enable_packing` for a model without data.
@@ -146,7 +182,7 @@ def why_padded(recipe: Recipe, model: Model) -> str | None:
     if not recipe.trains_on_traces:
         return None
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
+        empty = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     if recipe.run.attn_implementation is not None:  # set here: its package need not be installed
         empty.config.get_text_config()._attn_implementation = recipe.run.attn_implementation
     return enable_packing(empty)
@@ -201,4 +237,4 @@ def open_rows(recipe: Recipe) -> Rows:
             f"dataset_name={name} has {num_rows:,} rows in split {split}, but its manifest.json counts "
             f"{counted:,}{extra}; build it again into an empty folder"
         )
-    return Rows(table, num_rows, "as its manifest.json counts")
+    return Rows(table, num_rows, "as many as its manifest.json counts")
