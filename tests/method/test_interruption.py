@@ -134,7 +134,7 @@ def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
     train_redi.main(argv)
     out = capsys.readouterr().out
     names = f"{tmp_path}/checkpoint-20, {tmp_path}/checkpoint-18"
-    assert f"skipping checkpoints that were not written to the end: {names}\n" in out
+    assert f"skipping incomplete checkpoints: {names}\n" in out
     assert f"resuming from {tmp_path}/checkpoint-9\n" in out
     assert all(torch.equal(expected[name], weights) for name, weights in weights_of(tmp_path).items())
 
@@ -153,7 +153,7 @@ def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, ca
     assert not (tmp_path / "out" / "started.json").exists()
     with (model / "config.json").open("a") as stream:
         stream.write("\n")
-    assert f"holds a finished run from another model than {model} is now" in refusal()
+    assert f"holds a finished run from another model: {model} has changed" in refusal()
 
     start = {"config": json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]}
     start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
@@ -164,7 +164,7 @@ def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, ca
     assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
         "--per_device_train_batch_size", "2"
     )
-    assert f"holds checkpoints of a run from another model than {model} is now" in refusal()
+    assert f"holds checkpoints of a run from another model: {model} has changed" in refusal()
     shutil.copy(Path(model_path) / "config.json", model)
     train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
@@ -229,4 +229,4 @@ def test_a_checkpoint_of_deepspeed_is_refused_by_another_number_of_processes(lon
     with started([*launcher, "--num_processes", "1"], argv, tmp_path) as process:
         pass
     assert process.returncode != 0
-    assert "checkpoint-10 was written by 2 process(es), this run has 1, and" in (tmp_path / "log.txt").read_text()
+    assert "checkpoint-10 was written by 2 process(es), but this run has 1, and" in (tmp_path / "log.txt").read_text()

@@ -57,7 +57,7 @@ def test_a_model_that_cannot_be_packed_is_reported_as_padded(job, kernel):
     assert (note in said) == ("with pads" in said) == (kernel != "flash_attention_2")
     assert ("eager attention keeps all scores" in said) == (kernel != "flash_attention_2")
     job.options["attn_implementation"] = "sdpa"
-    assert "attn_implementation=sdpa leaves out the cap on attention logits" in job.check(code=2)
+    assert "attn_implementation=sdpa ignores the cap on attention logits" in job.check(code=2)
 
 
 def test_eager_attention_is_noted_where_it_runs(job):

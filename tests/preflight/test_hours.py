@@ -15,7 +15,7 @@ def test_flops_and_utilisation_by_hand():
     assert training_flops(shape, 1000, 1000**2, 100) == by_hand
     tokens = 53_175 * (4520 + 5670)  # prompt 420, chosen 4,100, rejected 5,250
     flops = 6 * (body * tokens + head * (tokens - 53_175 * 840))
-    flops += 6 * 28 * 1536 * 1.45 * 53_175 * (4520**3 + 5670**2)
+    flops += 6 * 28 * 1536 * 1.45 * 53_175 * (4520**2 + 5670**2)
     assert implied_utilisation("REDI")[0] == pytest.approx(flops)
     assert implied_utilisation("REDI")[1] == pytest.approx(flops / (8 * 312e12 * 15_000))
     assert len(table_5()) == 3 + 5

@@ -47,7 +47,7 @@ def test_a_cut_off_weights_file_is_refused(job):
 
 def test_a_model_without_its_tokenizer_is_refused(job):
     (job.model / "tokenizer.json").unlink()
-    assert "has no tokenizer in it; copy its base model's" in job.check(code=2)
+    assert "has no tokenizer in it; copy the tokenizer files" in job.check(code=2)
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(job):
