@@ -21,8 +21,12 @@ from redi.data.reading.table_files import open_rows
 from redi.data.shuffle import write_shards
 from redi.data.teacher_traces import Counts, add_traces, read_problems
 from redi.evaluation.files import GENERATIONS
-from redi.evaluation.generation.options import add_engine_options, add_protocol_options, settings_of
-from redi.evaluation.generation.requests import parse_shard
+from redi.evaluation.generation.options import (
+    add_engine_options,
+    add_protocol_options,
+    parse_shard,
+    sampling_options,
+)
 from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder
@@ -34,8 +38,8 @@ SUMMARY = "Problems with traces that a teacher wrote for them; data_preprocess/v
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    settings = settings_of(options)
-    shard = parse_shard(options.shard) if options.shard else None
+    settings = sampling_options(options)
+    shard = parse_shard(options.shard)
     refuse_output_over_input(options.output, {"corpus": options.input})
     if not options.overwrite:
         refuse_other_output(options.output, options.samples)

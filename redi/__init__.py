@@ -1,6 +1,6 @@
 """REDI: Reinforcement Distillation (https://huggingface.co/papers/2505.24850) on TRL.
 
-`REDIConfig` and `REDITrainer` are imported on first use, so that `redi.data` and `redi.evaluation` do not wait for
+`REDIConfig` and `REDITrainer` are imported on first use, so importing `redi.data` or `redi.evaluation` does not load
 TRL.
 """
 

@@ -1,4 +1,4 @@
-"""What watches a run: the collapse guard, the norm of the parameter updates, and the stop on SIGTERM."""
+"""Trainer callbacks: the collapse guard, the norm of parameter updates, epochs of the engine, and how runs end."""
 
 import math
 import signal
@@ -22,14 +22,14 @@ logger = get_logger(__name__)
 
 @dataclass
 class Collapse:
-    """A collapse, as `find_collapse` saw it. LogPS in nats per token; norms as logged, before clipping.
+    """A collapse found by `find_collapse`. LogPS are in nats per token; norms are as logged, before clipping.
 
     Parameters:
         step (`int`): the last logged step.
         last_good_step (`int`): the last logged step whose chosen LogPS was still above the threshold.
-        logps (`float`), logps_at_start (`float`): chosen LogPS, at `step` and averaged over the reference window.
+        logps (`float`), logps_at_start (`float`): chosen LogPS at `step`, and its mean over the reference window.
         grad_norm (`float`), grad_norm_at_start (`float`): the highest median over a few logged steps, and the median
-            over the window.
+            over the reference window.
     """
 
     step: int
@@ -43,32 +43,38 @@ class Collapse:
         return (
             f"collapse at step {self.step}: logps/chosen {self.logps:.2f} nats per token, at the start "
             f"{self.logps_at_start:.2f}; grad_norm up to {self.grad_norm:.3g}, at the start "
-            f"{self.grad_norm_at_start:.3g}. Lower learning_rate or alpha and train anew; checkpoints up to step "
-            f"{self.last_good_step} are from before it"
+            f"{self.grad_norm_at_start:.3g}. Lower learning_rate or alpha and train again; checkpoints up to step "
+            f"{self.last_good_step} predate the collapse"
         )
 
 
 def find_collapse(
     history: list[dict[str, float]], *, drop: float, ratio: float, window: int, patience: int
 ) -> Collapse | None:
-    """Whether the last logged steps are a collapse in the sense of https://huggingface.co/papers/2505.24850.
+    """Checks whether the last logged steps are a collapse in the sense of https://huggingface.co/papers/2505.24850.
 
-    There, both LogPS plunge together while the norm surges. Rejected LogPS falls in every run, that is the objective;
-    a slow decline of both is benign, and so is a gradient norm that grows with it. So a collapse is here that, in each
-    of the last `patience` logged steps, chosen LogPS is more than `drop` below its mean over the first `window` ones,
-    and that the gradient norm, as a median over `patience` steps, has risen to `ratio` times its median over the
-    window. It need not be that high still: a model that has collapsed can be calm again.
+    In the paper's collapse, both LogPS plunge together while the norm surges. Rejected LogPS falls in every run,
+    because the objective lowers it. A slow decline of both LogPS is benign, even with a growing gradient norm.
+    A run has collapsed if both hold:
 
-    The gradient norm, and not `update_norm`: AdamW divides the gradient by its running size, so its update follows
-    the learning rate's schedule, not the collapse. In the quickstart's collapse (alpha 1, learning rate 2e-4) the
-    gradient norm rises six-fold, and the update falls from 240 to 180 times the learning rate.
+    - in each of the last `patience` logged steps, chosen LogPS is more than `drop` below its mean over the first
+      `window` steps;
+    - at some point after the window, the median gradient norm over `patience` steps has reached `ratio` times its
+      median over the window. It may have fallen since: a collapsed model can be calm again.
+
+    The rule uses the gradient norm, not `update_norm`. AdamW divides the gradient by its running size, so its update
+    follows the learning rate schedule and not the collapse. In the quickstart's collapse (alpha 1, learning rate
+    2e-4) the gradient norm rises six-fold, while the update falls from 240 to 180 times the learning rate.
 
     Args:
-        history: `log_history` of the trainer's state; it is saved with checkpoints, so the window survives a resume.
+        history: `log_history` of the trainer's state. Checkpoints contain it, so the window survives a resume.
         drop: nats per token.
         ratio: factor between gradient norms.
         window: number of logged steps in the reference window.
         patience: number of logged steps a collapse must last.
+
+    Returns:
+        The collapse, or None.
     """
     logs = [log for log in history if "logps/chosen" in log and log.get("grad_norm") is not None]
     start, later = logs[:window], logs[window:]
@@ -95,10 +101,10 @@ def find_collapse(
 
 
 class CollapseGuard(TrainerCallback):
-    """Says once that the run collapses and, with `collapse_guard="stop"`, ends it without another checkpoint.
+    """Warns once that the run has collapsed. With `collapse_guard="stop"`, also ends it without another checkpoint.
 
     Attributes:
-        collapse: what was seen, or None. Set only once.
+        collapse: the collapse, or None. Set at most once.
     """
 
     def __init__(self, args: REDIConfig):
@@ -112,7 +118,7 @@ class CollapseGuard(TrainerCallback):
         self.collapse: Collapse | None = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # Every rank logs the same reduced numbers, so all come to the same answer.
+        # Every rank logs the same reduced numbers, so all ranks decide alike.
         if self.collapse is None and "logps/chosen" in (logs or {}):
             self.collapse = find_collapse(state.log_history, **self.rule)
             if self.collapse is not None:
@@ -120,7 +126,7 @@ class CollapseGuard(TrainerCallback):
         self._stop(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self._stop(control)  # the Trainer asks for a checkpoint here too, also when it was told to stop
+        self._stop(control)  # the Trainer requests a checkpoint here even if it was told to stop
 
     def _stop(self, control: TrainerControl) -> None:
         if self.stops and self.collapse is not None:
@@ -132,18 +138,18 @@ class CollapseGuard(TrainerCallback):
 
 
 class UpdateNorm(TrainerCallback):
-    """Logs `update_norm`, the L2 norm of the change that an optimizer step makes to the trainable parameters.
+    """Logs `update_norm`: the L2 norm of the change that an optimizer step makes to the trainable parameters.
 
-    This is the paper's gradient step size. Like every metric it is averaged over the steps since the last log. It is
-    taken on what the optimizer holds: the float32 master weights where there are any, this rank's shard of them under
-    ZeRO and FSDP2. Costs one copy of that, and a pass over it each step.
+    This is the paper's gradient step size. Like every metric, it is averaged over the steps since the last log. It is
+    computed on the optimizer's own parameters: the float32 master weights if they exist, and this rank's shard of
+    them under ZeRO and FSDP2. It costs one copy of these parameters, and one pass over them per step.
 
     Args:
-        accelerator: the trainer's.
-        metrics: the trainer's lists of metrics, by name.
+        accelerator: the trainer's accelerator.
+        metrics: the trainer's lists of metrics by name.
 
     Raises:
-        ValueError: the parameters are sharded by FSDP's first version, whose shards are not read here.
+        ValueError: the parameters are sharded by FSDP version 1, which is not supported here.
     """
 
     def __init__(self, accelerator: Accelerator, metrics: dict[str, list[float]]):
@@ -155,7 +161,7 @@ class UpdateNorm(TrainerCallback):
         self.metrics = metrics
         self.before: list[torch.Tensor] = []
 
-    # DeepSpeed steps inside the backward pass, before `on_pre_optimizer_step`: only the whole step contains it.
+    # DeepSpeed updates inside the backward pass, before `on_pre_optimizer_step`, so the full step is compared.
     @torch.no_grad()
     def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
         parameters = _parameters(optimizer)
@@ -179,8 +185,8 @@ class UpdateNorm(TrainerCallback):
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """What the optimizer steps: all trainable parameters, or under ZeRO this rank's flat float32 shards of them."""
-    # ZeRO-3 hands its shards to the optimizer one at a time, during the step alone.
+    """The parameters that the optimizer updates: all trainable ones, or under ZeRO this rank's flat float32 shards."""
+    # ZeRO-3 hands its shards to the optimizer one at a time, and only during the step.
     shards = getattr(getattr(optimizer, "optimizer", None), "fp32_partitioned_groups_flat", None)
     return shards or [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -188,7 +194,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def make_callbacks(
     args: REDIConfig, accelerator: Accelerator, metrics: dict[str, list[float]]
 ) -> list[TrainerCallback]:
-    """The callbacks that the options of `REDITrainer` ask for."""
+    """Makes the callbacks that the options request."""
     callbacks: list[TrainerCallback] = []
     if args.collapse_guard != "off":
         callbacks.append(CollapseGuard(args))
@@ -198,7 +204,7 @@ def make_callbacks(
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the steps which epoch begins, also in a resumed run."""
+    """Tells the `StepDataset` which epoch begins, also in a resumed run."""
 
     def __init__(self, steps: StepDataset):
         self.steps = steps
@@ -211,16 +217,16 @@ class SetEpoch(TrainerCallback):
 
 
 class StopOnSigterm(TrainerCallback):
-    """While entered, SIGTERM (a job that is pre-empted) ends the training after the step at hand, with a checkpoint.
+    """Context manager: SIGTERM (a pre-empted job) ends the training after the current step, with a checkpoint.
 
-    The `enable_jit_checkpoint` of transformers 5.19 does this for one process only: its ranks do not agree on the
+    `enable_jit_checkpoint` of transformers 5.19 does this for a single process only. Its ranks do not agree on the
     step, it may save in the middle of an optimizer step, and its caller cannot tell a stopped run from a finished one.
 
-    `torchrun` and `accelerate launch` kill their workers 30 s after they got SIGTERM themselves: where a step and a
-    checkpoint take longer, the run resumes from the checkpoint before.
+    `torchrun` and `accelerate launch` kill their workers 30 s after receiving SIGTERM. If a step plus a checkpoint
+    take longer, the run resumes from the previous checkpoint.
 
     Attributes:
-        stopped: whether the training was stopped for it. The same on all ranks.
+        stopped: whether SIGTERM stopped the training. The same on all ranks.
     """
 
     def __init__(self):
@@ -240,7 +246,7 @@ class StopOnSigterm(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
         self.stopped = self._received
         if args.world_size > 1:
-            # The scheduler may signal one process, or the others a step later; a checkpoint needs all of them.
+            # The scheduler may signal a single process, or the others a step later. A checkpoint needs all of them.
             received = torch.tensor(float(self.stopped), device=args.device)
             torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
             self.stopped = bool(received.item())
@@ -249,13 +255,13 @@ class StopOnSigterm(TrainerCallback):
 
 
 class AlreadyTrained(Exception):
-    """Training was resumed from a checkpoint of its last step."""
+    """Training was resumed from the checkpoint of its last step, so nothing is left to train."""
 
 
 class SkipTrained(TrainerCallback):
-    """Raises `AlreadyTrained` where no step is left: a run killed after its last checkpoint, before its manifest.
+    """Raises `AlreadyTrained` if no step is left: a run killed after its last checkpoint, before its manifest.
 
-    The Trainer would make one more step where `max_steps` ends within an epoch. Model and state are loaded by then.
+    The Trainer would make one more step if `max_steps` ends within an epoch. Model and state are loaded by then.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -1,4 +1,4 @@
-"""`REDIConfig`: TRL's `DPOConfig` with what REDI adds, and without what it does not read."""
+"""`REDIConfig`: TRL's `DPOConfig` plus REDI's own options, minus the options that REDI does not read."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -8,7 +8,7 @@ from trl import DPOConfig
 _NO_REFERENCE = "REDI has no reference model"
 _OWN_LOSS = "REDI has one objective, Eq. (5), weighted by `alpha`"
 
-# Inherited options that nothing in REDITrainer reads, and why. Setting one is an error, not a silent no-op.
+# Inherited options that REDITrainer never reads, and why. Setting one is an error instead of a silent no-op.
 UNREAD_OPTIONS = {
     "beta": f"{_NO_REFERENCE}, so there is no KL strength; the weight of the negative term is `alpha`",
     "loss_type": f"{_OWN_LOSS}; for SimPO set `objective: simpo`",
@@ -32,98 +32,108 @@ UNREAD_OPTIONS = {
 
 @dataclass
 class REDIConfig(DPOConfig):
-    """Configuration of [`REDITrainer`]: every option of [`~trl.DPOConfig`] that REDI reads, and the ones below.
+    """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
 
-    Inherited options that REDI does not read (`beta`, `loss_type`, all of the reference model's, see `UNREAD_OPTIONS`)
-    raise a `ValueError` when they are set, also when they are set to the parent's default.
+    Setting an inherited option that REDI does not read raises a `ValueError`, even if the value is the parent's
+    default. These are `beta`, `loss_type` and everything about the reference model; see `UNREAD_OPTIONS`.
 
     Parameters:
         alpha (`float`, *optional*, defaults to `0.8`):
             Weight of the negative term in Eq. (5), in [0, 1].
         objective (`str`, *optional*, defaults to `"redi"`):
-            `"redi"`, Eq. (5), or the baseline `"simpo"`, Eq. (3).
-        simpo_beta (`float`, *optional*): beta of SimPO; 2.0 when `objective="simpo"`.
-        simpo_gamma (`float`, *optional*): gamma of SimPO; 1.0 when `objective="simpo"`.
+            `"redi"` for Eq. (5), or `"simpo"` for the SimPO baseline, Eq. (3).
+        simpo_beta (`float`, *optional*): SimPO's beta; defaults to 2.0 when `objective="simpo"`.
+        simpo_gamma (`float`, *optional*): SimPO's gamma; defaults to 1.0 when `objective="simpo"`.
         padding_free (`bool`, *optional*, defaults to `True` for REDI):
-            Train on traces, packed without padding and balanced over micro-batches and ranks, instead of on padded
-            pairs. The loss and its gradient are the same. SimPO is not a sum over traces and is padded.
+            Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. The loss and
+            its gradient are the same. SimPO always uses padded pairs, because it is not a sum over traces.
         max_tokens_per_micro_batch (`int`, *optional*):
-            Room of a packed micro-batch, in tokens: what bounds the memory of a step. As many micro-batches are made
-            as this needs. By default there are `gradient_accumulation_steps` of them, whatever they hold.
+            Capacity of a packed micro-batch in tokens. It bounds the memory of a step: as many micro-batches are made
+            as the traces need. By default there are `gradient_accumulation_steps` micro-batches of any size.
         collapse_guard (`str`, *optional*, defaults to `"warn"`):
-            What to do when the run collapses (see `redi.callbacks.find_collapse`): `"off"`, `"warn"` once, or `"stop"`
-            without saving anything after; a training script then exits with code 3.
+            What to do when the run collapses (see `redi.callbacks.find_collapse`): `"off"`, `"warn"` once, or
+            `"stop"`, which saves nothing from then on and makes the training script exit with code 3.
         collapse_logps_drop (`float`, *optional*, defaults to `1.0`):
-            Nats per token that `logps/chosen` must have fallen below its mean over the reference window.
+            How far `logps/chosen` must fall below its mean over the reference window, in nats per token.
         collapse_grad_norm_ratio (`float`, *optional*, defaults to `3.0`):
             Factor by which `grad_norm` must exceed its median over the reference window.
-        collapse_window (`int`, *optional*, defaults to `5`): the reference window, the first logged steps.
-        collapse_patience (`int`, *optional*, defaults to `3`): for how many logged steps both must last.
+        collapse_window (`int`, *optional*, defaults to `5`): number of logged steps in the reference window.
+        collapse_patience (`int`, *optional*, defaults to `3`): number of logged steps a collapse must last.
         log_update_norm (`bool`, *optional*, defaults to `False`):
-            Log `update_norm`, the L2 norm of the parameter change of an optimizer step, averaged over the steps since
+            Log `update_norm`: the L2 norm of the parameter change of an optimizer step, averaged over the steps since
             the last log. Costs one copy of the trainable parameters.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.DPOConfig`]:
     > - `max_length`: Defaults to `None` (nothing is truncated) instead of `1024`.
-    > - `padding_free`: Defaults to `True` (with `objective="redi"`) and does what it says.
+    > - `padding_free`: Defaults to `True` (with `objective="redi"`) and is implemented.
     """
 
     alpha: float = field(default=0.8, metadata={"help": "Weight of the negative term in Eq. (5), in [0, 1]."})
     objective: str = field(
         default="redi",
-        metadata={"help": "'redi', Eq. (5), or the baseline 'simpo', Eq. (3).", "choices": ["redi", "simpo"]},
+        metadata={
+            "help": "'redi' for Eq. (5), or 'simpo' for the SimPO baseline, Eq. (3).",
+            "choices": ["redi", "simpo"],
+        },
     )
-    simpo_beta: float | None = field(default=None, metadata={"help": "beta of SimPO; 2.0 with objective 'simpo'."})
-    simpo_gamma: float | None = field(default=None, metadata={"help": "gamma of SimPO; 1.0 with objective 'simpo'."})
+    simpo_beta: float | None = field(
+        default=None, metadata={"help": "SimPO's beta; defaults to 2.0 with objective 'simpo'."}
+    )
+    simpo_gamma: float | None = field(
+        default=None, metadata={"help": "SimPO's gamma; defaults to 1.0 with objective 'simpo'."}
+    )
     padding_free: bool | None = field(
-        default=None, metadata={"help": "Train on packed traces instead of padded pairs. True for REDI."}
+        default=None, metadata={"help": "Train on packed traces instead of padded pairs. Defaults to true for REDI."}
     )
     max_tokens_per_micro_batch: int | None = field(
-        default=None, metadata={"help": "Room of a packed micro-batch in tokens; bounds the memory of a step."}
+        default=None, metadata={"help": "Capacity of a packed micro-batch in tokens; bounds the memory of a step."}
     )
     collapse_guard: str = field(
-        default="warn", metadata={"help": "When the run collapses: 'off', 'warn' once, or 'stop' with exit code 3."}
+        default="warn",
+        metadata={"help": "What to do when the run collapses: 'off', 'warn' once, or 'stop' with exit code 3."},
     )
     collapse_logps_drop: float = field(
         default=1.0,
         metadata={
-            "help": "Nats per token that logps/chosen must have fallen below its mean over the first logged steps. 1 "
-            "makes a correct token e times less likely: benign runs of the quickstart fall by up to 0.7, its "
-            "collapse by 2."
+            "help": "How far logps/chosen must fall below its mean over the first logged steps, in nats per token. A "
+            "fall of 1 makes a correct token e times less likely. Benign quickstart runs fall by up to 0.7, the "
+            "collapsing one by 2."
         },
     )
     collapse_grad_norm_ratio: float = field(
         default=3.0,
         metadata={
-            "help": "Factor by which grad_norm must exceed its median over the first logged steps. It grows 3- to "
-            "8-fold in benign runs of the quickstart too and means nothing alone, but a fall of logps/chosen at a "
-            "calm norm is no collapse."
+            "help": "Factor by which grad_norm must exceed its median over the first logged steps. Alone it means "
+            "nothing: grad_norm also grows 3- to 8-fold in benign quickstart runs. But a fall of logps/chosen with a "
+            "calm grad_norm is not a collapse."
         },
     )
     collapse_window: int = field(
         default=5,
-        metadata={"help": "Logged steps in the reference window; more steps are steadier, and must not yet collapse."},
+        metadata={
+            "help": "Logged steps in the reference window. A longer one is steadier, but must end before a collapse."
+        },
     )
     collapse_patience: int = field(
         default=3,
-        metadata={"help": "Logged steps that a collapse must last, since grad_norm is that of a single step."},
+        metadata={"help": "Logged steps that a collapse must last, because grad_norm is that of a single step."},
     )
     log_update_norm: bool = field(
         default=False,
         metadata={
-            "help": "Log update_norm, the L2 norm of the parameter change of an optimizer step, averaged over the "
+            "help": "Log update_norm: the L2 norm of the parameter change of an optimizer step, averaged over the "
             "logged steps. Costs one copy of the trainable parameters."
         },
     )
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Longest trace, prompt and completion, in tokens; longer ones are cut at the end and counted."
+            "help": "Longest trace (prompt and completion) in tokens. Longer traces are cut at the end and counted."
         },
     )
 
-    # The options of UNREAD_OPTIONS default to None here, so that setting one can be told from leaving it alone.
+    # The options of UNREAD_OPTIONS default to None here, so that a set option differs from an unset one.
     beta: float | None = None
     loss_type: list[str] | None = None
     loss_weights: list[float] | None = None
@@ -168,7 +178,7 @@ class REDIConfig(DPOConfig):
         if self.padding_free and self.objective == "simpo":
             raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
         self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
-        if self.padding_free:  # the engine orders the data itself, by `seed`
+        if self.padding_free:  # the engine shuffles the data itself, with `seed`
             for name, default in (("train_sampling_strategy", "random"), ("data_seed", None)):
                 if getattr(self, name) != default:
                     raise ValueError(
@@ -189,11 +199,11 @@ class REDIConfig(DPOConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
     def _restore_parent_defaults(self) -> None:
-        """`DPOTrainer.__init__` reads the unread options, so they must hold the values it expects."""
+        """Gives the unread options the values that `DPOTrainer.__init__` expects, since it does read them."""
         for parent_field in fields(DPOConfig):
             if parent_field.name in UNREAD_OPTIONS:
                 setattr(self, parent_field.name, _default(parent_field))
-        # With this flag DPOTrainer loads no reference model; REDITrainer makes the computation itself a no-op.
+        # With this flag DPOTrainer loads no reference model. REDITrainer makes the precomputation itself a no-op.
         self.precompute_ref_log_probs = True
 
 

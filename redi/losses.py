@@ -1,8 +1,8 @@
-"""The objectives as pure functions of log-probabilities. One pair per entry, one loss per pair, nothing else.
+"""The training objectives as pure functions of log-probabilities.
 
-All take `chosen_logps, rejected_logps` (sums of token log-probabilities, `(B,)`) and `chosen_lengths,
-rejected_lengths` (numbers of scored completion tokens |y|, `(B,)`), and return the per-pair loss `(B,)`; the trainer
-takes the mean.
+Each takes `chosen_logps, rejected_logps` (token log-probabilities summed over the completion, `(B,)`) and
+`chosen_lengths, rejected_lengths` (numbers of scored completion tokens |y|, `(B,)`). Each returns the loss of every
+pair, `(B,)`. The trainer takes the mean.
 """
 
 import torch
@@ -23,9 +23,9 @@ def redi_loss(
 
     Args:
         chosen_logps: log p(y_w | x), summed over the completion's tokens. `(B,)`
-        rejected_logps: log p(y_l | x), likewise. `(B,)`
-        chosen_lengths: |y_w|, end-of-turn and eos tokens included. `(B,)`
-        rejected_lengths: |y_l|, likewise. `(B,)`
+        rejected_logps: log p(y_l | x), summed in the same way. `(B,)`
+        chosen_lengths: |y_w|, including the end-of-turn and eos tokens. `(B,)`
+        rejected_lengths: |y_l|, counted in the same way. `(B,)`
         alpha: weight of the negative term, in [0, 1].
 
     Returns:
@@ -48,7 +48,7 @@ def simpo_loss(
     Args:
         chosen_logps, rejected_logps, chosen_lengths, rejected_lengths: as in `redi_loss`. `(B,)` each
         beta: scale of the length-normalised rewards.
-        gamma: target reward margin; the papers tune gamma / beta.
+        gamma: target reward margin. The SimPO and REDI papers tune the ratio gamma / beta.
 
     Returns:
         The loss of each pair. `(B,)`

@@ -1,4 +1,4 @@
-"""`REDITrainer`: the only module that touches TRL's private hooks (TRL 1.16)."""
+"""`REDITrainer`: Eq. (5) on TRL's `DPOTrainer`. Private hooks of TRL 1.16 are overridden here."""
 
 import contextlib
 import copy
@@ -29,8 +29,8 @@ logger = get_logger(__name__)
 class REDITrainer(DPOTrainer):
     """Trainer for Reinforcement Distillation (REDI), https://huggingface.co/papers/2505.24850.
 
-    Minimises Eq. (5), -log p(y_w|x)/|y_w| + alpha * log p(y_l|x)/|y_l|, averaged over the pairs of the global batch,
-    with no reference model. Use it like any TRL trainer:
+    Minimises Eq. (5), -log p(y_w|x)/|y_w| + alpha * log p(y_l|x)/|y_l|, averaged over the pairs of the global batch.
+    There is no reference model. Use it like any TRL trainer:
 
     ```python
     trainer = REDITrainer(
@@ -41,24 +41,23 @@ class REDITrainer(DPOTrainer):
     trainer.train()
     ```
 
-    Rows of `train_dataset` are pairs, in either shape that `redi.text.encoding.split_pair` takes, or traces (`prompt,
-    completion, label, weight?`): unpaired, or several of either side to a problem. The objective is then the mean over
-    the problems of the global batch of the weighted mean over each side's traces, which for pairs is Eq. (5):
-    a problem without a trace of one side contributes nothing there, and still counts as a problem.
+    Rows of `train_dataset` are pairs, in either shape that `redi.text.encoding.split_pair` accepts, or traces
+    (`prompt, completion, label, weight?`). A problem may have any number of traces of either side. The objective is
+    then a mean over the problems of the global batch, where each side of a problem contributes the weighted mean over
+    its traces. For pairs this is Eq. (5). A side without traces contributes nothing; its problem still counts.
 
-    What is different from [`~trl.DPOTrainer`]:
-    - `_prepare_dataset`: prompt and completion are tokenised separately and one eos token is appended, scored and
-      counted;
-    - `_precompute_ref_logps`: does nothing, so that no reference model is ever run;
+    The differences from [`~trl.DPOTrainer`]:
+    - `_prepare_dataset` tokenises prompt and completion separately and appends one eos token, which is scored and
+      counted in |y|;
+    - `_precompute_ref_logps` does nothing, so no reference model is ever run;
     - `get_train_dataloader` and `training_step` (with `padding_free`, the default): an optimizer step is a list of
-      micro-batches of whole traces, packed without padding and balanced over ranks (`redi.engine.batching`);
-    - `_compute_loss`: the padded computation on pairs, for evaluation, for SimPO and for `padding_free=False`;
+      micro-batches of complete traces, packed without padding and balanced over ranks (`redi.engine.batching`);
+    - `_compute_loss` is the padded computation on pairs, used for evaluation, SimPO and `padding_free=False`;
     - metrics are mean per-token log-probabilities (the paper's LogPS).
 
-    Logged metrics, averaged over the problems since the last log: `loss`; `logps/chosen`, `logps/rejected` (per-token
-    log-probabilities, averaged over each completion's tokens, then over problems); `rewards/margins` and
-    `rewards/accuracies` (chosen minus rejected LogPS, and how often it is positive); `completions/mean_length/chosen`,
-    `completions/mean_length/rejected` (scored tokens).
+    Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
+    log-probability of a completion's tokens; `rewards/margins` and `rewards/accuracies`, chosen minus rejected LogPS
+    and how often this is positive; `completions/mean_length/{chosen,rejected}`, in scored tokens.
     """
 
     _tag_names = ["trl", "redi"]
@@ -76,13 +75,13 @@ class REDITrainer(DPOTrainer):
         self.trains_on_traces = args.padding_free
         args = copy.copy(args)
         if self.trains_on_traces:
-            # A step of the Trainer is here a whole optimizer step: `training_step` accumulates by itself.
+            # One step of the Trainer is a full optimizer step here: `training_step` accumulates by itself.
             args.per_device_train_batch_size, args.gradient_accumulation_steps = self.pairs_per_device, 1
-            args.padding_free = False  # DPOTrainer would warn that it has no such thing
+            args.padding_free = False  # DPOTrainer would warn that it does not support it
         hook = _NoReferenceModel(self)
         super().__init__(model=model, args=args, **kwargs | {"callbacks": [*(kwargs.get("callbacks") or []), hook]})
         hook.undo()
-        # The flag only kept the reference model from being loaded; left on, it would make `evaluate` refuse to run.
+        # The flag was set only to keep the reference model from being loaded. Left on, `evaluate` would refuse to run.
         self.precompute_ref_logps = False
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if leaves_out_cap(base_model.config, base_model.config.get_text_config()._attn_implementation):
@@ -107,7 +106,7 @@ class REDITrainer(DPOTrainer):
         args: REDIConfig,
         dataset_name: str,
     ) -> Dataset:
-        """Tokenises pairs or traces, see `prepare_problems`."""
+        """Tokenises pairs or traces; see `prepare_problems`."""
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
         problems = prepare_problems(
@@ -115,14 +114,14 @@ class REDITrainer(DPOTrainer):
         )
         are_pairs = set(PAIR_COLUMNS) <= set(problems.column_names)
         if not are_pairs and not (self.trains_on_traces and dataset_name == "train"):
-            raise ValueError(f"the {dataset_name} dataset must hold pairs here: traces need padding_free training")
+            raise ValueError(f"the {dataset_name} dataset must contain pairs: traces need padding_free training")
         return problems
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         return dataset
 
     def _plan_steps(self, model: torch.nn.Module) -> None:
-        """Sets up `self.steps`, what this rank computes in each optimizer step."""
+        """Sets up `self.steps`: this rank's share of each optimizer step."""
         reason = enable_packing(model)
         if reason is not None:
             logger.warning(f"traces are padded, not packed: {reason}")
@@ -151,7 +150,7 @@ class REDITrainer(DPOTrainer):
     def get_train_dataloader(self) -> DataLoader:
         if not self.trains_on_traces:
             return super().get_train_dataloader()
-        # Not prepared by accelerate: every rank already gets its own share of each step.
+        # Not prepared by accelerate: `self.steps` already holds only this rank's share.
         return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
 
     def num_examples(self, dataloader: DataLoader) -> int:
@@ -167,10 +166,10 @@ class REDITrainer(DPOTrainer):
     # --- training --------------------------------------------------------------------------------------------------
 
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of this rank's share of an optimizer step; gradients are synchronised once, at its end.
+        """Runs forward and backward on this rank's share of an optimizer step. Gradients are reduced once, at the end.
 
         Returns:
-            What this rank adds to the loss, times the number of ranks, since the Trainer logs the mean over ranks.
+            This rank's part of the loss times the number of ranks, because the Trainer logs the mean over ranks.
         """
         if not self.trains_on_traces:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -185,13 +184,13 @@ class REDITrainer(DPOTrainer):
         for number, batch in enumerate(micro_batches, 1):
             is_last = number == len(micro_batches)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            # DeepSpeed takes the boundary from `sync_gradients`; DDP and FSDP are told not to reduce before it.
+            # DeepSpeed reads the boundary from `sync_gradients`. DDP and FSDP are told not to reduce before it.
             reduces = is_last or self.is_deepspeed_enabled
             quiet = contextlib.nullcontext() if reduces else self.accelerator.no_sync(model)
             with quiet, self.maybe_activation_offload_context:
                 with self.compute_loss_context_manager():
                     loss, logps = self._trace_loss(model, batch)  # scalar, (traces,)
-                    # Gradients are averaged over ranks, Eq. (5) is a sum over the traces of all of them.
+                    # Gradients are averaged over ranks, but Eq. (5) is a sum over the traces of all ranks.
                     loss = loss * num_ranks
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
             total += loss.detach()
@@ -200,10 +199,10 @@ class REDITrainer(DPOTrainer):
         return total
 
     def _rehearse(self, model: torch.nn.Module) -> None:
-        """Runs the largest micro-batch of the epoch forward and backward, so that too little memory shows at once.
+        """Runs the largest micro-batch of the epoch forward and backward, so a lack of memory shows at once.
 
-        Its loss is multiplied by 0: it adds exact zeros to the gradients of the first step, on every kind of launcher,
-        and leaves weights, optimizer and random state alone.
+        Its loss is multiplied by 0. It therefore adds exact zeros to the gradients of the first step, with every
+        launcher, and leaves weights, optimizer and random state unchanged.
         """
         (batch,) = self._prepare_inputs([self.steps.largest()])
         num_tokens = batch["model_inputs"]["input_ids"].numel()
@@ -226,7 +225,7 @@ class REDITrainer(DPOTrainer):
             ) from error
 
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a micro-batch adds to Eq. (5), and log p(y|x) of each of its traces, `(traces,)`, detached; float32."""
+        """A micro-batch's contribution to Eq. (5), a scalar, and log p(y|x) of its traces, `(traces,)`, detached."""
         segments = batch["segments"]  # (S,)
         loss, logps = model(
             **batch["model_inputs"],
@@ -238,15 +237,15 @@ class REDITrainer(DPOTrainer):
 
     @torch.no_grad()
     def _record_problems(self, sums: torch.Tensor, rows: list[int]) -> None:
-        """Adds the metrics of a global batch, one value a problem.
+        """Records the metrics of a global batch, one value per problem.
 
         Args:
-            sums: per problem and side (rejected, chosen): per-token logps, lengths, and ones, summed over traces with
-                their shares; the shares of a side sum to 1 where it has traces. `(N, 2, 3)`
+            sums: per problem and side (rejected, chosen), the sums over traces of share * (per-token logp, length, 1).
+                The shares of a side sum to 1 if it has traces. `(N, 2, 3)`
             rows: dataset rows of the problems.
 
         Raises:
-            FloatingPointError: a log-probability is NaN or infinite. Raised on all ranks, before the optimizer's step.
+            FloatingPointError: a log-probability is NaN or infinite. Raised on all ranks, before the optimizer step.
         """
         if not torch.isfinite(sums).all():
             names = [self.train_dataset[row].get(NAME, f"row {row}") for row in rows]
@@ -281,7 +280,7 @@ class REDITrainer(DPOTrainer):
             positions=scored.flatten().nonzero()[:, 0],
             targets=inputs["input_ids"][:, 1:][mask.bool()],
         )
-        # |y| is what is scored: after truncation, the kept tokens only.
+        # |y| counts the scored tokens: after truncation, only the kept ones.
         lengths = mask.sum(dim=1)
         segments = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), lengths)
         logps = torch.zeros(len(mask), device=mask.device).index_add(0, segments, logps)  # (2B,)
@@ -298,7 +297,7 @@ class REDITrainer(DPOTrainer):
         chosen_lengths: torch.Tensor,
         rejected_lengths: torch.Tensor,
     ) -> None:
-        """Adds a micro-batch's metrics, averaged over the pairs of all ranks. All arguments `(B,)`."""
+        """Records the metrics of a micro-batch, averaged over the pairs of all ranks. All arguments are `(B,)`."""
         chosen, rejected = chosen_logps / chosen_lengths, rejected_logps / rejected_lengths
         values = {
             "logps/chosen": chosen,
@@ -316,10 +315,11 @@ class REDITrainer(DPOTrainer):
 
 
 class _NoReferenceModel(TrainerCallback):
-    """Keeps `DPOTrainer.__init__` from loading a reference model, or copying an adapter for one, that is never run.
+    """Keeps `DPOTrainer.__init__` from loading a reference model, or copying a reference adapter, that never runs.
 
-    `precompute_ref_log_probs` does so on every launcher but FSDP, where a model is loaded and freed again. That comes
-    after `Trainer.__init__`, which last asks for FSDP before `on_init_end`: from there until `undo`, it is hidden.
+    `precompute_ref_log_probs` prevents it with every launcher except FSDP, where a model is loaded and freed again.
+    That happens after `Trainer.__init__`, which does not read `is_fsdp_enabled` after calling `on_init_end`. So
+    `is_fsdp_enabled` is false from `on_init_end` until `undo`.
     """
 
     def __init__(self, trainer: DPOTrainer):

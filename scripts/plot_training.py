@@ -1,4 +1,4 @@
-"""Draws the training dynamics of one or several stage-2 runs: chosen and rejected LogPS and gradient norm over steps.
+"""Plots the training dynamics of stage-2 runs: chosen and rejected LogPS, and the gradient norm, by step.
 
 python scripts/plot_training.py RUN [RUN ...] --output FILE.png
 """

@@ -1,4 +1,4 @@
-"""A tiny Qwen2 with a ChatML template like Qwen2.5-Math's, made locally: no hub, no pretrained weights."""
+"""The environment of all tests, and the fixtures they share: the tiny model, its tokenizer, pairs, an SFT model."""
 
 import os
 from pathlib import Path
@@ -15,18 +15,16 @@ from datasets import Dataset
 from helpers.paths import SHARED
 from helpers.tiny import make_model, make_pairs, make_tokenizer
 
-# Renders what Qwen2.5-Math's template renders: a default system block once, and "<|im_end|>\n" after every turn.
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: where several processes share the tests, none is left alone with a long one at the end."""
+    """Slow tests first, so that no process is left alone with a long one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there: real corpora and benchmarks are checked only beside it")
+        pytest.skip(f"{SHARED} does not exist: real corpora and benchmarks are checked only with it")
     return SHARED
 
 
@@ -49,7 +47,7 @@ def model_path(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer(model_path):
-    """As users load it: for a Qwen2 model, `AutoTokenizer` gives it Qwen2's pre-tokenizer."""
+    """As users load it: `AutoTokenizer` gives a Qwen2 model Qwen2's pre-tokenizer."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model_path)
@@ -58,3 +56,26 @@ def tokenizer(model_path):
 @pytest.fixture()
 def pairs() -> Dataset:
     return Dataset.from_list(make_pairs())
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory) -> str:
+    """16 pairs on disk."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
+    Dataset.from_list(make_pairs(16)).to_parquet(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def sft_path(model_path, tmp_path_factory) -> str:
+    """The tiny model trained on both responses of every pair of `pairs_file`: the state that REDI starts from."""
+    import train_redi
+    from helpers.commands import CPU
+
+    folder = tmp_path_factory.mktemp("sft")
+    rows = [{**row, "chosen": row[side]} for row in make_pairs(16) for side in ("chosen", "rejected")]
+    Dataset.from_list(rows).to_parquet(folder / "rows.parquet")
+    argv = ["--model_name_or_path", model_path, "--dataset_name", str(folder / "rows.parquet"), "--alpha", "0", *CPU]
+    argv += ["--output_dir", str(folder / "model"), "--max_steps", "60", "--learning_rate", "1e-2"]
+    train_redi.main([*argv, "--save_strategy", "no"])
+    return str(folder / "model")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from redi.data.reading.schema import SCHEMA, VERIFIERS, check_schema
 from redi.data.reading.table_files import Rows
-from redi.evaluation.grading.grade import STATUSES, THINK_END, Grade, grade_many
+from redi.evaluation.grading.verdict import STATUSES, THINK_END, Grade, grade_many
 from redi.runs.errors import UsageError
 from redi.runs.markdown import grid
 

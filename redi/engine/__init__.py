@@ -1,1 +1,1 @@
-"""Traces to balanced, packed micro-batches to signed sums of log-probabilities. Knows nothing of TRL's trainers."""
+"""Traces -> balanced, packed micro-batches -> signed sums of log-probabilities. Independent of TRL's trainers."""

@@ -1,8 +1,9 @@
-"""Attention within each trace of a packed row, without flash-attn as a requirement.
+"""Attention within each trace of a packed row. The flash-attn package is not required.
 
-The model's forward is given cumulative lengths (`cu_seq_lens_q`); attention then runs trace by trace: torch's varlen
-flash kernel for half precision on CUDA, scaled-dot-product attention per trace otherwise. No mask over the whole pack
-is ever built, so memory is linear in its length. Without cumulative lengths (evaluation, generation) it is plain SDPA.
+The model's forward receives the traces' cumulative lengths (`cu_seq_lens_q`), and attention runs trace by trace:
+torch's varlen flash kernel in half precision on CUDA, scaled-dot-product attention per trace otherwise. No mask over
+the full row is ever built, so memory is linear in its length. Without cumulative lengths (evaluation, generation), it
+is plain SDPA.
 """
 
 import torch
@@ -12,7 +13,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "redi_packed"
 _HALF = (torch.float16, torch.bfloat16)
-_KERNELS_OF_THEIR_OWN = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
 def packed_attention(
@@ -28,18 +29,18 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of a packed row, as transformers calls an attention implementation.
+    """Causal attention over a packed row, with the signature of a transformers attention implementation.
 
     Args:
         query: `(1, H, T, D)`; key and value: `(1, H_kv, T, D)`.
         attention_mask: None for a packed row.
         scaling: factor of the scores.
-        cu_seq_lens_q: where each trace begins, and T. `(num_traces + 1,)`, int32
-        max_length_q: longest trace.
-        sliding_window: how many positions, its own included, a token sees; None for all before it.
+        cu_seq_lens_q: the start of each trace, then T. `(num_traces + 1,)`, int32
+        max_length_q: length of the longest trace.
+        sliding_window: how many positions a token attends to, including its own. None means all earlier ones.
 
     Returns:
-        The outputs `(1, T, H, D)`, and None for the weights.
+        The outputs `(1, T, H, D)`, and None for the attention weights.
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -68,7 +69,7 @@ def packed_attention(
 def _one_trace(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float, window: int | None
 ) -> torch.Tensor:
-    """Causal attention of one trace. All `(1, heads, n, D)`."""
+    """Causal attention over one trace. All tensors are `(1, heads, n, D)`."""
     n = query.shape[2]
     mask = None
     if window is not None and n > window:
@@ -87,7 +88,7 @@ def _one_trace(
 
 
 def _mask(attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:
-    """No mask for a packed row, which comes without an attention mask; SDPA's for a padded batch."""
+    """No mask for a packed row, which has no attention mask; SDPA's mask for a padded batch."""
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **kwargs)
 
 
@@ -96,20 +97,20 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 def enable_packing(model: PreTrainedModel) -> str | None:
-    """Makes the model attend within the traces of a packed row.
+    """Makes the model attend only within the traces of a packed row.
 
-    A model that runs on a flash-attention package keeps it: those kernels read the cumulative lengths themselves.
+    A model that uses a flash-attention package keeps it, because those kernels read the cumulative lengths themselves.
 
     Returns:
-        None, or why this model cannot be packed, in which case it is left as it was.
+        None, or the reason why this model cannot be packed. In that case the model is unchanged.
     """
     config = model.config.get_text_config()
     layers = set(getattr(config, "layer_types", None) or [])
     if not model._supports_attention_backend or model._is_stateful or layers - {"full_attention", "sliding_attention"}:
-        return f"not all layers of {type(model).__name__} are attention that can be told where traces begin"
-    if config._attn_implementation in _KERNELS_OF_THEIR_OWN:
+        return f"{type(model).__name__} has layers that cannot be told where traces begin"
+    if config._attn_implementation in _FLASH_ATTENTION:
         return None
     if getattr(config, "attn_logit_softcapping", None) is not None:
-        return "its attention caps logits (attn_logit_softcapping), which needs flash-attention to be packed"
+        return "its attention caps logits (attn_logit_softcapping), which can be packed only with flash-attention"
     model.set_attn_implementation(NAME)
     return None

@@ -1,8 +1,8 @@
-"""From problems to traces to micro-batches: what each rank computes in each optimizer step.
+"""Problems -> traces -> micro-batches: what each rank computes in each optimizer step.
 
-Eq. (5) is a signed sum over traces. A trace may therefore be computed anywhere in its global batch: here the traces of
-a global batch are spread over all its micro-batches on all ranks so that the ranks finish together, and each
-micro-batch is one row of whole traces with no pad token. The gradient is that of the pairs, whatever the split.
+Eq. (5) is a signed sum over traces, so a trace may be computed anywhere in its global batch. The traces of a global
+batch are spread over all micro-batches of all ranks so that the ranks finish together. Each micro-batch is one row of
+complete traces with no pad token. The gradient equals that of the pairs, whatever the split.
 """
 
 import math
@@ -23,8 +23,8 @@ class Trace:
 
     Attributes:
         token_ids: prompt and completion.
-        num_prompt: how many of them are the prompt; the others are scored.
-        share: the completion's share of its side of its problem: 1 for a pair, in general weight / sum of weights.
+        num_prompt: number of prompt tokens. The remaining tokens are scored.
+        share: the completion's share of its side of its problem, weight / sum of weights. It is 1 for a pair.
         is_chosen: whether the trace is a positive.
         problem: the position of its problem in the global batch.
     """
@@ -41,11 +41,11 @@ class Trace:
 
 
 def traces_of(problem: dict[str, Any], position: int, max_length: int | None, alpha: float) -> list[Trace]:
-    """The traces of one dataset row, cut to `max_length`. Negatives are left out when `alpha` is 0.
+    """The traces of one dataset row, cut to `max_length`. Negatives are left out if `alpha` is 0.
 
     Args:
-        problem: a row that `redi.text.training_rows.tokenize_problems` returns.
-        position: of the row in its global batch.
+        problem: a row returned by `redi.text.training_rows.tokenize_problems`.
+        position: the row's position in its global batch.
         max_length: longest trace in tokens, or None.
         alpha: weight of the negative term.
     """
@@ -63,12 +63,11 @@ def traces_of(problem: dict[str, Any], position: int, max_length: int | None, al
 
 
 def step_cost(crossover: float) -> Callable[[int], float]:
-    """The time of a trace of n tokens, up to a factor: n (everything linear) + n^2 / crossover (attention).
+    """Returns the relative time of a trace of n tokens: n (all linear work) + n^2 / crossover (attention).
 
     Args:
-        crossover: tokens at which attention costs as much as all else: parameters / (layers * hidden size), since a
-        token
-            costs 6 * parameters FLOPs in matrix products, and 6 * layers * hidden size * n in causal attention.
+        crossover: tokens at which attention costs as much as everything else, parameters / (layers * hidden size). A
+            token costs 6 * parameters FLOPs in matrix products and 6 * layers * hidden size * n in causal attention.
     """
     return lambda num_tokens: num_tokens * (1 + num_tokens / crossover)
 
@@ -83,21 +82,22 @@ def plan_step(
     num_micro_batches: int,
     max_tokens: int | None = None,
 ) -> list[list[list[int]]]:
-    """Spreads the traces of a global batch over ranks and micro-batches, equally many micro-batches on each rank.
+    """Spreads the traces of a global batch over ranks and micro-batches. Every rank gets equally many micro-batches.
 
-    The ranks' k-th micro-batches run side by side, so they are made alike, round by round (see `_fill_rounds`), long
-    traces first; short ones fill up. Of the plans for several heights of a round, the one counts whose rounds take the
-    least time in sum. Within a round, the costliest micro-batch goes to the rank with least to do. Deterministic.
+    The k-th micro-batches of all ranks run at the same time and form a round. They get similar costs: rounds are
+    filled one after the other, longest traces first (see `_fill_rounds`). Plans for several heights of a round are
+    compared by the total time of their rounds. Within a round, the costliest micro-batch goes to the rank with the
+    least work so far. The plan is deterministic.
 
     Args:
         lengths: tokens of each trace.
-        cost: time of a trace by its length, see `step_cost`.
-        num_ranks: processes.
-        num_micro_batches: micro-batches per rank; with `max_tokens`, the least number of them.
-        max_tokens: room of a micro-batch in tokens. More micro-batches are made until everything fits.
+        cost: time of a trace by its length; see `step_cost`.
+        num_ranks: number of processes.
+        num_micro_batches: micro-batches per rank; with `max_tokens`, their minimum.
+        max_tokens: capacity of a micro-batch in tokens. Micro-batches are added until everything fits.
 
     Returns:
-        `plan[rank][micro_batch]`, the indices of its traces. A micro-batch is empty where there are too few traces.
+        `plan[rank][micro_batch]`: the indices of its traces. With too few traces, some micro-batches are empty.
 
     Raises:
         ValueError: a trace is longer than `max_tokens`.
@@ -134,10 +134,11 @@ def _fill_rounds(
     max_tokens: int | None,
     height: float,
 ) -> list[tuple[list[list[int]], list[float]]] | None:
-    """Rounds of one micro-batch a rank, with their costs; None where a trace finds no room.
+    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit.
 
-    Longest first, each trace into the round's cheapest micro-batch that has room for it. A round is full at `height`
-    times the cost of its longest trace or, if that is more, of an equal share of what is left; then the next begins.
+    Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
+    last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
+    longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
     """
     left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rounds = []
@@ -161,27 +162,26 @@ def _fill_rounds(
 
 
 def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str, Any]:
-    """One micro-batch as the model reads it, and where its scored tokens are.
+    """One micro-batch as model inputs, and the positions of its scored tokens.
 
     Args:
         traces: the traces of the micro-batch, at least one.
-        pack: one row of whole traces, `(1, T)`; otherwise one right-padded row per trace, `(n, T)`.
+        pack: make one row of complete traces, `(1, T)`, instead of one right-padded row per trace, `(n, T)`.
         pad_token_id: fills the padded rows.
 
     Returns:
-        `model_inputs`: input_ids and position_ids, with cumulative lengths (packed) or an attention mask (padded).
+        `model_inputs`: input_ids, with position_ids and cumulative lengths (packed) or an attention mask (padded).
         `positions`: where the scored tokens are predicted, in the flattened `(rows * T)` hidden states. `(S,)`
         `targets`: the scored tokens. `(S,)`
-        `segments`: which trace of the micro-batch each belongs to. `(S,)`
+        `segments`: the trace of the micro-batch that each scored token belongs to. `(S,)`
     """
     lengths = [len(trace.token_ids) for trace in traces]
     longest = max(lengths)
     starts = [sum(lengths[:i]) if pack else i * longest for i in range(len(traces))]
     positions, targets = [], []
     for trace, start, length in zip(traces, starts, lengths, strict=True):
-        positions.append(
-            torch.arange(start + trace.num_prompt - 1, start + length - 1)
-        )  # token t is predicted at t - 1
+        # token t is predicted at t - 1
+        positions.append(torch.arange(start + trace.num_prompt - 1, start + length - 1))
         targets.append(torch.tensor(trace.token_ids[trace.num_prompt :]))
     segments = torch.repeat_interleave(torch.arange(len(traces)), torch.tensor([len(x) for x in targets]))
     ids = [torch.tensor(trace.token_ids) for trace in traces]
@@ -197,7 +197,7 @@ def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str,
         }
     else:
         input_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_token_id)
-        mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]  # from lengths: pad may equal eos
+        mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]  # from lengths, since pad may equal eos
         model_inputs = {"input_ids": input_ids, "attention_mask": mask.long()}
     return {
         "model_inputs": model_inputs,
@@ -208,10 +208,10 @@ def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str,
 
 
 class StepDataset(torch.utils.data.Dataset):
-    """Item k is what this rank computes in step k of the epoch: a list of micro-batches.
+    """Item k is this rank's share of step k of the epoch: a list of micro-batches.
 
-    The problems are shuffled with the seed and the epoch alone and cut into global batches, so every number of ranks
-    goes through the same global batches in the same order. The last one of an epoch may be smaller.
+    The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
+    therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class StepDataset(torch.utils.data.Dataset):
         pad_token_id: int,
         seed: int,
     ):
-        """See `plan_step` and `traces_of` for the arguments; `problems` has the columns that `traces_of` reads.
+        """See `plan_step` and `traces_of` for the arguments. `problems` has the columns that `traces_of` reads.
 
         Raises:
             ValueError: a trace is longer than `max_tokens`.
@@ -241,11 +241,11 @@ class StepDataset(torch.utils.data.Dataset):
         self.pack, self.pad_token_id, self.seed = pack, pad_token_id, seed
         self.lengths = trace_lengths(problems, max_length, alpha)
         longest = max((length for row in self.lengths for length in row), default=0)
-        plan_step([longest], cost, 1, 1, max_tokens)  # refuses a trace that does not fit now, not on its turn
+        plan_step([longest], cost, 1, 1, max_tokens)  # a trace that does not fit is refused now, not in its step
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the problems. To be called before an epoch's iteration starts."""
+        """Shuffles the problems for an epoch. Call it before iterating over the epoch."""
         generator = torch.Generator().manual_seed(self.seed + epoch)
         self.order = torch.randperm(len(self.problems), generator=generator).tolist()
 
@@ -257,17 +257,17 @@ class StepDataset(torch.utils.data.Dataset):
         return self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
 
     def describe(self) -> str:
-        """What a step is, in one line."""
+        """One line about the steps of an epoch."""
         count = f"{self.num_micro_batches}"
         if self.max_tokens is not None:
             count += f" or more, of at most {self.max_tokens:,} tokens"
         return (
-            f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps an "
-            f"epoch; ranks: {self.num_ranks}; micro-batches a rank and step: {count}"
+            f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps per "
+            f"epoch; ranks: {self.num_ranks}; micro-batches per rank and step: {count}"
         )
 
     def plan(self, step: int) -> list[list[tuple[int, int]]]:
-        """This rank's micro-batches of a step. A trace is its problem's position in the batch, and its number."""
+        """This rank's micro-batches of a step. A trace is given as (its problem's position, its number there)."""
         places = [
             (position, number)
             for position, row in enumerate(self.rows(step))
@@ -278,7 +278,7 @@ class StepDataset(torch.utils.data.Dataset):
         return [[places[i] for i in indices] for indices in plan[self.rank]]
 
     def largest(self) -> dict[str, Any]:
-        """This rank's micro-batch with most tokens in the first epoch, found from lengths alone."""
+        """This rank's micro-batch with the most tokens in the epoch, found from lengths alone."""
         best = (-1, 0, 0)
         for step in range(len(self)):
             rows = self.rows(step)
@@ -299,7 +299,7 @@ class StepDataset(torch.utils.data.Dataset):
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
-        if not traces:  # every rank must run equally many micro-batches: two tokens that weigh nothing
+        if not traces:  # every rank must run equally many micro-batches, so this one has two tokens of weight 0
             traces = [Trace([self.pad_token_id] * 2, 1, 0.0, True, 0)]
         batch = collate(traces, self.pack, self.pad_token_id)
         sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
@@ -309,8 +309,8 @@ class StepDataset(torch.utils.data.Dataset):
             **batch,
             "num_problems": len(rows),
             "rows": rows,
-            # d loss / d (sum of the trace's log-probabilities), Eq. (5): -1/|y_w| or +alpha/|y_l|, over the global
-            # batch
+            # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
+            # problems of the global batch
             "coefficients": sides * shares / scored / len(rows),
             "is_chosen": torch.tensor([trace.is_chosen for trace in traces]),
             "shares": shares,
@@ -320,7 +320,7 @@ class StepDataset(torch.utils.data.Dataset):
 
 
 def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
-    """Tokens of each trace of each problem, as `traces_of` makes them, without reading the tokens."""
+    """Lengths of the traces of each problem as `traces_of` makes them, without reading their tokens."""
     limit = math.inf if max_length is None else max_length
     all_labels = problems["labels"] if "labels" in problems.column_names else repeat([True, False])
     return [

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens from a causal language model, without building its logits."""
+"""Log-probabilities of given tokens under a causal language model, without storing its logits."""
 
 import functools
 import types
@@ -9,26 +9,26 @@ from transformers import PreTrainedModel
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-# Columns of the logits that exist at a time. On CUDA as in TRL; on CPU, whose kernel passes over a tile several times,
-# a tile that stays in the cache halves the time of the head.
+# Columns of the logits that are in memory at a time. The CUDA value is TRL's. The CPU kernel passes over a tile
+# several times, so a tile that fits the cache halves the time of the head.
 CUDA_TILE, CPU_TILE = 32768, 1024
 
-# Logits that exist at a time where their gradient is found with them: 0.5 GiB in float32; on CPU 8 MiB, for the cache.
+# Logits that are in memory at a time in `SignedSum`: 0.5 GiB in float32 on CUDA; 8 MiB on CPU, to fit the cache.
 CUDA_LOGITS, CPU_LOGITS = 2**27, 2**21
 
 
 def add_scoring(model: PreTrainedModel) -> None:
     """Makes `model(..., positions=positions, targets=targets)` return log p(target) at the given positions.
 
-    Only those positions go through the LM head, and only their log-probability is computed, in float32. Without
-    `targets` the forward is the original one. Call it before the model is wrapped.
+    Only those positions go through the LM head, and only the targets' log-probabilities are computed, in float32.
+    Without `targets`, the forward is the original one. Call this before the model is wrapped.
 
-    `positions` `(S,)` index the flattened hidden states `(rows * T)`; `targets` `(S,)` are token ids; the result is
-    `(S,)`, float32. With `coefficients` `(S,)` as well, what is returned is the pair of `sum(coefficients * logps)`,
-    which is differentiable, and `logps`, which is not: see `SignedSum`, a third cheaper.
+    `positions` `(S,)` index the flattened hidden states `(rows * T)`. `targets` `(S,)` are token ids. The result is
+    `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * logps)`, which is
+    differentiable, and `logps`, which is not. This is a third cheaper; see `SignedSum`.
 
     Raises:
-        ValueError: the model scales its logits in a way that the kernels are not told of.
+        ValueError: the model scales its logits in a way that the kernels do not support.
     """
     config = model.config.get_text_config()
     scales = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -47,7 +47,7 @@ def add_scoring(model: PreTrainedModel) -> None:
         scored = hidden.flatten(0, 1)[positions]  # (S, hidden)
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             weight, bias = head.weight, head.bias
-            if isinstance(weight, torch.distributed.tensor.DTensor):  # FSDP2 shards the head; it is gathered once
+            if isinstance(weight, torch.distributed.tensor.DTensor):  # FSDP2 shards the head, so it is gathered once
                 weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
             if coefficients is not None:
                 return SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
@@ -59,12 +59,12 @@ def add_scoring(model: PreTrainedModel) -> None:
 
 
 class SignedSum(torch.autograd.Function):
-    """`sum(coefficients * log p(targets))` from hidden states, with its gradients found in the forward pass.
+    """`sum(coefficients * log p(targets))` from hidden states, with gradients computed in the forward pass.
 
-    The objective is a sum whose coefficients are known before the forward pass, so the gradient with respect to the
-    logits z of a token, coefficient * (onehot(target) - softmax(z)), is known as soon as they are. They are computed
-    once, a block of tokens at a time; a kernel that returns log-probabilities has to compute them again when the
-    coefficients arrive in the backward pass.
+    The coefficients of the sum are known before the forward pass. So the gradient with respect to a token's logits z,
+    coefficient * (onehot(target) - softmax(z)), is known as soon as z is. The logits are computed once, a block of
+    tokens at a time. A kernel that returns log-probabilities must compute them again in the backward pass, when the
+    coefficients arrive.
     """
 
     @staticmethod
@@ -77,20 +77,20 @@ class SignedSum(torch.autograd.Function):
         coefficients: torch.Tensor,
         softcap: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum, a scalar, and the log-probabilities `(S,)`, which have no gradient; float32.
+        """Returns the sum, a scalar, and the log-probabilities `(S,)`, which have no gradient. Both are float32.
 
         Args:
-            hidden: `(S, H)`.
-            weight: of the head. `(V, H)`
-            bias: of the head, or None. `(V,)`
+            hidden: hidden states at the scored positions. `(S, H)`
+            weight: weight of the LM head. `(V, H)`
+            bias: bias of the LM head, or None. `(V,)`
             targets: token ids. `(S,)`
             coefficients: float32. `(S,)`
-            softcap: `final_logit_softcapping`: the logits are softcap * tanh(z / softcap).
+            softcap: `final_logit_softcapping`, or None. The logits are softcap * tanh(z / softcap).
         """
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        # Coefficients are of the order of 1 / (tokens of the batch). Scaled to 1, their products do not underflow in
-        # half precision; `backward` scales back.
+        # Coefficients are about 1 / (tokens of the batch). Scaled to 1, their products do not underflow in half
+        # precision. `backward` scales back.
         ctx.scale = coefficients.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -122,7 +122,7 @@ class SignedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_sum: torch.Tensor, _):
         factor = grad_sum * ctx.scale
-        # In place, since the head's gradient is large: a graph can go backward only once.
+        # In place, because the head's gradient is large. A graph can therefore run backward only once.
         gradients = [None if gradient is None else gradient.mul_(factor) for gradient in ctx.gradients]
         del ctx.gradients
         return *gradients, None, None, None
@@ -131,7 +131,7 @@ class SignedSum(torch.autograd.Function):
 def _with_gradient(
     logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor, softcap: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities `(n,)`, and the gradient of sum(coefficients * logps) in the logits `(n, V)`."""
+    """Log-probabilities `(n,)`, and the gradient of sum(coefficients * logps) with respect to the logits `(n, V)`."""
     logits, targets, coefficients = logits.float(), targets[:, None], coefficients[:, None]
     slope = 1.0
     if softcap is not None:

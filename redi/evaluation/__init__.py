@@ -1,1 +1,1 @@
-"""From a checkpoint to generations, verdicts, and a table."""
+"""From a model to sampled answers, verdicts and a table: generation, grading, reporting; `run` does all three."""

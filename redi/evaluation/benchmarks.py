@@ -1,6 +1,6 @@
 """Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name.
 
-A new benchmark is such a file. Multiple choice, as GPQA, has the choices in `problem` and the letter as `answer`.
+A new benchmark is such a file. Multiple choice, as in GPQA, has the choices in `problem` and the letter as `answer`.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from redi.runs.errors import UsageError, nearest
 from redi.runs.jsonl import iter_jsonl
 
 # Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
-# and 2023), as every value of its pass@16 column is k/83; other copies hold only the 40 of 2023.
+# and 2023): every value of its pass@16 column is k/83. Other copies hold only the 40 of 2023.
 KNOWN = {"math500": 500, "aime24": 30, "amc23": 83, "minerva": 272, "olympiadbench": 675}
-# The same problems with other golds. The golds of Minerva that the paper was graded by were extracted by a language
-# model, and for a tenth of the problems belong to another question; these are what the sources have in their box.
+# The same problems with other reference answers. Those of Minerva that the paper was graded by were extracted by a
+# language model, and a tenth of them answer another question; these are the boxed answers of the sources.
 SECOND_GOLDS = {"minerva_sourcebox": "minerva"}
 _NUM_ROWS = KNOWN | {name: KNOWN[first] for name, first in SECOND_GOLDS.items()}
 DEFAULT_FOLDER = Path("data/benchmarks")
@@ -21,7 +21,7 @@ DEFAULT_FOLDER = Path("data/benchmarks")
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem; `answer` is the gold answer, or a list of alternatives, any of which counts."""
+    """One problem; `answer` is the reference answer, or a list of alternatives, any of which counts."""
 
     id: str | int
     problem: str
@@ -41,8 +41,8 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
     """Loads a benchmark from a JSONL file, or by a known name from `folder`.
 
     Raises:
-        UsageError: an unknown name, a missing or malformed file, a row without text or answer, an id that occurs
-            twice, or a known name whose file has not as many rows as the paper's.
+        UsageError: an unknown name, a missing or malformed file, a row without text or answer, a duplicate id, or a
+            known name whose file does not have as many rows as the paper's.
     """
     path = Path(name_or_path)
     known = name_or_path in _NUM_ROWS and not path.is_file()
@@ -50,9 +50,9 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
         path = folder / f"{name_or_path}.jsonl"
         if not path.is_file():
             raise UsageError(
-                f"--benchmark {name_or_path}: {path} is missing; put there a JSONL file of "
-                f"{_NUM_ROWS[name_or_path]} rows with id, problem and answer, name a folder that has it with "
-                f"--benchmark-folder, or try `scripts/evaluate.py download` (known names: {', '.join(_NUM_ROWS)})"
+                f"--benchmark {name_or_path}: {path} is missing; put a JSONL file of {_NUM_ROWS[name_or_path]} rows "
+                "with id, problem and answer there, name its folder with --benchmark-folder, or try "
+                f"`evaluate.py download` (known names: {', '.join(_NUM_ROWS)})"
             )
     elif path.suffix != ".jsonl":
         raise UsageError(
@@ -66,7 +66,11 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
 
 
 def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Benchmark]:
-    """Loads several benchmarks, whose names must differ."""
+    """Loads several benchmarks, whose names must differ.
+
+    Raises:
+        UsageError: two have the same name, or as `load_benchmark`.
+    """
     benchmarks = [load_benchmark(name, folder) for name in names]
     taken: dict[str, str] = {}
     for given, benchmark in zip(names, benchmarks, strict=True):

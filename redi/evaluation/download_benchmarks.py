@@ -1,7 +1,7 @@
 """Fetches benchmarks from the Hub into a folder of JSONL files.
 
-Three of the paper's five are on the Hub as it used them. Of the other two there are copies that differ, which get
-names of their own: math-ai/minervamath, whose golds are likely those of the sources, and math-ai/olympiadbench, with
+Three of the paper's five are on the Hub as the paper used them. The copies of the other two differ, so they have other
+names: math-ai/minervamath, whose reference answers are likely those of the sources, and math-ai/olympiadbench, with
 674 of the 675 problems. The files that the paper was graded by come with the rllm repository.
 """
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from redi.evaluation.benchmarks import load_benchmark
-from redi.runs.errors import UsageError, nearest
+from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import write_text
 from redi.runs.jsonl import line
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark is on the Hub, and which of its columns are which."""
+    """Where a benchmark is on the Hub, and the names of its columns."""
 
     dataset: str
     split: str
@@ -37,21 +37,21 @@ SOURCES = {
 
 
 def download(names: list[str], folder: Path) -> None:
-    """Writes `NAME.jsonl` of `id, problem, answer` for each name; a file that is there is left as it is.
+    """Writes `NAME.jsonl` with `id, problem, answer` for each name; an existing file is kept.
 
     Raises:
-        UsageError: an unknown name, a dataset that cannot be had, or one that is not what it is taken for.
+        UsageError: an unknown name, a dataset that cannot be loaded, or one with other rows or columns than known.
     """
     for name in names:
         if name not in SOURCES:
             known = ", ".join(SOURCES)
             raise UsageError(
-                f"--benchmark {name} is none that can be downloaded ({known}){nearest(name, list(SOURCES))}"
+                f"--benchmark {name} cannot be downloaded (known names: {known}){nearest(name, list(SOURCES))}"
             )
     for name in names:
         path = folder / f"{name}.jsonl"
         if path.is_file():
-            print(f"{path} is there already")
+            print(f"{path} exists")
             continue
         rows = convert(name, SOURCES[name], _load(name, SOURCES[name]))
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,18 +63,18 @@ def _load(name: str, source: Source) -> list[dict[str, Any]]:
     from datasets import load_dataset  # takes seconds to import
     from datasets.exceptions import DatasetNotFoundError
 
-    try:
+    def message(error: Exception) -> str:
+        return f"--benchmark {name}: {source.dataset} cannot be loaded from the Hub: {str(error).splitlines()[0]}"
+
+    with usage_errors(message, DatasetNotFoundError, OSError, ValueError):
         return load_dataset(source.dataset, split=source.split).to_list()
-    except (DatasetNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--benchmark {name}: {source.dataset} cannot be had from the Hub: {reason}") from error
 
 
 def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list one text.
+    """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list becomes one text.
 
     Raises:
-        UsageError: there are more or fewer rows than known, or a column is missing.
+        UsageError: the number of rows is not the known one, or a column is missing.
     """
     if len(rows) != source.num_rows:
         raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")

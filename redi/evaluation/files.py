@@ -1,4 +1,4 @@
-"""The files of an evaluation folder: what generation, grading and the report hand on to each other."""
+"""The files of an evaluation folder, which generation, grading and the report pass on to each other."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,23 @@ from typing import Any
 
 from redi.runs.errors import UsageError
 
-GENERATIONS, GRADED, BENCHMARK, CONFIG = (
-    "generations.jsonl",
-    "graded.jsonl",
-    "benchmark.jsonl",
-    "generation_config.json",
-)
+GENERATIONS, GRADED, BENCHMARK, SAMPLING = "generations.jsonl", "graded.jsonl", "benchmark.jsonl", "sampling.json"
+_OLD_SAMPLING = "generation_config.json"  # until 0.1; Hugging Face's name for something else
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The options that a folder's generations were made with."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; is {folder} an output of `scripts/evaluate.py generate`?")
+def sampling_file(folder: Path) -> Path | None:
+    """The file with the options that a folder's answers were sampled with; None if there is none."""
+    files = [folder / name for name in (SAMPLING, _OLD_SAMPLING)]
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_sampling(folder: Path) -> dict[str, Any]:
+    """The options that a folder's answers were sampled with.
+
+    Raises:
+        UsageError: the folder has no such file.
+    """
+    path = sampling_file(folder)
+    if path is None:
+        raise UsageError(f"{folder / SAMPLING} does not exist; is {folder} an output of `evaluate.py generate`?")
     return json.loads(path.read_text(encoding="utf-8"))

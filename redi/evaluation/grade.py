@@ -1,5 +1,5 @@
-"""`grade_response`, the grader's public entry point."""
+"""The grader's public entry point: `grade_response`."""
 
-from redi.evaluation.grading.grade import Grade, grade_response
+from redi.evaluation.grading.verdict import Grade, grade_response
 
 __all__ = ["Grade", "grade_response"]

@@ -1,15 +1,25 @@
-"""Markdown tables."""
+"""Markdown tables: every table the project prints or writes is made here."""
+
+import json
+from typing import Any
 
 
-def grid(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, its columns aligned in plain text too: the first to the left, numbers to the right."""
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
+def grid(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table that also reads well as plain text: first column to the left, the others to the right.
 
-    def render(line: list[str]) -> str:
-        cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        return f"| {' | '.join(cells)} |"
+    Args:
+        header: the columns' names.
+        rows: numbers get separators for thousands; text is escaped, so no cell can break the table.
+    """
+    cells = [[_cell(value) for value in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [" | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
+    rule = "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths))
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([render(header), f"|{rule}|", *map(render, rows)])
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    shown = value if value.isprintable() and value == value.strip() else json.dumps(value)
+    return shown.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The model card of a trained model: `README.md` beside the weights, from the run's manifest and logs alone."""
+"""Writes a trained model's card, `README.md`, from the run's manifest and logs."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.hub import is_hub_id
 from redi.runs.manifest import read_manifest
+from redi.runs.markdown import grid
 
 CARD = "README.md"
 SCORES = "## Scores"
@@ -24,7 +25,7 @@ _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
 
 
 def write_model_card(folder: Path, method: str) -> None:
-    """Writes the card of a finished run, which has its `manifest.json` and `trainer_state.json`.
+    """Writes the card of a finished run, from its `manifest.json` and `trainer_state.json`.
 
     Args:
         folder: the run's `output_dir`.
@@ -43,13 +44,13 @@ def write_model_card(folder: Path, method: str) -> None:
         f"# {folder.resolve().name}",
         _METHODS[method],
         f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.",
-        "## Options\n\nWhat was set; everything else is the default of the versions below.",
-        _table(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),
+        "## Options\n\nThe options that were set; all others have the defaults of the versions below.",
+        grid(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),
         "## Training\n\n" + _dynamics(folder / "trainer_state.json"),
         f"{SCORES}\n\nNot evaluated yet.",
         "## Versions\n\n"
         + ", ".join(f"{name} {version}" for name, version in manifest["packages"].items())
-        + f"; git revision {manifest['git_revision']}; seed {manifest['seed']}. All of it is in `manifest.json`.",
+        + f"; git revision {manifest['git_revision']}; seed {manifest['seed']}. See `manifest.json`.",
     ]
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
 
@@ -58,15 +59,15 @@ def set_scores(folder: Path, scores: str) -> None:
     """Replaces the scores in a model's card.
 
     Args:
-        folder: of the model; it has a card that `write_model_card` wrote.
-        scores: markdown, without headings of the second level.
+        folder: the model, with a card by `write_model_card`.
+        scores: Markdown without headings of the second level.
 
     Raises:
-        UsageError: there is no such card.
+        UsageError: the model has no such card.
     """
     path = folder / CARD
     if not path.is_file() or SCORES not in (text := path.read_text(encoding="utf-8")):
-        raise UsageError(f"{folder} has no model card with the heading '{SCORES}'; train with scripts/train_*.py")
+        raise UsageError(f"{folder} has no model card with the heading '{SCORES}'; the training commands write it")
     before, after = text.split(SCORES, 1)
     rest = after.partition("\n## ")[2]
     write_text(path, f"{before}{SCORES}\n\n{scores.strip()}\n\n## {rest}")
@@ -77,8 +78,4 @@ def _dynamics(state: Path) -> str:
     names = [name for name in _METRICS if logs and name in logs[-1]]
     ends = logs[:1] + logs[1:][-1:]  # the first and the last
     rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in ends]
-    return _table(["step", *names], rows) if logs else "Nothing was logged."
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    return grid(["step", *names], rows) if logs else "Nothing was logged."

@@ -1,20 +1,26 @@
-"""A base model made fit for long traces: room for them, a chat template, a pad token; its weights as they are."""
+"""Prepares a base model for long traces: positions, chat template, eos and pad. The weights are copied unchanged."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.hub import is_hub_id
+from redi.text.encoding import render
+from redi.text.prompts import read_chat_template, stop_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# https://huggingface.co/papers/2505.24850: what Qwen2.5-Math is given to read 32,768 tokens instead of its 4,096.
+# https://huggingface.co/papers/2505.24850: how Qwen2.5-Math gets 32,768 positions instead of its 4,096.
 LONG = {"max_position_embeddings": 32768, "rope_theta": 300000.0}
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-# Tokens that models of several families keep for padding, or unused; none is ever part of a text.
+FILES = [*WEIGHTS, "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+# Tokens that models of several families reserve for padding, or leave unused; none is ever part of a text.
 SPARE_TOKENS = ("<|fim_pad|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")
+# The chat template for a tokenizer without one: that whose turns open with a token of its vocabulary.
+TEMPLATES = {"<|im_start|>": "qwen2.5-math", "<start_of_turn>": "gemma"}
 PROBE = [
     {"role": "user", "content": "What is 2 + 2?"},
     {"role": "assistant", "content": "<think>\n2 and 2 make 4.\n</think>\nIt is \\boxed{4}."},
@@ -22,20 +28,20 @@ PROBE = [
 
 
 def is_qwen25_math(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` is that of a Qwen2.5-Math base model, which alone of its family has 4,096 positions."""
+    """Whether a `config.json` is that of a Qwen2.5-Math base model, the only Qwen2.5 with 4,096 positions."""
     return (config["model_type"], config.get("max_position_embeddings"), rope_theta(config)) == ("qwen2", 4096, 10000)
 
 
 def rope_theta(config: dict[str, Any]) -> float | None:
-    """Of a `config.json`, in the spelling of transformers 5 (`rope_parameters`, which wins) or of those before it."""
+    """The rotary base in a `config.json`, spelled as in transformers 5 (`rope_parameters`, which wins) or before."""
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
 
 
 def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: float | None) -> dict[str, Any]:
-    """A `config.json` with other positions. None is `LONG` for Qwen2.5-Math, and no change for any other model.
+    """A `config.json` with other positions. None means `LONG` for Qwen2.5-Math, and no change for any other model.
 
     Raises:
-        UsageError: the model has several sorts of rotary embedding, so that one base does not say which.
+        UsageError: the model has several kinds of rotary embedding, so one base is ambiguous.
     """
     defaults = LONG if is_qwen25_math(config) else {}
     config = json.loads(json.dumps(config))
@@ -47,7 +53,7 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
         return config
     rope = config.get("rope_parameters")
     if rope is not None and any(isinstance(value, dict) for value in rope.values()):
-        raise UsageError("--rope-theta: this model has a base per sort of layer; edit its config.json by hand")
+        raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
         rope["rope_theta"] = theta
     if rope is None or "rope_theta" in config:
@@ -58,12 +64,12 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
 def choose_pad(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, wanted: str | None) -> str:
     """The token to pad with: the wanted one; the tokenizer's own unless it is eos; a spare one; eos.
 
-    Padding is masked by length everywhere in this project, so that eos as pad is harmless here. Other software masks
-    by `ids != pad`, and then never trains the eos.
+    This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
+    then never trains the eos.
 
     Args:
         tokenizer: with an eos token.
-        vocab_size: rows of the embedding; a token beyond has none.
+        vocab_size: rows of the embedding; a token beyond has no embedding.
         wanted: the user's choice.
 
     Raises:
@@ -80,7 +86,7 @@ def choose_pad(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, wanted: st
 
 
 def check_in_vocabulary(option: str, token: str, vocabulary: dict[str, int], vocab_size: int) -> None:
-    """Raises a `UsageError` naming the option where the model has no embedding for the token."""
+    """Raises a `UsageError` naming the option if the model has no embedding for the token."""
     if vocabulary.get(token, vocab_size) >= vocab_size:
         raise UsageError(f"{option} {token} is not in the model's vocabulary; choose a token that is")
 
@@ -89,26 +95,137 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Renders a conversation as both stages do.
 
     Raises:
-        UsageError: the template has no reading of it that training could use: the prompt is not continued, the
-            thought is dropped or doubled, the system block is doubled, or the answer is not the last thing said.
+        UsageError: training cannot use the template: it does not continue its own prompt, drops or doubles the
+            thought, or doubles the system block.
     """
     from jinja2 import TemplateError
 
-    from redi.text.encoding import render
-
-    try:
+    with usage_errors(lambda error: f"--chat-template: {error}", TemplateError, ValueError):
         prompt, completion = render(tokenizer, PROBE[:1], PROBE[1:])
-    except (TemplateError, ValueError) as error:
-        raise UsageError(f"--chat-template: {error}") from error
     if PROBE[1]["content"] not in completion or (prompt + completion).count("<think>") != 1:
         raise UsageError(
             f"--chat-template: the assistant's turn is rendered as {prompt[-30:] + completion!r}, but must hold its "
-            "text as it is and one <think>; choose another template, such as chatml"
+            "text unchanged and one <think>; choose another template, such as chatml"
         )
     if PROBE[0]["content"] not in prompt or prompt.count("system") > 1:
         raise UsageError(
-            f"--chat-template: the prompt is rendered as {prompt!r}, without its text or with two systems"
+            f"--chat-template: the prompt is rendered as {prompt!r}, without its text or with two system blocks"
         )
+
+
+def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a model, downloaded if it is a Hub id, and its commit on the Hub.
+
+    Raises:
+        UsageError: it is neither a folder nor a Hub id, or cannot be downloaded.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision {revision} is for a Hub id, and --model {model} is a folder: remove it")
+        return path, None
+    if not is_hub_id(model):
+        raise UsageError(f"--model {model} is not a folder, and not a Hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    def message(error: Exception) -> str:
+        return (
+            f"--model {model} is not a folder, and cannot be downloaded from the Hub: {error}; check the name, the "
+            "revision and the connection"
+        )
+
+    with usage_errors(message, OSError, ValueError):  # the Hub's own errors are OSErrors
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
+    return folder, folder.name
+
+
+def prepare(
+    source: Path,
+    folder: Path,
+    *,
+    max_position_embeddings: int | None = None,
+    theta: float | None = None,
+    chat_template: str | None = None,
+    eos_token: str | None = None,
+    pad_token: str | None = None,
+) -> dict[str, Any]:
+    """Writes the prepared model into `folder` and loads it again.
+
+    Args:
+        source: folder of the base model.
+        folder: an empty folder.
+        max_position_embeddings: as in `widen`.
+        theta: the rotary base, as in `widen`.
+        chat_template: a name of `configs/chat_templates` or a file; by default the tokenizer's own, else that of
+            `TEMPLATES`.
+        eos_token: the token that ends every completion; by default the tokenizer's own.
+        pad_token: as in `choose_pad`.
+
+    Returns:
+        What was changed: name -> [before, after], and `parameters`, their number.
+
+    Raises:
+        UsageError: the source is not a model that can be prepared, or an option does not fit it.
+    """
+    if not (source / "config.json").is_file():
+        raise UsageError(f"--model {source} has no config.json; give a model folder")
+    before = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    after = widen(before, max_position_embeddings, theta)
+    tokenizer = _open_tokenizer(source)
+    vocab_size = before.get("vocab_size", len(tokenizer.get_vocab()))
+    old_tokens = [tokenizer.eos_token, tokenizer.pad_token]
+    _set_tokens(tokenizer, vocab_size, eos_token, pad_token, source)
+    template = chat_template or _missing_template(tokenizer, source)
+    if template is not None:
+        tokenizer.chat_template = read_chat_template(template)
+    check_template(tokenizer)
+    write_model(source, folder, after, tokenizer)
+    return {
+        "max_position_embeddings": [each.get("max_position_embeddings") for each in (before, after)],
+        "rope_theta": [rope_theta(before), rope_theta(after)],
+        "eos_token": [old_tokens[0], tokenizer.eos_token],
+        "pad_token": [old_tokens[1], tokenizer.pad_token],
+        "chat_template": ["own", template or "own"],
+        "parameters": verify(folder, tokenizer, after),
+    }
+
+
+def _open_tokenizer(source: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def _set_tokens(
+    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
+) -> None:
+    if eos is not None:
+        check_in_vocabulary("--eos-token", eos, tokenizer.get_vocab(), vocab_size)
+        tokenizer.eos_token = eos
+    if tokenizer.eos_token is None:
+        raise UsageError(f"--model {source}: its tokenizer has no eos token; pass --eos-token")
+    tokenizer.pad_token = choose_pad(tokenizer, vocab_size, pad)
+
+
+def _missing_template(tokenizer: "PreTrainedTokenizerBase", source: Path) -> str | None:
+    """The template of `TEMPLATES` for a tokenizer without one; None if it has one."""
+    if tokenizer.chat_template is not None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    template = next((name for token, name in TEMPLATES.items() if token in vocabulary), None)
+    if template is None:
+        raise UsageError(f"--model {source}: its tokenizer has no chat template; pass --chat-template")
+    return template
+
+
+def describe(changes: dict[str, Any]) -> list[str]:
+    """A line for each entry of what `prepare` returned."""
+    pairs = {name: value for name, value in changes.items() if isinstance(value, list)}
+    lines = [f"  {name:<24} {old if old == new else f'{old} -> {new}'}" for name, (old, new) in pairs.items()]
+    if changes["pad_token"][1] == changes["eos_token"][1]:
+        lines.append("  (no spare token to pad with, so pad is eos; it is masked by length, so the eos is trained)")
+    return lines
 
 
 def write_model(
@@ -117,14 +234,12 @@ def write_model(
     config: dict[str, Any],
     tokenizer: "PreTrainedTokenizerBase",
 ) -> None:
-    """Copies the weights of `source` to `folder` and writes configuration and tokenizer beside them.
+    """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer.
 
     Raises:
         UsageError: `source` has no safetensors files.
     """
     from transformers import GenerationConfig
-
-    from redi.text.prompts import stop_token_ids
 
     files = [file for pattern in WEIGHTS for file in sorted(source.glob(pattern))]
     if not files:
@@ -138,13 +253,13 @@ def write_model(
     generation = GenerationConfig.from_pretrained(source) if has_generation else GenerationConfig()
     generation.eos_token_id = stop_token_ids(tokenizer, generation)
     generation.pad_token_id = tokenizer.pad_token_id
-    # Qwen2.5-Math's is 2,048, which servers take for a limit: it would cut every thought.
+    # Qwen2.5-Math's is 2,048, which servers treat as a limit: it would cut every thought.
     generation.max_length = generation.max_new_tokens = None
     generation.save_pretrained(folder)
 
 
-def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> dict[str, Any]:
-    """Loads what was written, as training does, and compares it with what was meant.
+def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
+    """Loads what was written, as training does, and compares it with what was intended.
 
     Args:
         folder: of the model.
@@ -152,11 +267,10 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
         config: as it was saved.
 
     Returns:
-        `parameters`, and `rope_theta` as the loaded model computes with it, None where it has no plain rotary
-        embedding.
+        The number of parameters.
 
     Raises:
-        UsageError: something differs, or the weights are not those of this configuration.
+        UsageError: something differs, or the weights do not fit the configuration.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -165,24 +279,22 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
     texts = [each.apply_chat_template(PROBE, tokenize=False) for each in (tokenizer, reloaded)]
     rules = [json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, reloaded)]
     for rule in rules:
-        del rule["added_tokens"]  # where pad becomes a special token
+        del rule["added_tokens"]  # pad becomes a special token
     specials = [(each.eos_token_id, each.pad_token_id) for each in (tokenizer, reloaded)]
     if texts[0] != texts[1] or rules[0] != rules[1] or specials[0] != specials[1]:
         raise UsageError("--model: its tokenizer does not survive being saved and loaded again")
     check_template(reloaded)
-    try:
+    with usage_errors(
+        lambda error: f"--model: its weights cannot be loaded: {error}", OSError, ValueError, RuntimeError
+    ):
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--model: its weights cannot be loaded: {error}") from error
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")
-    found = {"parameters": model.num_parameters(), "rope_theta": None}
     rotary = [module for name, module in model.named_modules() if name.endswith("rotary_emb")]
     frequencies = getattr(rotary[0], "inv_freq", None) if rotary else None
     if frequencies is not None and getattr(rotary[0], "rope_type", "default") == "default":
         # inv_freq[i] = theta ** (-i / n), i = 0 .. n - 1
         theta = frequencies[-1].double() ** (-len(frequencies) / (len(frequencies) - 1))
-        found["rope_theta"] = float(theta)
         if not torch.isclose(theta, torch.tensor(float(rope_theta(config)), dtype=torch.float64), rtol=1e-3):
             raise UsageError(f"--rope-theta {rope_theta(config)}: the loaded model computes with {theta:.0f}")
-    return found
+    return model.num_parameters()

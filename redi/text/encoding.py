@@ -1,4 +1,4 @@
-"""How a conversation becomes token ids: one place for both stages, so that they cannot drift apart."""
+"""How a conversation becomes token ids, in one place for both stages and for evaluation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ def encode(
 
     The prompt is the chat template's rendering up to and including the header of the assistant turn. The completion y
     is what the template adds for the assistant's turn (the content and its end-of-turn tokens) and then one eos token.
-    All of y is scored and counted in |y|. The two are tokenised separately, so no token ever spans the boundary.
+    All of y is scored and counted in |y|. Prompt and completion are tokenised separately, so no token spans both.
 
     Args:
         tokenizer: a tokenizer with a chat template and an eos token.
@@ -26,8 +26,8 @@ def encode(
         `(prompt_ids, completion_ids)`.
 
     Raises:
-        ValueError: the template renders the conversation differently from its own prompt, so that training would not
-            see the prompt that generation uses.
+        ValueError: the template does not continue its own generation prompt, so training would not see the prompt
+            that generation uses.
     """
     prompt_text, completion_text = render(tokenizer, prompt, completion)
     prompt_ids = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
@@ -36,17 +36,17 @@ def encode(
 
 
 def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
-    """The texts that `encode` tokenises: of the prompt, and of its completion without the eos token.
+    """The texts that `encode` tokenises: the prompt, and its completion without the eos token.
 
     Raises:
-        ValueError: as `encode`.
+        ValueError: as `encode` does.
     """
     prompt_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     full_text = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
     if not full_text.startswith(prompt_text):
         raise ValueError(
             f"the tokenizer's chat template does not continue its own generation prompt: {prompt_text[-40:]!r} is "
-            "followed by a different text when the assistant's turn is there; use a chat template that keeps it"
+            "followed by a different text once there is an assistant's turn; use a chat template that keeps it"
         )
     return prompt_text, full_text[len(prompt_text) :]
 
@@ -64,11 +64,11 @@ def split_conversation(messages: list[Message]) -> tuple[list[Message], list[Mes
 
 
 def split_pair(row: dict[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-    """A preference row as `(prompt, chosen, rejected)` message lists, from either of the two shapes in use.
+    """A preference row as `(prompt, chosen, rejected)` message lists. There are two shapes:
 
     - `prompt` a list of messages, `chosen` and `rejected` the assistant's turn alone (TRL's conversational format);
-    - `chosen` and `rejected` whole conversations with a common prompt, as `build_pairs.py` writes them; a `prompt`
-      column (there a string) is then ignored, since the conversations hold it.
+    - `chosen` and `rejected` complete conversations with a common prompt, as `build_pairs.py` writes them; a `prompt`
+      column (a string) is then ignored, since the conversations hold it.
 
     Raises:
         ValueError: the row has neither shape, or its two conversations have different prompts.

@@ -1,4 +1,4 @@
-"""What a model is asked, how its answer is made to begin, and where it ends."""
+"""Prompts: what a model is asked, how its answer is made to begin, and which tokens end it."""
 
 import hashlib
 from pathlib import Path
@@ -14,8 +14,8 @@ PAPER_INSTRUCTION = (
 )
 STYLES = ("paper", "bare")
 
-# How the beginning of a thought is forced. As trained, the traces' own first tokens follow the template's
-# "<|im_start|>assistant\n". The template that the authors published for evaluation has no newline between the two.
+# How the beginning of a thought is forced. As trained, "<think>\n" follows the template's "<|im_start|>assistant\n".
+# The template that the authors published for evaluation has no newline between the two.
 FORCE_THINK = ("none", "as-trained", "as-published")
 THINK = "<think>\n"
 TEMPLATE_FOLDER = CONFIGS / "chat_templates"
@@ -27,17 +27,17 @@ def user_turn(problem: str, style: str) -> str:
 
 
 def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") -> tuple[str, list[int]]:
-    """The whole prompt, up to and including what opens the assistant's turn, as text and as token ids.
+    """The complete prompt, up to and including what opens the assistant's turn, as text and as token ids.
 
     Args:
         tokenizer: with a chat template.
         problem: the problem's text.
         style: of `STYLES`.
         force_think: of `FORCE_THINK`. As trained, prompt and thought are encoded separately, as `redi.text.encoding`
-            does; a template that opens the thought itself is left as it is.
+            does; a template that opens the thought itself is not changed.
 
     Raises:
-        UsageError: `as-published`, with a template whose assistant's turn does not open as ChatML's does.
+        UsageError: `as-published` with a template whose assistant's turn does not open like ChatML's.
     """
     messages = [{"role": "user", "content": user_turn(problem, style)}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -54,7 +54,7 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
 
 
 def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Token ids of a rendered prompt. The template has written every special token, so none is added."""
+    """Token ids of a rendered prompt. The template has written all special tokens, so none is added."""
     return tokenizer(prompt, add_special_tokens=False).input_ids
 
 
@@ -62,7 +62,7 @@ def read_chat_template(name_or_path: str) -> str:
     """A chat template from a file, or by name from `configs/chat_templates`.
 
     Raises:
-        UsageError: neither is there.
+        UsageError: neither exists.
     """
     known = _templates()
     path = TEMPLATE_FOLDER / f"{name_or_path}.jinja" if name_or_path in known else Path(name_or_path)

@@ -16,16 +16,16 @@ logger = get_logger(__name__)
 
 PAIR_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]  # TRL's names
 TRACE_COLUMNS = ["prompt_ids", "completion_ids", "labels", "weights"]
-NAME = "name"  # the row's uuid, or "row N": what messages call it
+NAME = "name"  # the row's uuid, or "row N"; messages use it
 
 
 def prepare_problems(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, num_proc: int | None, name: str
 ) -> Dataset:
-    """As `tokenize_problems`, on the first process before the others; warns of what was dropped, by `name`.
+    """As `tokenize_problems`, first on the first process; warns of dropped rows, calling the dataset `name`.
 
     Raises:
-        ValueError: no row is left, or as `tokenize_problems`.
+        ValueError: no row is left, or as `tokenize_problems` does.
     """
     with global_then_local_main_first():
         problems, dropped = tokenize_problems(dataset, tokenizer, max_length, num_proc)
@@ -48,28 +48,28 @@ def tokenize_problems(
       weights, name`: rows with the same prompt are one problem, in the order of their first rows. A problem may have
       several traces of either side, or none of one.
 
-    Problems are dropped that cannot be trained on: an empty completion, or a prompt that leaves no room in
-    `max_length`. A dataset that has such columns already is returned as it is.
+    Problems that cannot be trained on are dropped: an empty completion, or a prompt that leaves no room in
+    `max_length`. A dataset that already has such columns is returned unchanged.
 
     Args:
-        dataset: pairs, traces, or what this function returned before.
+        dataset: pairs, traces, or what this function returned.
         tokenizer: with a chat template and an eos token.
         max_length: longest trace in tokens; longer ones are cut later.
         num_proc: processes to tokenise with.
 
     Returns:
-        The problems, and the names of what was dropped, by reason.
+        The problems, and the names of the dropped ones by reason.
 
     Raises:
-        ValueError: the columns or a row are of neither form; the message names the row.
+        ValueError: the columns or a row have neither form; the message names the row.
     """
     columns = set(dataset.column_names)
     if set(PAIR_COLUMNS) <= columns or set(TRACE_COLUMNS) <= columns:
         return dataset, {}
     if not ({"chosen", "rejected"} <= columns or {"prompt", "completion", "label"} <= columns):
         raise ValueError(
-            f"the dataset has the columns {sorted(columns)}; REDI trains on pairs (chosen, rejected: make them with "
-            "data_preprocess/build_pairs.py) or on traces (prompt, completion, label)"
+            f"the dataset has the columns {sorted(columns)}; REDI trains on pairs (chosen, rejected: made by "
+            "build_pairs.py) or on traces (prompt, completion, label)"
         )
     are_pairs = {"chosen", "rejected"} <= columns
     problems = dataset.map(
@@ -94,7 +94,7 @@ def _named(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list, completion: list) -> tuple[list[int], list[int]]:
-    """As `encode`; an assistant's turn without content has no tokens, so that its row is dropped and counted."""
+    """As `encode`, but an assistant's turn without content has no tokens, so its row is dropped and counted."""
     prompt_ids, completion_ids = encode(tokenizer, prompt, completion)
     return prompt_ids, completion_ids if completion[-1]["content"] else []
 
@@ -119,7 +119,7 @@ def _trace(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def _group(traces: Dataset) -> Dataset:
-    """Merges the rows of one prompt into one problem."""
+    """Merges the rows of a prompt into one problem."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, prompt_ids in enumerate(traces["prompt_ids"]):
         groups.setdefault(tuple(prompt_ids), []).append(index)

@@ -1,18 +1,22 @@
-"""How close plans of training steps come to the ideal time, and how well their cost model predicts measured times.
+"""How close training plans come to the ideal step time, and how well their cost model predicts measured times.
 
 python scripts/bench/bench_balance.py [--json FILE]
 
-The fraction of the ideal step time is (sum of the costs of all traces / ranks) / (time of the plan), both summed over
-many global batches of R1-like lengths up to 19k tokens, with the cost of a trace `redi.engine.batching.step_cost` at
-Qwen2.5-1.5B's crossover. Ranks wait for each other in one of two ways:
+The fraction of the ideal step time is (sum of the costs of all traces / ranks) / (time of the plan). Both are summed
+over many global batches of R1-like lengths up to 19k tokens. The cost of a trace is `redi.engine.batching.step_cost`
+at Qwen2.5-1.5B's crossover. Ranks wait for each other in one of two ways:
 
-- `step` (DDP): once, at the end of a step. Time = max over ranks of the sum over its micro-batches.
+- `step` (DDP): once, at the end of a step. Time = max over ranks of the sum over micro-batches.
 - `micro_batch` (ZeRO, FSDP): at every micro-batch. Time = sum over micro-batches of the max over ranks.
 
-The plans are `padded` (pairs in their order, one padded pair per micro-batch and rank, which costs twice its longer
-trace), `packed` (the same without pads), `redi` (`plan_step` with as many micro-batches) and `redi_room` (`plan_step`
-with as few micro-batches as fit into `--room` tokens each). `bound` is the best that any plan could do: whole traces
-cannot be split, so a step takes at least as long as its longest trace.
+The plans:
+
+- `padded`: pairs in their order, one padded pair per micro-batch and rank, which costs twice its longer trace;
+- `packed`: the same without pads;
+- `redi`: `plan_step` with the same number of micro-batches;
+- `redi_room`: `plan_step` with as few micro-batches as possible, each of at most `--room` tokens.
+
+`bound` is the best possible fraction. Traces are not split, so a step takes at least as long as its longest trace.
 """
 
 import argparse
@@ -45,10 +49,11 @@ def positive(text: str) -> int:
 
 
 def r1_lengths(num_pairs: int, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
-    """Prompt, chosen and rejected lengths shaped like those of DeepSeek-R1's traces. `(num_pairs, 3)`
+    """Prompt, chosen and rejected lengths distributed like those of DeepSeek-R1's traces. `(num_pairs, 3)`
 
-    Completions are log-normal (sigma 0.7) up to `max_tokens`, with medians at 0.17 (chosen) and 0.22 (rejected) of it;
-    the logarithms of a pair's correlate by 0.5, since hard problems have long traces. Prompts are short.
+    Completions are log-normal (sigma 0.7), at most `max_tokens`, with medians of 0.17 (chosen) and 0.22 (rejected)
+    times `max_tokens`. The log-lengths of a pair have a correlation of 0.5, because hard problems have long traces.
+    Prompts are short.
     """
     shared, own = rng.standard_normal((num_pairs, 1)), rng.standard_normal((num_pairs, 2))
     medians = np.array([0.17, 0.22]) * max_tokens
@@ -59,7 +64,7 @@ def r1_lengths(num_pairs: int, max_tokens: int, rng: np.random.Generator) -> np.
 
 
 def in_order(traces: np.ndarray, num_ranks: int, pair_cost: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Costs `(ranks, micro-batches)` of pairs taken in their order, one per rank and micro-batch."""
+    """Costs `(ranks, micro-batches)` of pairs in their order, one per rank and micro-batch."""
     costs = np.zeros((num_ranks, -(-len(traces) // num_ranks)))
     for i, pair in enumerate(traces):
         costs[i % num_ranks, i // num_ranks] = pair_cost(pair)
@@ -69,13 +74,13 @@ def in_order(traces: np.ndarray, num_ranks: int, pair_cost: Callable[[np.ndarray
 def planned(
     lengths: list[int], cost: Callable[[int], float], num_ranks: int, num_micro_batches: int, room: int | None
 ) -> np.ndarray:
-    """Costs `(ranks, micro-batches)` of the plan that training makes."""
+    """Costs `(ranks, micro-batches)` of the plan that training uses."""
     plan = plan_step(lengths, cost, num_ranks, num_micro_batches, room)
     return np.array([[sum(cost(lengths[i]) for i in batch) for batch in rank] for rank in plan])
 
 
 def balance(num_ranks: int, num_pairs: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Fractions of the ideal time by plan, and the planning time of `redi` in milliseconds."""
+    """Fractions of the ideal time by plan, and the planning time of `redi` in milliseconds per global batch."""
     crossover = QWEN_1_5B["parameters"] / (QWEN_1_5B["layers"] * QWEN_1_5B["hidden"])
     cost = step_cost(crossover)
     rng = np.random.default_rng(options.seed)
@@ -108,7 +113,7 @@ def balance(num_ranks: int, num_pairs: int, options: argparse.Namespace) -> dict
 
 
 def print_balance(cases: dict[str, dict], room: int) -> None:
-    print(f"Fraction of the ideal step time, ranks waiting once a step / at every micro-batch; room {room} tokens")
+    print(f"Fraction of the ideal step time, ranks waiting once per step / per micro-batch; room {room} tokens")
     print(f"{'':24}" + "".join(f"{name:>16}" for name in PLANS) + f"{'bound':>8}{'planning':>11}")
     for case, x in cases.items():
         cells = "".join(f"{x[name]['step']:9.3f} /{x[name]['micro_batch']:5.3f}" for name in PLANS)
@@ -116,10 +121,10 @@ def print_balance(cases: dict[str, dict], room: int) -> None:
 
 
 def measure_costs(options: argparse.Namespace) -> dict[str, list[float] | float]:
-    """Times forward and backward of a small Qwen2 on one packed trace per length, against the cost model.
+    """Compares forward and backward times of a small Qwen2, on one packed trace per length, with the cost model.
 
-    Measured and predicted times are both divided by their geometric mean over the lengths; the error at a length is
-    measured / predicted - 1. Lengths take turns, and the shortest time of each counts.
+    Measured and predicted times are each divided by their geometric mean over the lengths. The error at a length is
+    measured / predicted - 1. The lengths take turns, and the shortest time of each counts.
     """
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -161,7 +166,7 @@ def measure_costs(options: argparse.Namespace) -> dict[str, list[float] | float]
 
 
 def print_costs(costs: dict) -> None:
-    print(f"\nTime of a trace, relative: measured on a small model against n + n^2 / {costs['crossover']:.0f}")
+    print(f"\nRelative time of a trace: measured on a small model, predicted as n + n^2 / {costs['crossover']:.0f}")
     print(f"{'tokens':>8}{'measured':>10}{'predicted':>11}{'error':>8}")
     for length, measured, predicted in zip(costs["lengths"], costs["measured"], costs["predicted"], strict=True):
         print(f"{length:8}{measured:10.3f}{predicted:11.3f}{measured / predicted - 1:8.1%}")
@@ -172,18 +177,18 @@ def print_costs(costs: dict) -> None:
 def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--batches", type=positive, default=200, help="global batches to plan")
+    add("--batches", type=positive, default=200, help="number of global batches to plan")
     add("--max-tokens", type=positive, default=19000, help="longest completion")
     add(
         "--room",
         type=positive,
         default=20000,
-        help="tokens of a micro-batch of `redi_room`, if no trace is longer",
+        help="capacity of a micro-batch of `redi_room` in tokens, unless a trace is longer",
     )
-    add("--lengths", type=positive, nargs="+", default=[256, 512, 1024, 2048, 4096], help="traces to time")
-    add("--repeats", type=positive, default=5, help="times each is timed")
-    add("--threads", type=positive, default=2, help="of the CPU")
-    add("--seed", type=int, default=0, help="of the lengths and the weights")
+    add("--lengths", type=positive, nargs="+", default=[256, 512, 1024, 2048, 4096], help="trace lengths to time")
+    add("--repeats", type=positive, default=5, help="times that each length is timed")
+    add("--threads", type=positive, default=2, help="CPU threads")
+    add("--seed", type=int, default=0, help="seed of the lengths and the weights")
     add("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
     cases = {f"{ranks} ranks, {pairs} pairs": balance(ranks, pairs, options) for ranks, pairs in CASES}

@@ -1,10 +1,10 @@
-"""Measures the grader on ordinary responses: responses a second, and the slowest one graded alone.
+"""Measures the grader on ordinary responses: responses per second, and the slowest response graded alone.
 
 python scripts/bench/bench_grader.py --benchmark math500 minerva --benchmark-folder data/benchmarks --workers 2
 
-The responses are made from the golds: a thought of some thousand characters, then the gold as it stands (60 %), the
-gold spelled otherwise (15 %), the gold of another problem (15 %), or no answer (10 %). Responses are graded as
-`evaluate.py grade` does it, workers' start included, so the same answer to the same problem is worked out once.
+Each response is a thought of several thousand characters, then the reference answer (60 %), the same in another
+spelling (15 %), the reference answer of another problem (15 %), or no answer (10 %). They are graded as by
+`evaluate.py grade`: the workers' start counts, and equal answers to a problem are compared once.
 """
 
 import json
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN, load_benchmarks
-from redi.evaluation.grading.grade import grade_many, grade_response
+from redi.evaluation.grading.verdict import grade_many, grade_response
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
 from redi.runs.files import write_text
@@ -21,14 +21,14 @@ from redi.runs.files import write_text
 THOUGHT = "Let me see. Wait, that is not right: \\boxed{7} would need another case. " * 100
 
 
-def spelled_otherwise(answer: str) -> str:
+def respelled(answer: str) -> str:
     """The same value in a spelling that models use."""
     answer = answer.strip().strip("$")
     return f"{answer.replace(chr(92) + 'frac', chr(92) + 'dfrac').replace(',', ', ')}."
 
 
 def make_responses(golds: list[str | list[str]], n: int, seed: int = 0) -> list[tuple[str, str | list[str], bool]]:
-    """n responses to each gold: text, gold, and whether the answer is the gold's."""
+    """n responses to each reference answer: text, reference answer, and whether the response is correct."""
     rng = random.Random(seed)
     made = []
     for gold in golds:
@@ -38,7 +38,7 @@ def make_responses(golds: list[str | list[str]], n: int, seed: int = 0) -> list[
             if share < 0.9:
                 other = rng.choice(golds)
                 other = other if isinstance(other, str) else other[0]
-                answer = first if share < 0.6 else spelled_otherwise(first) if share < 0.75 else other
+                answer = first if share < 0.6 else respelled(first) if share < 0.75 else other
                 answer = f"\n\nTherefore, the final answer is: $\\boxed{{{answer}}}$. I hope it is correct"
             else:
                 answer = "\n\nI cannot say."
@@ -49,11 +49,11 @@ def make_responses(golds: list[str | list[str]], n: int, seed: int = 0) -> list[
 @entry_point
 def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--benchmark", nargs="+", default=list(KNOWN), metavar="NAME_OR_JSONL", help="where golds are")
+    parser.add_argument("--benchmark", nargs="+", default=list(KNOWN), metavar="NAME_OR_JSONL", help="to grade")
     parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
-    parser.add_argument("--n", type=int, default=16, help="responses to a problem")
+    parser.add_argument("--n", type=int, default=16, help="responses per problem")
     parser.add_argument("--workers", type=int, default=2, help="worker processes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also written there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     options = parser.parse_args(argv)
     benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
     golds = [problem.answer for benchmark in benchmarks for problem in benchmark.problems]
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     start = time.perf_counter()
     grades = grade_many([text for text, _, _ in made], [gold for _, gold, _ in made], options.workers)
     seconds = time.perf_counter() - start
-    missed = sum(right and not grade.correct for (_, _, right), grade in zip(made, grades, strict=True))
+    missed = sum(correct and not grade.correct for (_, _, correct), grade in zip(made, grades, strict=True))
     slowest = 0.0
     for text, gold, _ in made[:: options.n]:
         start = time.perf_counter()

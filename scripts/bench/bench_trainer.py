@@ -2,23 +2,23 @@
 
 python scripts/bench/bench_trainer.py [--json FILE]
 
-The sides are `dpo` (TRL's `DPOTrainer` as it comes: reference model, padding, its metrics), `redi_padded`
-(`REDITrainer` with `padding_free=False`) and `redi` (the trace engine, the default). All go through the same batches
-of the same pairs in the same order, with the same model, optimizer and precision. Each side of each round runs in a
-process of its own, one after the other and in turns, so that a noisy machine hits all alike. What is reported:
+Three sides are compared: `dpo` (TRL's `DPOTrainer` as shipped: reference model, padding, its metrics), `redi_padded`
+(`REDITrainer` with `padding_free=False`) and `redi` (the trace engine, the default). All train on the same batches of
+the same pairs in the same order, with the same model, optimizer and precision. Each side of each round runs in a
+separate process. The sides take turns, so a noisy machine affects all of them alike. The figures:
 
-- `pairs_per_s`: pairs / sum over the measured steps of the median over rounds of the step's wall time, from the end of
-  the step before to its own end: data loading and planning count.
+- `pairs_per_s`: pairs / sum over the measured steps of the median over rounds of a step's wall time. A step lasts from
+  the end of the previous step to its own end, so data loading and planning count.
 - `tokens_per_s`: the same with real tokens (prompts and completions, no pads).
-- `step_seconds`: median time from a step's begin to its end.
+- `step_seconds`: median time from the beginning of a step to its end.
 - `pad_fraction`: 1 - real tokens / tokens that the policy model embedded.
-- `peak_memory_mb`: peak minus what was in use once the policy was loaded, so gradients, optimizer state, activations
-  and a reference model count. CUDA: allocated memory. CPU: resident memory of the process, with MALLOC_ARENA_MAX=2.
-- `metrics_share` (`redi` alone): share of the steps' time in what exists for the logged metrics alone.
-- `mfu` (CUDA only): model FLOPs / time / 989e12, the dense bfloat16 peak of an H100 or H200. Model FLOPs are what the
-  objective needs: 6 * (body parameters * tokens + vocabulary * hidden * scored tokens)
-  + 6 * layers * hidden * sum of squared trace lengths (causal attention). The reference model, pads, and recomputation
-  under gradient checkpointing are not in it.
+- `peak_memory_mb`: peak minus the memory in use once the policy was loaded. It includes gradients, optimizer state,
+  activations and a reference model. CUDA: allocated memory. CPU: resident memory with MALLOC_ARENA_MAX=2.
+- `metrics_share` (`redi` only): share of the steps' time spent on logged metrics.
+- `mfu` (CUDA only): model FLOPs / time / 989e12, the dense bfloat16 peak of an H100 or H200. The objective needs
+  6 * (body parameters * tokens + vocabulary * hidden * scored tokens)
+  + 6 * layers * hidden * sum of squared trace lengths (causal attention) FLOPs. The reference model, pads, and
+  recomputation under gradient checkpointing do not count.
 """
 
 import argparse
@@ -64,7 +64,7 @@ PRESETS = {
 
 
 def equal_lengths(num_pairs: int, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
-    """All prompts alike and all completions alike: nothing to gain from packing. `(num_pairs, 3)`"""
+    """Equal prompt lengths and equal completion lengths, so packing gains nothing. `(num_pairs, 3)`"""
     return np.tile([max(4, max_tokens // 50), max(2, max_tokens // 4), max(2, max_tokens // 4)], (num_pairs, 1))
 
 
@@ -72,7 +72,7 @@ DISTRIBUTIONS = {"r1": r1_lengths, "equal": equal_lengths}
 
 
 def make_pairs(lengths: np.ndarray, vocab: int, rng: np.random.Generator) -> list[dict[str, list[int]]]:
-    """Pairs of random tokens; lengths `(num_pairs, 3)`. The last token of a completion is eos."""
+    """Pairs of random tokens with the given lengths `(num_pairs, 3)`. Completions end with eos."""
     pairs = []
     for row in lengths:
         prompt, chosen, rejected = (rng.integers(EOS + 1, vocab, size).tolist() for size in row)
@@ -81,14 +81,14 @@ def make_pairs(lengths: np.ndarray, vocab: int, rng: np.random.Generator) -> lis
 
 
 def as_text(pair: dict[str, list[int]]) -> dict[str, str]:
-    """The pair as text for `DPOTrainer`, which tokenises by itself and appends the eos."""
+    """The pair as text for `DPOTrainer`, which tokenises it and appends eos."""
     prompt, chosen, rejected = (" ".join(map(str, ids)) for ids in (pair[name] for name in PAIR_COLUMNS))
     end = f" {EOS}"
     return {"prompt": prompt, "chosen": f" {chosen.removesuffix(end)}", "rejected": f" {rejected.removesuffix(end)}"}
 
 
 def make_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """Word-level: the text of token i is the number i, apart from pad and eos."""
+    """A word-level tokenizer: the text of token i is the number i, except for pad and eos."""
     words = {"<pad>": PAD, "<eos>": EOS} | {str(i): i for i in range(EOS + 1, vocab)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -96,7 +96,7 @@ def make_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
 
 
 def save_model(folder: str, preset: str, seed: int) -> None:
-    """Random weights on disk, since `DPOTrainer` loads its reference model from where the policy came from."""
+    """Saves random weights, because `DPOTrainer` loads its reference model from the policy's folder."""
     shape = PRESETS[preset]
     config = Qwen2Config(
         vocab_size=shape["vocab"],
@@ -116,13 +116,13 @@ def save_model(folder: str, preset: str, seed: int) -> None:
 
 
 def resident_mb(field: str) -> float:
-    """`VmRSS` or `VmHWM`, the high-water mark, of this process, in MiB."""
+    """`VmRSS` or `VmHWM` (the high-water mark) of this process in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 class Clock(TrainerCallback):
-    """Notes when steps begin and end, and how many tokens the model has embedded by then."""
+    """Records when steps begin and end, and how many tokens the model has embedded by then."""
 
     def __init__(self, model: torch.nn.Module):
         self.begins, self.ends, self.tokens, self.extra, self.num_tokens = [], [], [], [], 0
@@ -139,7 +139,7 @@ class Clock(TrainerCallback):
         self.tokens.append(self.num_tokens)
 
     def also_time(self, function: Callable) -> Callable:
-        """The function, with its time added to `self.extra`."""
+        """Wraps the function to add its time to `self.extra`."""
 
         @functools.wraps(function)
         def timed(*args):
@@ -158,7 +158,7 @@ class Clock(TrainerCallback):
 
 
 def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options: argparse.Namespace) -> DPOTrainer:
-    """The trainer of a side, which will go through the pairs in their order; checks that its tokens are theirs."""
+    """Makes the trainer of a side, which takes the pairs in their order, and checks its tokens."""
     cuda = model.device.type == "cuda"
     arguments = {
         "output_dir": f"{folder}/out",
@@ -175,7 +175,7 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
         "disable_tqdm": True,
         "seed": options.seed,
     }
-    if side != "redi":  # the engine has its own order, see below
+    if side != "redi":  # the engine shuffles by itself; see below
         arguments["train_sampling_strategy"] = "sequential"
     tokenizer = make_tokenizer(PRESETS[options.preset]["vocab"])
     if side == "dpo":
@@ -188,7 +188,7 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
         model=model, args=args, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
     )
     assert all(trainer.train_dataset[name] == [pair[name] for pair in pairs] for name in PAIR_COLUMNS), side
-    if side == "redi":  # it shuffles by itself: its rows are laid out so that step k holds the k-th batch
+    if side == "redi":  # rows are permuted so that step k of the shuffled order holds the k-th batch
         places = sorted(range(len(pairs)), key=trainer.steps.order.__getitem__)
         trainer.steps.problems = trainer.steps.problems.select(places)
         trainer.steps.lengths = [trainer.steps.lengths[place] for place in places]
@@ -196,7 +196,7 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
 
 
 def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains on the pairs: times of the measured steps, tokens computed in them, peak memory of the whole training."""
+    """Trains on the pairs. Returns the times and tokens of the measured steps, and the peak memory of the training."""
     cuda = torch.cuda.is_available()
     torch.set_num_threads(options.threads)
     datasets.disable_progress_bars()
@@ -205,7 +205,7 @@ def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespa
         torch.cuda.reset_peak_memory_stats()
         loaded = torch.cuda.memory_allocated() / 2**20
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the current resident memory
         loaded = resident_mb("VmRSS")
     trainer = make_trainer(side, model, pairs, folder, options)
     trainer.remove_callback(PrinterCallback)
@@ -225,7 +225,7 @@ def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespa
 
 
 def model_flops(lengths: np.ndarray, preset: str) -> float:
-    """Model FLOPs of training on pairs of these prompt, chosen and rejected lengths, see the formula above."""
+    """Model FLOPs of training on pairs with these prompt, chosen and rejected lengths, by the formula above."""
     shape = PRESETS[preset]
     hidden, key_values = shape["hidden"], 2 * KEY_VALUE_HEADS * shape["hidden"] // shape["heads"]
     body = shape["layers"] * hidden * (2 * hidden + key_values + 3 * shape["mlp"])
@@ -235,7 +235,7 @@ def model_flops(lengths: np.ndarray, preset: str) -> float:
 
 
 def summarize(rounds: list[dict[str, Any]], lengths: np.ndarray, preset: str) -> dict[str, float]:
-    """The figures of one side from its rounds; lengths `(pairs of the measured steps, 3)`."""
+    """The figures of one side from its rounds. `lengths`: `(pairs of the measured steps, 3)`."""
     seconds = float(np.median([result["wall"] for result in rounds], axis=0).sum())
     num_tokens = int((lengths[:, :1] + lengths[:, 1:]).sum())
     figures = {
@@ -253,7 +253,7 @@ def summarize(rounds: list[dict[str, Any]], lengths: np.ndarray, preset: str) ->
 
 
 def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """All sides on the pairs of one length distribution."""
+    """Runs all sides on the pairs of one length distribution."""
     rng = np.random.default_rng(options.seed)
     num_pairs = options.pairs_per_device * (options.warmup + options.steps)
     lengths = DISTRIBUTIONS[name](num_pairs, options.max_tokens, rng)
@@ -276,7 +276,7 @@ def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, di
 
 
 def table(sides: dict[str, dict[str, float]]) -> str:
-    """One line a side; `x dpo` and `x padded` are ratios of pairs/s, `/ dpo` of memory."""
+    """One line per side. `x dpo` and `x padded` are ratios of pairs/s; `/ dpo` is a ratio of memory."""
     dpo, padded = sides["dpo"], sides["redi_padded"]
     head = "              pairs/s  x dpo  x padded  tokens/s   step s  pads  peak MiB  / dpo"
     lines = [head + "    MFU" * ("mfu" in dpo)]
@@ -295,20 +295,30 @@ def table(sides: dict[str, dict[str, float]]) -> str:
 def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="cpu", help="shape of the model and of the data")
-    add("--distributions", nargs="+", choices=DISTRIBUTIONS, default=list(DISTRIBUTIONS), help="of trace lengths")
-    add("--pairs-per-device", type=positive, default=4, help="pairs of a step")
-    add("--max-tokens", type=positive, help="longest completion; the preset's by default")
-    add("--max-tokens-per-micro-batch", type=positive, help="room of `redi`; two of the longest traces by default")
+    add("--preset", choices=PRESETS, default="cpu", help="shape of the model and the data")
+    add(
+        "--distributions",
+        nargs="+",
+        choices=DISTRIBUTIONS,
+        default=list(DISTRIBUTIONS),
+        help="distributions of trace lengths",
+    )
+    add("--pairs-per-device", type=positive, default=4, help="pairs per step")
+    add("--max-tokens", type=positive, help="longest completion; defaults to the preset's")
+    add(
+        "--max-tokens-per-micro-batch",
+        type=positive,
+        help="capacity of a micro-batch of `redi`; defaults to twice the longest trace",
+    )
     add("--steps", type=positive, default=8, help="measured steps")
-    add("--warmup", type=positive, default=2, help="steps before them")
+    add("--warmup", type=positive, default=2, help="steps before the measured ones")
     add("--repeats", type=positive, default=3, help="rounds over all sides")
-    add("--threads", type=positive, default=2, help="of the CPU")
-    add("--seed", type=int, default=0, help="of the data and the weights")
+    add("--threads", type=positive, default=2, help="CPU threads")
+    add("--seed", type=int, default=0, help="seed of the data and the weights")
     add("--json", type=Path, help="file for {distribution: {side: figures}}")
     options = parser.parse_args(argv)
     options.max_tokens = options.max_tokens or PRESETS[options.preset]["max_tokens"]
-    # Read when a process starts, by the ones that measure.
+    # The measuring processes read these when they start.
     os.environ.update(MALLOC_ARENA_MAX="2", OMP_NUM_THREADS=str(options.threads))
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ DIR gets `raw/` (the schema of OpenR1-Math-Raw, verifier columns filled by the p
 benchmark) and `base/` (the model).
 """
 
-import json
 import random
 import time
 from pathlib import Path
@@ -25,18 +24,19 @@ from task import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from redi.evaluation.grading.grade import grade_many
+from redi.evaluation.grading.verdict import grade_many
 from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder
-from redi.runs.manifest import write_manifest
+from redi.runs.jsonl import line
+from redi.runs.manifest import is_finished, write_manifest
 
 
 def raw_rows(problems: list[Problem], rng: random.Random) -> list[dict]:
-    """One raw row per problem. There is one verifier here, so both verifier columns hold its verdict."""
+    """One raw row per problem. The grader is the only verifier, so both verifier columns hold its verdict."""
     traces = [[teacher_trace(problem, rng) for _ in range(GENERATIONS_PER_PROBLEM)] for problem in problems]
-    golds = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
-    grades = iter(grade_many([trace for row in traces for trace in row], golds))
+    references = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
+    grades = iter(grade_many([trace for row in traces for trace in row], references))
     rows = []
     for problem, generations in zip(problems, traces, strict=True):
         verdicts = [next(grades).correct for _ in generations]
@@ -54,7 +54,7 @@ def raw_rows(problems: list[Problem], rng: random.Random) -> list[dict]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: one token a word; everything outside the task's 36 words is `<unk>`."""
+    """A word-level tokenizer: one token per word, and `<unk>` for anything outside the task's 36 words."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words by a space
@@ -70,7 +70,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """An untrained Llama of 282k parameters.
 
-    Not a Qwen2: for that model type `AutoTokenizer` replaces the tokenizer's own pre-tokenizer by Qwen2's.
+    Not a Qwen2: for that model type, `AutoTokenizer` replaces the tokenizer's pre-tokenizer with Qwen2's own.
     """
     torch.manual_seed(seed)
     return LlamaForCausalLM(
@@ -103,35 +103,43 @@ def main(argv: list[str]) -> None:
     if options.num_problems < 1 or options.num_test < 1:
         raise UsageError("--num-problems and --num-test must be at least 1")
 
-    started, rng = time.time(), random.Random(options.seed)
-    problems = sample_problems(options.num_problems + options.num_test, rng)
-    rows = raw_rows(problems[: options.num_problems], rng)
-    num_correct = sum(sum(row["correctness"]["llama_verification"]) for row in rows)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer, options.seed)
+    started = time.time()
+    config = {"num_problems": options.num_problems, "num_test": options.num_test, "seed": options.seed}
+    if not options.overwrite and is_finished(options.output, config, {}):
+        print(f"{options.output}: already done")
+        return
     with new_folder(options.output, options.overwrite) as folder:
-        (folder / "raw").mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), folder / "raw" / "train-00000-of-00001.parquet")
-        with (folder / "digits.jsonl").open("w", encoding="utf-8") as stream:
-            for i, problem in enumerate(problems[options.num_problems :]):
-                stream.write(
-                    json.dumps({"id": f"digits/{i}", "problem": problem.text, "answer": str(problem.answer)}) + "\n"
-                )
-        model.save_pretrained(folder / "base")
-        tokenizer.save_pretrained(folder / "base")
-        counts = {
-            "problems": len(rows),
-            "generations": len(rows) * GENERATIONS_PER_PROBLEM,
-            "correct_generations": num_correct,
-            "test_problems": options.num_test,
-            "model_parameters": model.num_parameters(),
-        }
-        config = {"num_problems": options.num_problems, "num_test": options.num_test}
+        counts = write_task(folder, **config)
         write_manifest(folder, config=config, inputs={}, counts=counts, seed=options.seed, started=started)
-    share = num_correct / counts["generations"]
-    print(f"{counts['generations']} generations for {len(rows)} problems, {share:.1%} of them correct")
-    print(f"benchmark of {options.num_test} unseen problems")
-    print(f"untrained model of {counts['model_parameters']:,} parameters, vocabulary of {len(tokenizer)} words")
+    share = counts["correct_generations"] / counts["generations"]
+    print(f"{counts['generations']} generations for {counts['problems']} problems, {share:.1%} of them correct")
+    print(f"benchmark of {counts['test_problems']} unseen problems")
+    print(f"untrained model of {counts['model_parameters']:,} parameters, vocabulary of {len(VOCABULARY)} words")
+
+
+def write_task(folder: Path, num_problems: int, num_test: int, seed: int) -> dict[str, int]:
+    """Writes the corpus, the benchmark and the model; returns their counts."""
+    rng = random.Random(seed)
+    problems = sample_problems(num_problems + num_test, rng)
+    rows = raw_rows(problems[:num_problems], rng)
+    (folder / "raw").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "raw" / "train-00000-of-00001.parquet")
+    tests = [
+        {"id": f"digits/{i}", "problem": problem.text, "answer": str(problem.answer)}
+        for i, problem in enumerate(problems[num_problems:])
+    ]
+    (folder / "digits.jsonl").write_text("".join(map(line, tests)), encoding="utf-8")
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, seed)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    return {
+        "problems": len(rows),
+        "generations": len(rows) * GENERATIONS_PER_PROBLEM,
+        "correct_generations": sum(sum(row["correctness"]["llama_verification"]) for row in rows),
+        "test_problems": num_test,
+        "model_parameters": model.num_parameters(),
+    }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from helpers.corpus import fails, read_rows, run
 
 from redi.data import verification
-from redi.evaluation.grading.grade import grade_many
+from redi.evaluation.grading.verdict import grade_many
 
 T, F = True, False
 LISTS = pa.list_(pa.bool_())

@@ -1,4 +1,4 @@
-"""How problems become traces and traces become micro-batches, by hand and by properties that hold for every plan."""
+"""Problems to traces to micro-batches: cases worked by hand, and properties that hold for every plan."""
 
 import random
 
@@ -48,8 +48,8 @@ def test_a_plan_worked_by_hand():
     assert plan_step([4, 9, 5, 7], linear, num_ranks=2, num_micro_batches=1) == [[[0, 1]], [[2, 3]]]
 
 
-def test_room_makes_more_micro_batches():
-    # 9 + 7 + 5 + 4 = 25 tokens in room for 10: one for each of 9 and 7, one for 5 + 4
+def test_max_tokens_makes_more_micro_batches():
+    # 25 tokens, at most 10 per micro-batch: 9 and 7 get one each, 5 + 4 share one
     plan = plan_step([4, 9, 5, 7], linear, num_ranks=1, num_micro_batches=1, max_tokens=10)
     assert sorted(plan[0]) == [[0, 2], [1], [3]]
     with pytest.raises(ValueError, match="a trace of 9 tokens does not fit max_tokens_per_micro_batch=8"):
@@ -57,17 +57,19 @@ def test_room_makes_more_micro_batches():
 
 
 @pytest.mark.parametrize(
-    "num_ranks, num_micro_batches, room", [(1, 1, None), (8, 1, None), (2, 4, 4000), (3, 2, 2500)]
+    "num_ranks, num_micro_batches, max_tokens", [(1, 1, None), (8, 1, None), (2, 4, 4000), (3, 2, 2500)]
 )
-def test_every_plan_holds_each_trace_once_within_room_on_equal_ranks(num_ranks, num_micro_batches, room):
+def test_every_plan_has_each_trace_once_within_max_tokens_on_equal_ranks(num_ranks, num_micro_batches, max_tokens):
     rng = random.Random(0)
     for _ in range(50):
         lengths = [min(int(rng.lognormvariate(5.5, 0.8)) + 10, 2000) for _ in range(rng.randint(0, 64))]
-        plan = plan_step(lengths, step_cost(5000), num_ranks, num_micro_batches, room)
+        plan = plan_step(lengths, step_cost(5000), num_ranks, num_micro_batches, max_tokens)
         assert sorted(i for rank in plan for batch in rank for i in batch) == list(range(len(lengths)))
-        assert len({len(rank) for rank in plan}) == 1  # collectives in a micro-batch need as many on every rank
-        if room is not None:
-            assert all(sum(lengths[i] for i in batch) <= room for rank in plan for batch in rank)
+        assert (
+            len({len(rank) for rank in plan}) == 1
+        )  # collectives inside a micro-batch need equal numbers on all ranks
+        if max_tokens is not None:
+            assert all(sum(lengths[i] for i in batch) <= max_tokens for rank in plan for batch in rank)
 
 
 def test_a_packed_micro_batch_by_hand():
@@ -78,12 +80,12 @@ def test_a_packed_micro_batch_by_hand():
     assert inputs["cu_seq_lens_q"].tolist() == [0, 4, 7]
     assert inputs["max_length_q"] == 4
     assert batch["targets"].tolist() == [3, 4, 6, 7]
-    assert batch["positions"].tolist() == [1, 2, 4, 5]  # each one before its target
+    assert batch["positions"].tolist() == [1, 2, 4, 5]  # one before each target
     assert batch["segments"].tolist() == [0, 0, 1, 1]
 
 
 def test_a_padded_micro_batch_by_hand():
-    """Where packing is impossible: rows padded on the right, the mask from lengths although pad is token 4 as well."""
+    """If packing is impossible: right-padded rows, with the mask from lengths, because pad is token 4 here."""
     batch = collate([Trace([1, 2, 3, 4], 2, 1.0, True, 0), Trace([5, 6, 4], 1, 1.0, False, 0)], False, pad_token_id=4)
     assert batch["model_inputs"]["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 4, 4]]
     assert batch["model_inputs"]["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
@@ -121,7 +123,7 @@ def test_ranks_share_the_same_global_batches_in_the_same_order():
 
 
 def test_the_coefficients_are_those_of_eq_5():
-    """-1/|y_w| and +alpha/|y_l| over the number of problems, 2 in the last and smaller global batch."""
+    """-1/|y_w| and +alpha/|y_l| over the number of problems, which is 2 in the last, smaller global batch."""
     dataset = steps(1, 0)
     (batch,) = dataset[2]
     assert batch["num_problems"] == 2
@@ -132,7 +134,7 @@ def test_the_coefficients_are_those_of_eq_5():
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 @pytest.mark.parametrize("max_length", [None, 4])
 def test_lengths_are_those_of_the_traces(alpha, max_length):
-    """Problems of 1, 3 and 0 negatives beside one positive: steps are planned from lengths alone."""
+    """Problems with 1, 3 and 0 negatives and one positive each. Steps are planned from lengths alone."""
     labels = [[False, True], [True, False, False, False], [True]]
     rows = [
         {
@@ -149,9 +151,9 @@ def test_lengths_are_those_of_the_traces(alpha, max_length):
     assert trace_lengths(Dataset.from_list(rows), max_length, alpha) == expected
 
 
-def test_a_trace_without_room_is_refused_at_once():
+def test_a_trace_that_does_not_fit_is_refused_at_once():
     with pytest.raises(ValueError, match="a trace of 13 tokens does not fit max_tokens_per_micro_batch=12"):
-        steps(1, 0, max_tokens=12)  # row 8 has 3 + 10
+        steps(1, 0, max_tokens=12)  # row 8 has a prompt of 3 and a completion of 10
 
 
 def test_epochs_differ_and_seeds_repeat():
@@ -162,7 +164,7 @@ def test_epochs_differ_and_seeds_repeat():
     assert steps(1, 0).order == first
 
 
-def test_a_rank_without_traces_runs_a_micro_batch_that_weighs_nothing():
+def test_a_rank_without_traces_runs_a_micro_batch_of_weight_zero():
     dataset = steps(4, 3, n=1, alpha=0.0)  # one positive on four ranks
     (batch,) = dataset[0]
     assert batch["coefficients"].tolist() == [0.0] and batch["shares"].tolist() == [0.0]

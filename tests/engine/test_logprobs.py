@@ -1,16 +1,16 @@
-"""The gradient found in the forward pass, against autograd on the formula written out."""
+"""`SignedSum`, with gradients computed in the forward pass, against autograd on the formula."""
 
 import pytest
 import torch
 
-from redi.engine import logprobs as scoring
+from redi.engine import logprobs
 from redi.engine.logprobs import SignedSum
 
 VOCAB, HIDDEN, TOKENS = 50, 8, 11
 
 
 def tensors(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Hidden states, weight and bias of a head, targets, and coefficients of both signs as small as real ones."""
+    """Hidden states, weight and bias of a head, targets, and coefficients of both signs and realistic size."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
         torch.randn(shape, generator=generator).to(dtype) for shape in ((TOKENS, HIDDEN), (VOCAB, HIDDEN), (VOCAB,))
@@ -30,7 +30,7 @@ def oracle(hidden, weight, bias, targets, coefficients, softcap):
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 5e-3)])
 def test_value_and_gradients(monkeypatch, dtype, tolerance, softcap):
-    monkeypatch.setattr(scoring, "CPU_LOGITS", 4 * VOCAB)  # blocks of 4, 4 and 3 tokens
+    monkeypatch.setattr(logprobs, "CPU_LOGITS", 4 * VOCAB)  # blocks of 4, 4 and 3 tokens
     *inputs, targets, coefficients = tensors(dtype)
     exact = [tensor.double().requires_grad_() for tensor in inputs]
     expected, expected_logps = oracle(*exact, targets, coefficients.double(), softcap)
@@ -45,7 +45,7 @@ def test_value_and_gradients(monkeypatch, dtype, tolerance, softcap):
         assert error < tolerance
 
 
-def test_a_frozen_head_gets_no_gradient_and_weights_of_zero_give_zeros():
+def test_a_frozen_head_gets_no_gradient_and_zero_coefficients_give_zeros():
     hidden, weight, _, targets, coefficients = tensors(torch.float32)
     hidden.requires_grad_()
     SignedSum.apply(hidden, weight, None, targets, 0 * coefficients, None)[0].backward()

@@ -1,8 +1,9 @@
-"""torchrun ... tests/fsdp2_on_cpu.py SCRIPT [OPTIONS]: runs a script under configs/accelerate/fsdp2.yaml, on CPU."""
+"""torchrun ... tests/helpers/fsdp2_on_cpu.py SCRIPT [OPTIONS]: runs a script under fsdp2.yaml on CPU processes."""
 
 import os
 import runpy
 import sys
+from pathlib import Path
 
 import yaml
 from accelerate.state import AcceleratorState
@@ -10,10 +11,9 @@ from accelerate.utils import DistributedType
 from no_gpu import accelerators
 from transformers import PreTrainedModel
 
-from helpers.paths import REPOSITORY
-
-settings = yaml.safe_load((REPOSITORY / "configs/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
-os.environ["ACCELERATE_USE_FSDP"] = "true"  # what `accelerate launch` makes of the file
+repository = Path(__file__).parents[2]
+settings = yaml.safe_load((repository / "configs/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
+os.environ["ACCELERATE_USE_FSDP"] = "true"  # `accelerate launch` turns the file into these variables
 os.environ.update({name.upper(): str(value) for name, value in settings.items()})
 
 loaded = []

@@ -2,7 +2,7 @@
 
 import json
 
-from redi.evaluation.files import CONFIG, GRADED
+from redi.evaluation.files import GRADED, SAMPLING
 
 CORRECT = [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
 
@@ -42,5 +42,10 @@ def write_graded(
         for j, value in enumerate(values)
     ]
     (folder / GRADED).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / CONFIG).write_text(json.dumps(PROTOCOL | protocol))
+    (folder / SAMPLING).write_text(json.dumps(PROTOCOL | protocol))
     return folder
+
+
+def boxed(answer: str) -> str:
+    """A response with a wrong guess in its thought and `answer` in its final box."""
+    return f"<think>\nA guess is \\boxed{{-987654321}}.\n</think>\n\nThe answer is $\\boxed{{{answer}}}$."

@@ -1,4 +1,4 @@
-"""Eq. (5) and whole training steps in plain PyTorch, and the trainer's run to compare them with."""
+"""Eq. (5) and full training steps in plain PyTorch, and runs of the trainer to compare them with."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def logged(trainer, key) -> list[float]:
 
 
 def oracle_logps(model, tokenizer, prompt: str, content: str) -> tuple[torch.Tensor, int]:
-    """sum log p(y|x) and |y|, written out: ChatML text, one eos, log-softmax, no padding, no trainer code."""
+    """sum log p(y|x) and |y|, spelled out: ChatML text, one eos, log-softmax, no padding, no trainer code."""
     prompt_text = f"{SYSTEM}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     x = tokenizer.encode(prompt_text, add_special_tokens=False)
     y = tokenizer.encode(f"{content}<|im_end|>\n", add_special_tokens=False) + [tokenizer.eos_token_id]
@@ -59,7 +59,7 @@ def oracle_losses(model, tokenizer, rows, alpha) -> torch.Tensor:
 
 
 def oracle_steps(model_path, tokenizer, rows, num_steps) -> tuple[list[float], torch.nn.Module]:
-    """AdamW steps on all rows, alpha 0.8, learning rate 1e-3, one trace at a time: the losses and the final model."""
+    """Losses and final model of AdamW steps on all rows, one trace at a time; alpha 0.8, learning rate 1e-3."""
     model = AutoModelForCausalLM.from_pretrained(model_path).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     losses = []

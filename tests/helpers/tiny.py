@@ -1,7 +1,8 @@
-"""A tiny Qwen2 with a ChatML template like Qwen2.5-Math's, and pairs for it; no hub, no pretrained weights."""
+"""The tests' one tiny tokenizer, its ChatML template, tiny models and pairs. No Hub, no pretrained weights."""
 
 import torch
 
+# Renders what Qwen2.5-Math's template renders: a default system block once, and "<|im_end|>\n" after every turn.
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
@@ -11,8 +12,12 @@ CHATML = (
 )
 
 
-def make_tokenizer():
-    """Byte-level BPE of 300 tokens: any text is covered; eos and pad are the same token, as in Qwen2.5-Math base."""
+def make_tokenizer(extra_tokens: tuple[str, ...] = ()):
+    """A byte-level BPE that reads any text. As in Qwen2.5-Math base, eos is also the pad token and ends no turn.
+
+    Args:
+        extra_tokens: special tokens after the first 300, for example `("<think>", "</think>")`.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -26,16 +31,18 @@ def make_tokenizer():
         show_progress=False,
     )
     tokenizer.train_from_iterator(["What is 2 + 2? the answer is 4 step by step <think> </think>"] * 4, trainer)
+    tokenizer.add_special_tokens(list(extra_tokens))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
 
 
-def make_model(vocab_size: int, seed: int = 0):
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def make_model(vocab_size: int = 300, seed: int = 0, architecture: str = "Qwen2", **options):
+    """A causal language model of two layers with random weights. `options` replace those of its config."""
+    import transformers
 
     torch.manual_seed(seed)
-    config = Qwen2Config(
+    defaults = dict(
         vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
@@ -47,11 +54,12 @@ def make_model(vocab_size: int, seed: int = 0):
         initializer_range=0.2,  # the default 0.02 leaves log-probabilities nearly uniform: a weak oracle
         eos_token_id=0,
     )
-    return Qwen2ForCausalLM(config)
+    config = getattr(transformers, f"{architecture}Config")(**defaults | options)
+    return getattr(transformers, f"{architecture}ForCausalLM")(config)
 
 
 def make_pairs(n: int = 8) -> list[dict]:
-    """Pairs of different lengths in TRL's shape: `prompt` a list of messages, completions the assistant's turn."""
+    """Pairs of different lengths in TRL's shape: `prompt` a list of messages, each completion an assistant turn."""
     rows = []
     for i in range(n):
         steps = " ".join(f"step {k} is {i + k}." for k in range(1 + i % 4))

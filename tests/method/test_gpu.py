@@ -1,4 +1,4 @@
-"""What only a CUDA device can show. `REDI_TEST_GPU=1 bash scripts/test.sh -m gpu` runs it."""
+"""Tests that need a CUDA device: `REDI_TEST_GPU=1 bash scripts/test.sh -m gpu`."""
 
 import pytest
 import torch

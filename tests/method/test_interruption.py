@@ -1,4 +1,4 @@
-"""How runs end: SIGTERM, SIGKILL at any moment, half-written checkpoints; and that resuming is exact."""
+"""How runs end and resume: SIGTERM, SIGKILL at any moment, half-written checkpoints, and exact resumption."""
 
 import json
 import os
@@ -15,19 +15,15 @@ import pytest
 import torch
 import train_redi
 import yaml
-from datasets import Dataset
 from helpers.commands import CPU, started, weights_of
 from helpers.paths import REPOSITORY
-from helpers.tiny import make_pairs
 
 from redi.runs.checkpoints import last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")
-def long_run(model_path, tmp_path_factory) -> list[str]:
+def long_run(model_path, pairs_file) -> list[str]:
     """Options of a run of about three seconds."""
-    pairs_file = str(tmp_path_factory.mktemp("pairs") / "pairs.parquet")
-    Dataset.from_list(make_pairs(16)).to_parquet(pairs_file)
     argv = ["--model_name_or_path", model_path, "--dataset_name", pairs_file, *CPU, "--learning_rate", "1e-3"]
     return [*argv, "--per_device_train_batch_size", "3", "--max_steps", "80", "--save_steps", "9"]
 
@@ -47,7 +43,7 @@ def wait_for(path: Path, process: subprocess.Popen, folder: Path) -> None:
 
 
 def interrupt(argv: list[str], folder: Path, number: signal.Signals, delay: float) -> tuple[int, str]:
-    """Runs train_redi.py, sends the signal `delay` seconds after the first checkpoint; its exit code and output."""
+    """Signals train_redi.py `delay` seconds after its first checkpoint. Returns its exit code and output."""
     folder.mkdir()
     with started([], [*argv, "--output_dir", str(folder)], folder) as process:
         wait_for(folder / "checkpoint-9", process, folder)
@@ -80,6 +76,8 @@ def test_sigterm_saves_and_the_same_command_resumes_to_the_same_weights(long_run
 def test_sigkill_at_any_moment_loses_only_the_steps_since_the_last_checkpoint(long_run, straight_run, tmp_path):
     code, output = interrupt(long_run, tmp_path / "out", signal.SIGKILL, delay=random.uniform(0, 0.5))
     assert code == -signal.SIGKILL, output[-3000:]
+    start = json.loads((tmp_path / "out" / "started.json").read_text())
+    assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
     train_redi.main([*long_run, "--output_dir", str(tmp_path / "out")])
     assert_same_weights(tmp_path / "out", straight_run)
 
@@ -109,7 +107,7 @@ def test_a_run_killed_after_its_last_step_makes_no_further_one(long_run, tmp_pat
     ],
 )
 def test_a_checkpoint_cut_off_by_a_kill_is_not_resumed_from(straight_run, tmp_path, name, size):
-    """`size`: bytes that were written of the file, None where it was not begun."""
+    """`size`: how many bytes of the file were written. None: the file was not created."""
     for step in (72, 80):
         (tmp_path / f"checkpoint-{step}").mkdir()
         for file in (straight_run / f"checkpoint-{step}").iterdir():
@@ -139,7 +137,7 @@ def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
     assert all(torch.equal(expected[name], weights) for name, weights in weights_of(tmp_path).items())
 
 
-def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, capsys):
+def test_resuming_with_different_options_or_inputs_is_refused(long_run, model_path, tmp_path, capsys):
     argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
 
     def refusal(*options: str) -> str:
@@ -170,13 +168,6 @@ def test_a_run_is_not_gone_on_with_as_another(long_run, model_path, tmp_path, ca
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
 
 
-def test_a_run_that_is_killed_has_noted_how_it_started(long_run, tmp_path):
-    folder = tmp_path / "out"
-    interrupt(long_run, folder, signal.SIGKILL, delay=0)
-    start = json.loads((folder / "started.json").read_text())
-    assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
-
-
 @pytest.mark.slow
 def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -186,7 +177,7 @@ def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
         workers = psutil.Process(process.pid).children(recursive=True)
         (rank_1,) = [worker for worker in workers if worker.environ().get("RANK") == "1"]
         rank_1.send_signal(signal.SIGTERM)
-    assert process.returncode == 1  # the launcher's, after its workers ended with 143
+    assert process.returncode == 1  # from the launcher; its workers ended with 143
     output = (tmp_path / "log.txt").read_text()
     step = re.search(r"stopped by SIGTERM after step (\d+)", output)[1]
     checkpoint, incomplete = last_complete_checkpoint(tmp_path / "out")
@@ -196,7 +187,7 @@ def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(long_run, tmp_path):
+def test_two_ranks_killed_and_resumed_end_with_the_weights_of_an_uninterrupted_run(long_run, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     with started(launcher, [*long_run, "--output_dir", str(straight)], tmp_path):
@@ -205,7 +196,7 @@ def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(
         wait_for(killed / "checkpoint-9", process, tmp_path)
         time.sleep(random.uniform(0, 0.5))
         workers = psutil.Process(process.pid).children(recursive=True)
-        process.kill()  # first, or it would end them itself
+        process.kill()  # first, because it would end the workers itself
         for worker in workers:
             worker.kill()
     assert process.returncode != 0 and not (killed / "manifest.json").exists()
@@ -216,17 +207,24 @@ def test_two_ranks_killed_and_resumed_end_with_the_weights_of_two_that_were_not(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_deepspeed_is_refused_by_another_number_of_processes(long_run, tmp_path):
+def test_a_deepspeed_checkpoint_is_refused_with_another_number_of_processes_or_a_cut_off_shard(long_run, tmp_path):
     settings = yaml.safe_load((REPOSITORY / "configs/accelerate/zero2.yaml").read_text())
     settings |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
     (tmp_path / "zero2.yaml").write_text(yaml.safe_dump(settings))
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0"]
     launcher += ["--config_file", str(tmp_path / "zero2.yaml")]
-    argv = [*long_run, "--max_steps", "10", "--output_dir", str(tmp_path / "out")]
+    out = tmp_path / "out"
+    argv = [*long_run, "--max_steps", "10", "--output_dir", str(out)]
     with started(launcher, argv, tmp_path):
         pass
-    (tmp_path / "out" / "manifest.json").unlink()  # as if killed before its end
+    (out / "manifest.json").unlink()  # as if killed before its end
     with started([*launcher, "--num_processes", "1"], argv, tmp_path) as process:
         pass
     assert process.returncode != 0
     assert "checkpoint-10 was written by 2 process(es), but this run has 1, and" in (tmp_path / "log.txt").read_text()
+
+    older, newer = out / "checkpoint-9", out / "checkpoint-10"
+    assert last_complete_checkpoint(out) == (newer, [])
+    (shard,) = newer.glob("global_step10/*rank_1_*optim_states.pt")
+    shard.write_bytes(shard.read_bytes()[:5000])
+    assert last_complete_checkpoint(out) == (older, [newer])

@@ -1,4 +1,4 @@
-"""The objectives against arithmetic done by hand."""
+"""The objectives against arithmetic by hand."""
 
 import math
 

@@ -1,11 +1,17 @@
-"""`REDITrainer` against plain PyTorch: the loss, its reduction, its metrics, and the weights after several steps."""
+"""`REDITrainer` on pairs against plain PyTorch: tokens, loss, metrics, refused input, and the TRL hooks it needs."""
+
+import inspect
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
-from helpers.oracle import SYSTEM, check_steps, config, logged, oracle_logps, oracle_losses, oracle_steps, trained
+from helpers.oracle import SYSTEM, config, logged, oracle_logps, oracle_losses, trained
 from helpers.tiny import make_model, make_pairs
 from transformers import AutoModelForCausalLM
+from trl import DPOTrainer
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer.utils import global_then_local_main_first, maybe_gather_lm_head_ctx
 
 from redi import REDITrainer
 from redi.losses import redi_loss, simpo_loss
@@ -84,29 +90,8 @@ def test_leading_white_space_of_a_completion_never_merges_into_the_prompt(tmp_pa
     assert tokenizer.decode(row["chosen_ids"]).startswith("\n\n<think>")
 
 
-@pytest.mark.parametrize("per_device, accumulation", [(8, 1), (4, 2), (2, 4)])
-def test_micro_batch_times_accumulation_leaves_the_steps_unchanged(
-    tmp_path, model_path, tokenizer, per_device, accumulation
-):
-    """Three AdamW steps of 8 pairs in any split equal a plain PyTorch loop over the same 8 pairs."""
-    rows = make_pairs(8)
-    args = config(
-        tmp_path,
-        alpha=0.8,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=accumulation,
-        max_steps=3,
-        num_train_epochs=3,
-        learning_rate=1e-3,
-        max_grad_norm=1.0,
-    )
-    trainer = trained(model_path, tokenizer, args, Dataset.from_list(rows))
-
-    check_steps(trainer, *oracle_steps(model_path, tokenizer, rows, num_steps=3))
-
-
 def test_truncated_trace_is_normalised_by_what_is_scored(tmp_path, model_path, tokenizer):
-    """Cut to `max_length`, a trace counts its kept tokens alone; the pair whose prompt fills it is dropped."""
+    """A trace cut to `max_length` counts only its kept tokens. A pair whose prompt fills it is dropped."""
     rows = make_pairs(2)
     rows[1]["prompt"][0]["content"] = "very long " * 60
     trainer = REDITrainer(
@@ -194,3 +179,27 @@ def test_wrong_rows_are_refused_with_their_number(tmp_path, model_path, tokenize
 def test_options_that_do_nothing_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **options)
+
+
+def test_the_private_hooks_of_trl_are_as_expected():
+    """Fails when an upgrade of TRL or transformers moves what `redi.trainer` and `redi.engine.logprobs` rely on."""
+
+    def parameters(function) -> list[str]:
+        return list(inspect.signature(function).parameters)
+
+    assert parameters(DPOTrainer._prepare_dataset) == ["self", "dataset", "processing_class", "args", "dataset_name"]
+    assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
+    assert parameters(DPOTrainer._compute_loss) == ["self", "model", "inputs", "return_outputs"]
+    assert parameters(DPOTrainer.training_step) == ["self", "args", "kwargs"]
+    # The places that make a reference model or adapter; see redi.trainer._NoReferenceModel.
+    source = inspect.getsource(DPOTrainer.__init__)
+    condition = "if is_peft_model(self.model) or (args.precompute_ref_log_probs and not self.is_fsdp_enabled):"
+    assert source.index("super().__init__(") < source.index(condition) and 'add_adapter("ref"' in source
+    before, after = inspect.getsource(transformers.Trainer.__init__).split("callback_handler.on_init_end(")
+    assert "self.is_fsdp_enabled" in before and "self.is_fsdp_enabled" not in after
+    assert parameters(transformers.Trainer.training_step) == ["self", "model", "inputs", "num_items_in_batch"]
+    assert parameters(transformers.Trainer.get_train_dataloader) == ["self"]
+    expected = ["ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size"]
+    expected += ["final_logit_softcapping", "logit_scale", "outputs"]
+    assert parameters(ChunkedLogProbFunction.forward) == expected
+    assert callable(global_then_local_main_first) and callable(maybe_gather_lm_head_ctx)

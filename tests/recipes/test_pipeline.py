@@ -124,5 +124,7 @@ def test_table_1_end_to_end_killed_and_stopped_in_the_middle_and_resumed(environ
     counts = json.loads((model / "manifest.json").read_text())["counts"]
     assert counts["steps"] == 40
     table = json.loads((root / "runs" / "report" / "table1" / "table.json").read_text())
-    assert [row["name"] for row in table["rows"]] == [Path(SFT).name, Path(REDI).name]
+    assert [row["name"] for row in table["rows"]] == [
+        f"{Path(run).name}_max-tokens-6_prompt-bare" for run in (SFT, REDI)
+    ]
     assert (root / "runs" / "report" / "table1" / "table1.md").is_file()

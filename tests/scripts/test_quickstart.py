@@ -1,71 +1,72 @@
-"""The quickstart itself, as a user runs it: the whole flow on the CPU, its claim, and that a rerun does nothing."""
+"""The quickstart as a user runs it: the whole method on the CPU, its claim, and that a second run trains nothing."""
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import quickstart
 import show_habit
 from helpers.paths import REPOSITORY
 
 from redi.evaluation.reporting.training_dynamics import plot_dynamics, read_log
 from redi.runs.errors import UsageError
-from redi.runs.manifest import write_manifest
 
 
-def run_quickstart(folder: Path) -> str:
-    command = [sys.executable, str(REPOSITORY / "scripts/quickstart.py"), "--output", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True)
+def run_quickstart(*arguments: str) -> subprocess.CompletedProcess:
+    command = ["bash", str(REPOSITORY / "scripts/quickstart.sh"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart") / "out"
+    result = run_quickstart("--output", str(folder))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    return result.stdout
+    return folder
 
 
-@pytest.mark.slow
-def test_redi_is_above_sft_and_above_more_sft_and_a_rerun_does_nothing(tmp_path):
-    run_quickstart(tmp_path / "out")
-    rows = {row["name"]: row for row in json.loads((tmp_path / "out/report/table.json").read_text())["rows"]}
+def test_redi_is_above_sft_and_above_more_sft(finished):
+    rows = {row["name"]: row for row in json.loads((finished / "report/table.json").read_text())["rows"]}
     redi = rows["redi"]["benchmarks"]["digits"]
     assert redi["differences"]["sft"]["low"] > 0.03  # 3 points at the lower end of the paired 95 % interval
     assert redi["differences"]["sft_more"]["low"] > 0.03
     assert rows["base"]["benchmarks"]["digits"]["pass_at_1"] < 0.05
-    for name in ("table.md", "pass_at_1.png", "training_dynamics.png", "habit.md"):
-        assert (tmp_path / "out" / name).stat().st_size > 0
-
-    again = run_quickstart(tmp_path / "out")
-    assert again.count("finished before") == 17
-    assert "done in" not in again
+    for name in ("table.md", "pass_at_1.png", "training_dynamics.png", "habit.md", "report/report.html"):
+        assert (finished / name).stat().st_size > 0
 
 
-def stage(folder: Path, command: list[str], reads: tuple[Path, ...] = ()) -> quickstart.Stage:
-    return quickstart.Stage("name", "title", command, folder / "out", reads)
+def test_a_second_run_trains_and_samples_nothing(finished):
+    results = [*finished.glob("*/model.safetensors"), *finished.glob("evaluation/*/generations.jsonl")]
+    before = {path: path.stat().st_mtime_ns for path in results}
+    again = run_quickstart("--output", str(finished))
+    assert again.returncode == 0
+    assert again.stdout.count("already finished") >= 6  # task, two datasets, three trainings
+    assert len(before) == 7 and before == {path: path.stat().st_mtime_ns for path in results}
 
 
-def test_a_stage_runs_again_when_its_command_or_its_input_changes(tmp_path, capsys):
-    done: dict = {}
-    (tmp_path / "in").mkdir()
-    write_manifest(tmp_path / "in", config={}, inputs={}, counts={"rows": 1})
-    command = [sys.executable, "-c", f"import pathlib; pathlib.Path('{tmp_path}/out').mkdir()"]
-
-    def run(command: list[str]) -> str:
-        quickstart.run_stage(stage(tmp_path, command, (tmp_path / "in",)), 1, tmp_path, done)
-        return capsys.readouterr().out
-
-    assert "done in" in run(command)
-    assert "finished before" in run(command)
-    assert "done in" in run([*command, "another"])  # removes the output first, or mkdir would fail
-    write_manifest(tmp_path / "in", config={}, inputs={}, counts={"rows": 2})
-    assert "done in" in run([*command, "another"])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--sed", "1"], "unknown option '--sed'; the options are --seed N, --full and --output DIR"),
+        (["--seed", "one"], "--seed 'one' must be a whole number"),
+        (["--seed"], "--seed '' must be a whole number"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(arguments, message):
+    result = run_quickstart(*arguments)
+    assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
-def test_a_failed_stage_shows_its_log_and_is_not_taken_for_done(tmp_path, capsys):
-    done: dict = {}
-    with pytest.raises(SystemExit) as caught:
-        quickstart.run_stage(stage(tmp_path, [sys.executable, "-c", "raise SystemExit('no luck')"]), 1, tmp_path, done)
-    assert caught.value.code == 1
-    assert "no luck" in capsys.readouterr().err
-    assert not done["name"]["finished"]
+def test_a_failed_step_shows_the_end_of_its_log(tmp_path):
+    (tmp_path / "positives").mkdir()
+    (tmp_path / "positives/mine.txt").touch()
+    (tmp_path / "task").symlink_to(os.devnull)
+    result = run_quickstart("--output", str(tmp_path))
+    assert result.returncode == 2
+    log = tmp_path / "logs/task.log"
+    assert f"error: this step failed; its complete output is in {log}" in result.stderr
+    assert log.read_text().splitlines()[-1] in result.stderr
 
 
 def test_dynamics_are_read_from_the_run_or_its_latest_checkpoint(tmp_path):
@@ -78,10 +79,10 @@ def test_dynamics_are_read_from_the_run_or_its_latest_checkpoint(tmp_path):
     assert [entry["step"] for entry in read_log(tmp_path)] == [10]
     plot_dynamics({"run": tmp_path}, tmp_path / "plots" / "dynamics.png")
     assert (tmp_path / "plots" / "dynamics.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UsageError, match="holds no trainer_state.json"):
+    with pytest.raises(UsageError, match="has no trainer_state.json"):
         read_log(tmp_path / "checkpoint-9" / "nothing")
 
 
-def test_the_habit_table_wants_generations(tmp_path):
-    with pytest.raises(UsageError, match="holds no generations.jsonl"):
+def test_the_habit_table_needs_answers(tmp_path):
+    with pytest.raises(UsageError, match="generations.jsonl: no such file"):
         show_habit.model_counts(tmp_path)

@@ -126,10 +126,13 @@ def test_chat_templates_own_by_family_or_given(qwen25_math, tmp_path):
     "template, message",
     [
         # DeepSeek's own drops the thoughts of earlier turns
-        ("{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}", "must hold its text as it is"),
+        (
+            "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}",
+            "must hold its text unchanged",
+        ),
         ("{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '<think>' }}", "and one <think>"),
         ("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "does not continue its own"),
-        ("{{ '<system>' * 2 }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "two systems"),
+        ("{{ '<system>' * 2 }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "two system blocks"),
         ("{{ raise_exception('no') }}", "no"),
     ],
 )
@@ -163,8 +166,8 @@ def test_a_second_run_does_nothing_and_other_options_need_overwrite(qwen25_math,
         (["--chat-template", "chatm"], "did you mean 'chatml'?"),
         (["--rope-theta", "-1"], "--rope-theta -1.0 must be positive"),
         (["--rope-thetta", "1"], "did you mean '--rope-theta'?"),
-        (["--model", "nowhere"], "--model nowhere is no folder, and no Hub id"),
-        (["--model", "owner/name"], "cannot be had from the Hub"),
+        (["--model", "nowhere"], "--model nowhere is not a folder, and not a Hub id"),
+        (["--model", "owner/name"], "cannot be downloaded from the Hub"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(qwen25_math, tmp_path, capsys, options, message):

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# What the paper chose by: MATH-500, 4 samples. Evaluates the points that are trained.
+# The paper chose by this: MATH-500, 4 samples. Evaluates every point of the sweep that is finished.
 set -euo pipefail
-here=$(dirname "${BASH_SOURCE[0]}")
-exec bash "$here/../../evaluate.sh" "$here" --protocol paper_intermediate "$@"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/../../.."
+if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+exec python scripts/evaluate.py run "$here" --protocol paper_intermediate "$@"

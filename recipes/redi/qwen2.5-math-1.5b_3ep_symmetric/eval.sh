@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
 set -euo pipefail
-here=$(dirname "${BASH_SOURCE[0]}")
-exec bash "$here/../../evaluate.sh" "$here" --protocol paper_final "$@"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/../../.."
+if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+exec python scripts/evaluate.py run "$here" --protocol paper_final "$@"

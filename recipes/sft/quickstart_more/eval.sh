@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 set -euo pipefail
-here=$(dirname "${BASH_SOURCE[0]}")
-exec bash "$here/../../evaluate.sh" "$here" --benchmark runs/quickstart/task/digits.jsonl --backend transformers \
-    --n 4 --temperature 0.6 --top-p 0.95 --max-tokens 80 --prompt bare --seed 0 "$@"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/../../.."
+if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+exec python scripts/evaluate.py run "$here" --protocol quickstart --backend transformers "$@"

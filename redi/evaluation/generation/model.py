@@ -1,4 +1,4 @@
-"""A model as generation needs to know it before its weights are loaded."""
+"""What generation knows of a model before its weights are loaded: tokenizer, stop tokens, room for an answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,16 @@ _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SamplingModel:
     """Where a model is, its tokenizer, and what limits its answers.
 
     Attributes:
-        path: a folder, or the name that a server has for a model of which nothing else is known.
+        path: a folder, or a server's name for a model of which nothing else is known.
         identity: the hash of the folder's files, `hub:<id>@<commit>`, or `served:<name>`.
-        tokenizer: with a chat template; None where only a server's name is known, as the next is.
-        config: the model's configuration.
+        tokenizer: with a chat template; None if only a server's name is known.
+        config: the model's configuration; None if only a server's name is known.
         stop_token_ids: tokens that end an answer.
-        template_sha256: of the chat template.
+        template_sha256: hash of the chat template.
     """
 
     path: str
@@ -41,11 +41,11 @@ class Checkpoint:
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens that fit prompt and answer together; None where that is not known."""
+        """Most tokens of prompt and answer together; None if unknown."""
         return self.config and self.config.get_text_config().max_position_embeddings
 
     def room(self, num_prompt_tokens: int, max_tokens: int) -> int:
-        """How many new tokens an answer may have: `max_tokens`, or what the positions leave."""
+        """Most new tokens of an answer: `max_tokens`, or what the positions leave."""
         if self.max_positions is None:
             return max_tokens
         return min(max_tokens, self.max_positions - num_prompt_tokens)
@@ -55,7 +55,7 @@ class Checkpoint:
         return "bfloat16" if torch.cuda.is_available() else "float32"
 
     def default_batch_size(self, max_tokens: int, dtype: str) -> int:
-        """The largest power of two, up to 256, whose key-value cache fits 40 % of the GPU, or 4 GiB without one."""
+        """The largest power of two, up to 256, whose key-value cache fits 40 % of the GPU, or 4 GiB on a CPU."""
         text = self.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -66,7 +66,7 @@ class Checkpoint:
         return min(MAX_BATCH_SIZE, 1 << max(0, fits.bit_length() - 1))
 
     def decode(self, answers: list[list[int]]) -> list[Sample]:
-        """Answers as text, without the stop token. Other special tokens stay in it, for `</think>` may be one."""
+        """Answers as text, without the stop token. Other special tokens are kept, since `</think>` may be one."""
         stopped = [bool(tokens) and tokens[-1] in self.stop_token_ids for tokens in answers]
         texts = self.tokenizer.batch_decode(
             [tokens[:-1] if stop else tokens for tokens, stop in zip(answers, stopped, strict=True)],
@@ -79,10 +79,10 @@ class Checkpoint:
         ]
 
 
-def load_checkpoint(
+def load_model(
     model: str, revision: str | None = None, chat_template: str | None = None, weights: bool = True
-) -> Checkpoint:
-    """Loads a model's configuration and tokenizer, and checks that its weights are there.
+) -> SamplingModel:
+    """Loads a model's configuration and tokenizer, and checks that its weights are complete.
 
     Args:
         model: a folder, or a Hub id, which is downloaded to the Hub's cache.
@@ -91,13 +91,13 @@ def load_checkpoint(
         weights: whether the weights are needed here.
 
     Raises:
-        UsageError: there is no such model, its weights are missing or cut off, or it has no chat template.
+        UsageError: the model does not exist, lacks weights or a chat template, or its weights are cut off.
     """
     folder, identity = _locate(model, revision, weights)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
     if not (folder / "config.json").is_file():
-        raise UsageError(f"--model {model} is no model: it has no config.json")
+        raise UsageError(f"--model {model} is not a model: it has no config.json")
     with usage_errors(
         lambda error: f"--model {model} cannot be loaded: {str(error).splitlines()[0]}", OSError, ValueError
     ):
@@ -108,8 +108,8 @@ def load_checkpoint(
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
     template_sha256 = template_hash(tokenizer)
-    stops = stop_token_ids(tokenizer, generation_config(folder, config))
-    return Checkpoint(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
+    stops = stop_token_ids(tokenizer, _generation_config(folder, config))
+    return SamplingModel(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
 
 
 def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
@@ -119,17 +119,18 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
             raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
         return Path(model), fingerprint(model)
     if not is_hub_id(model):
-        raise UsageError(f"--model {model}: no such folder, and not a Hub id")
+        raise UsageError(f"--model {model} is not a folder, and not a Hub id")
     files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
-    try:
+
+    def message(error: Exception) -> str:
+        return f"--model {model} is not a folder, and the Hub refused it: {str(error).splitlines()[0]}"
+
+    with usage_errors(message, OSError, ValueError):  # the Hub's own errors are OSErrors
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
-    except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--model {model} is no folder here, and the Hub did not give it: {reason}") from error
-    return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named by its commit
+    return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named after its commit
 
 
-def generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
     """The folder's `generation_config.json`, or what the model's configuration says of generation."""
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)

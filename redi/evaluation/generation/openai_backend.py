@@ -1,9 +1,9 @@
 """Sampling from a server that speaks OpenAI's HTTP protocol, such as `vllm serve`.
 
-Two interfaces. `completions` sends the prompt's token ids, so that the model reads exactly what the other back ends
-give it, and names stop tokens and what else a server may fill in from the model's folder; that takes vLLM or SGLang,
-whose fields beyond OpenAI's these are. `chat` sends the user's message and OpenAI's own fields alone, which any such
-server understands: its own template renders the prompt.
+There are two interfaces. `completions` sends the prompt's token ids, so the model reads exactly what the other back
+ends give it, and sets stop tokens and everything else that a server might take from the model's folder. It needs vLLM
+or SGLang, since these fields are not OpenAI's. `chat` sends the user's message with OpenAI's own fields alone, which
+any such server understands; the server's template renders the prompt.
 """
 
 import asyncio
@@ -16,82 +16,82 @@ from typing import Any
 
 import openai
 
-from redi.evaluation.generation.model import Checkpoint
-from redi.evaluation.generation.requests import Sample, Settings, Slot, slots_seed
+from redi.evaluation.generation.model import SamplingModel
+from redi.evaluation.generation.options import SamplingOptions
+from redi.evaluation.generation.requests import Request, Sample, seed_of
 from redi.runs.errors import UsageError
 
 CONCURRENCY = 64
 MAX_RETRIES = 8  # the client waits 0.5, 1, 2, 4, 8, 8, ... seconds, or as long as the server says
-TIMEOUT = openai.Timeout(3600, connect=10)  # seconds; an answer comes in one piece, when its last token is there
-APIS = ("completions", "chat")
+TIMEOUT = openai.Timeout(3600, connect=10)  # seconds; an answer arrives as a whole, with its last token
 
 
-def with_defaults(settings: Settings) -> Settings:
-    """Fills in the options of this back end that were left open.
+def with_defaults(options: SamplingOptions) -> SamplingOptions:
+    """Fills in the options of this back end that were not given.
 
     Raises:
         UsageError: no server is named.
     """
-    base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
         raise UsageError(
             "--backend openai needs --base-url (or OPENAI_BASE_URL), such as http://localhost:8000/v1 of `vllm serve`"
         )
     return replace(
-        settings,
+        options,
         base_url=base_url.rstrip("/"),
-        api=settings.api or "completions",
-        concurrency=settings.concurrency or CONCURRENCY,
+        api=options.api or "completions",
+        concurrency=options.concurrency or CONCURRENCY,
     )
 
 
-def check_server(checkpoint: Checkpoint, settings: Settings) -> None:
+def check_server(model: SamplingModel, options: SamplingOptions) -> None:
     """Asks the server for its models.
 
     Raises:
         UsageError: the server cannot be reached, refuses the key, or does not serve the model.
     """
-    name, base_url = settings.served_model_name or checkpoint.path, settings.base_url
+    name, base_url = options.served_model_name or model.path, options.base_url
     with _plain_errors(base_url), openai.OpenAI(**_connection(base_url), max_retries=1) as client:
         try:
             served = [model.id for model in client.models.list()]
         except openai.NotFoundError:
-            return  # a server without a list; it will say itself if it has not the model
+            return  # a server without a list; it will report a model that it does not serve
     if name not in served:
         raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
 
 
 def _connection(base_url: str) -> dict[str, Any]:
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # a server of one's own asks for none
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a local server asks for none
     return {"base_url": base_url, "api_key": key, "timeout": TIMEOUT}
 
 
 def sample(
-    checkpoint: Checkpoint, slots: list[Slot], settings: Settings
-) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
-    """Samples all slots, a request each, `settings.concurrency` of them at a time.
+    model: SamplingModel, requests: list[Request], options: SamplingOptions
+) -> Iterator[tuple[list[Request], list[Sample]]]:
+    """Sends the requests, `options.concurrency` of them at a time.
 
     Yields:
-        A slot and its sample, as they are finished.
+        A request and its sample, as they finish.
 
     Raises:
         UsageError: the server cannot be reached, or refuses the key or a request.
     """
-    client = openai.AsyncOpenAI(**_connection(settings.base_url), max_retries=MAX_RETRIES)
-    name = settings.served_model_name or checkpoint.path
-    complete = _chat if settings.api == "chat" else _completion
-    loop, waiting, sent = asyncio.new_event_loop(), iter(slots), {}
+    client = openai.AsyncOpenAI(**_connection(options.base_url), max_retries=MAX_RETRIES)
+    name = options.served_model_name or model.path
+    complete = _chat if options.api == "chat" else _completion
+    loop, waiting, sent = asyncio.new_event_loop(), iter(requests), {}
     try:
-        with _plain_errors(settings.base_url):
+        with _plain_errors(options.base_url):
             while True:
-                for slot in islice(waiting, settings.concurrency - len(sent)):
-                    sent[loop.create_task(complete(client, name, slot, checkpoint, settings))] = slot
+                for request in islice(waiting, options.concurrency - len(sent)):
+                    sent[loop.create_task(complete(client, name, request, model, options))] = request
                 if not sent:
                     return
                 done, _ = loop.run_until_complete(asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED))
-                for task in sorted(done, key=lambda task: task.exception() is not None):  # what is worth keeping first
-                    yield (sent.pop(task),), [task.result()]
-    finally:  # an interrupt does not wait for the answers under way
+                for task in sorted(done, key=lambda task: task.exception() is not None):  # keep answers before raising
+                    yield [sent.pop(task)], [task.result()]
+    finally:  # an interrupt does not wait for the answers in flight
         for task in sent:
             task.cancel()
         loop.run_until_complete(_end(client, list(sent)))
@@ -104,53 +104,55 @@ async def _end(client: openai.AsyncOpenAI, tasks: list[asyncio.Task]) -> None:
 
 
 async def _completion(
-    client: openai.AsyncOpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings
+    client: openai.AsyncOpenAI, name: str, request: Request, model: SamplingModel, options: SamplingOptions
 ) -> Sample:
     answer = await client.completions.create(
         model=name,
-        prompt=list(slot[0].token_ids),
-        **_options(slot, settings),
+        prompt=list(request.prompt.token_ids),
+        **_fields(request, options),
         extra_body={
-            "stop_token_ids": list(checkpoint.stop_token_ids),
+            "stop_token_ids": list(model.stop_token_ids),
             "return_token_ids": True,
-            "skip_special_tokens": False,  # in the text of a server that returns no token ids; </think> may be one
+            "skip_special_tokens": False,  # for a server that returns text alone; </think> may be a special token
             "spaces_between_special_tokens": False,
-            "top_k": -1,  # this and the rest would else come from the model's generation_config.json
+            "top_k": -1,  # without these three, the server may take them from the model's generation_config.json
             "min_p": 0,
             "repetition_penalty": 1,
         },
     )
     choice, num_tokens = _only_choice(answer)
     token_ids = (choice.model_extra or {}).get("token_ids")
-    if token_ids is not None:  # then text is made of them as by the other back ends
-        return checkpoint.decode([token_ids])[0]
+    if token_ids is not None:  # decoded here, as for the other back ends
+        return model.decode([token_ids])[0]
     return Sample(choice.text, choice.finish_reason, num_tokens)
 
 
 async def _chat(
-    client: openai.AsyncOpenAI, name: str, slot: Slot, checkpoint: Checkpoint, settings: Settings
+    client: openai.AsyncOpenAI, name: str, request: Request, model: SamplingModel, options: SamplingOptions
 ) -> Sample:
-    messages = [{"role": "user", "content": slot[0].prompt}]
-    answer = await client.chat.completions.create(model=name, messages=messages, **_options(slot, settings))
+    messages = [{"role": "user", "content": request.prompt.text}]
+    answer = await client.chat.completions.create(model=name, messages=messages, **_fields(request, options))
     choice, num_tokens = _only_choice(answer)
-    # Servers that part the thought from the answer call it by one of two names, neither of which is OpenAI's.
+    # Servers that split the thought from the answer use one of two field names, neither of which is OpenAI's.
     extra = choice.message.model_extra or {}
     thought, content = extra.get("reasoning_content") or extra.get("reasoning"), choice.message.content or ""
     response = f"<think>\n{thought.strip()}\n</think>\n\n{content}" if thought else content
     return Sample(response, choice.finish_reason, num_tokens)
 
 
-def _options(slot: Slot, settings: Settings) -> dict[str, Any]:
-    options = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": slot[0].max_tokens}
-    if settings.seed is not None:
-        options["seed"] = slots_seed([slot])
-    return options
+def _fields(request: Request, options: SamplingOptions) -> dict[str, Any]:
+    fields = {
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "max_tokens": request.prompt.max_tokens,
+    }
+    return fields if options.seed is None else fields | {"seed": seed_of([request])}
 
 
 def _only_choice(answer: Any) -> tuple[Any, int]:
-    """The answer that a server gave, and its tokens."""
+    """The answer that a server sent, and its number of tokens."""
     if not answer.choices or answer.usage is None:
-        raise UsageError("the server sent no answer, or none whose tokens it counts (choices, usage)")
+        raise UsageError("the server sent no answer, or did not count its tokens (choices, usage)")
     return answer.choices[0], answer.usage.completion_tokens
 
 
@@ -162,10 +164,10 @@ def _plain_errors(base_url: str) -> Iterator[None]:
         raise UsageError(f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})") from error
     except openai.APIConnectionError as error:
         raise UsageError(
-            f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url right? "
-            "What was sampled is kept."
+            f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url "
+            "correct? What was sampled is kept."
         ) from error
     except openai.APIStatusError as error:
         raise UsageError(
-            f"{base_url} refuses a request ({error.message}); what was sampled is kept, and the same command goes on"
+            f"{base_url} refuses a request ({error.message}); what was sampled is kept, and the same command resumes"
         ) from error

@@ -1,23 +1,77 @@
-"""The options of generation, as `evaluate.py generate` and `sample_teacher.py` have them, and protocols that set them.
-
-A protocol is a YAML file of options, in the command line's spelling with underscores. Its values are read as if they
-stood on the command line before all others, so that each is checked in the same way, and overridden by a later one.
-"""
+"""How answers are sampled: the options of generation, as `evaluate.py` and `sample_teacher.py` take them."""
 
 import argparse
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass, fields
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.generation.requests import Settings
-from redi.runs.cli import StrictParser
-from redi.runs.errors import UsageError, nearest
-from redi.runs.files import CONFIGS
+from redi.runs.errors import UsageError
 from redi.text.prompts import FORCE_THINK, STYLES
 
-PROTOCOL_FOLDER = CONFIGS / "eval"
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How answers are sampled. None means a default, or an option that the back end does not have."""
+
+    backend: str
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    prompt: str
+    force_think: str = "none"
+    chat_template: str | None = None
+    revision: str | None = None
+    seed: int | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    tensor_parallel_size: int | None = None
+    data_parallel_size: int | None = None
+    base_url: str | None = None
+    served_model_name: str | None = None
+    api: str | None = None
+    concurrency: int | None = None
+
+    def __post_init__(self):
+        for name in ("n", "max_tokens", "batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{option_name(name)} {value} must be at least 1")
+        if self.temperature < 0:
+            raise UsageError(f"--temperature {self.temperature} must be at least 0")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
+        for name, backends in BACKEND_OPTIONS.items():
+            if getattr(self, name) is not None and self.backend not in backends:
+                raise UsageError(f"{option_name(name)} is for --backend {' or '.join(backends)}")
+        if self.api == "chat":
+            for name in ("force_think", "chat_template", "revision"):
+                if getattr(self, name) not in (None, "none"):
+                    raise UsageError(
+                        f"{option_name(name)} {getattr(self, name)} cannot be used with --api chat, where the server "
+                        "renders the prompt; use --api completions"
+                    )
+
+
+BACKEND_OPTIONS = {
+    "dtype": ("vllm", "transformers"),
+    "batch_size": ("transformers",),
+    "tensor_parallel_size": ("vllm",),
+    "data_parallel_size": ("vllm",),
+    "base_url": ("openai",),
+    "served_model_name": ("openai",),
+    "api": ("openai",),
+    "concurrency": ("openai",),
+}
+
+
+def option_name(field: str) -> str:
+    """A field as the command line spells it: `max_tokens` is `--max-tokens`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def sampling_options(options: argparse.Namespace) -> SamplingOptions:
+    """The sampling options of a parsed command line."""
+    return SamplingOptions(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})
 
 
 def add_benchmark_option(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +80,16 @@ def add_benchmark_option(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME_OR_JSONL",
-        help=f"a .jsonl file of id, problem, answer, or a name: {', '.join(KNOWN)}",
+        help=f"a .jsonl file with id, problem and answer, or a name: {', '.join(KNOWN)}",
     )
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """What decides the samples of a model: the options that a protocol may set, with `--benchmark`."""
-    parser.add_argument("--n", type=int, default=16, help="samples a problem; more than before adds to them")
+    """What decides the samples of a model. A protocol may set these and `--benchmark`."""
+    parser.add_argument("--n", type=int, default=16, help="samples per problem; a larger n adds to earlier samples")
     parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy")
     parser.add_argument("--top-p", type=float, default=0.95, help="nucleus; there is no top-k")
-    parser.add_argument("--max-tokens", type=int, default=32768, help="new tokens, cut to what the model has room for")
+    parser.add_argument("--max-tokens", type=int, default=32768, help="most new tokens; the model may have less room")
     parser.add_argument("--prompt", choices=STYLES, default="paper", help="bare is the problem alone")
     parser.add_argument(
         "--force-think",
@@ -43,119 +97,44 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         choices=FORCE_THINK,
         const="as-trained",
         default="none",
-        help="begin the answer with <think>, after the template's newline (as-trained) or without (as-published)",
+        help="begin the answer with <think>, after the template's newline (as-trained) or without it (as-published)",
     )
-    parser.add_argument("--chat-template", metavar="NAME_OR_JINJA", help="instead of the model's own")
-    parser.add_argument("--seed", type=int, help="42 if not given; openai: sent to the server only if given")
+    parser.add_argument("--chat-template", metavar="NAME_OR_JINJA", help="used instead of the model's own")
+    parser.add_argument("--seed", type=int, help="default 42; openai: sent to the server only if given")
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """What samples, and on what."""
+    """What samples, and on which hardware."""
     parser.add_argument("--backend", choices=("vllm", "transformers", "openai"), default="vllm", help="what samples")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16 on CUDA, else float32")
     parser.add_argument("--batch-size", type=int, metavar="N", help="transformers: answers sampled together")
     parser.add_argument("--tensor-parallel-size", type=int, metavar="N", help="vllm: GPUs that share one model")
     parser.add_argument(
-        "--data-parallel-size",
-        type=int,
-        metavar="N",
-        help="vllm: engines, each with its own GPUs; if not given, all visible",
+        "--data-parallel-size", type=int, metavar="N", help="vllm: engines; by default as many as the GPUs allow"
     )
     parser.add_argument("--base-url", metavar="URL", help="openai: the server, such as http://localhost:8000/v1")
-    parser.add_argument("--served-model-name", metavar="NAME", help="openai: the server's name for --model")
+    parser.add_argument("--served-model-name", metavar="NAME", help="openai: the server's name for the model")
     parser.add_argument(
         "--api",
         choices=("completions", "chat"),
-        help="openai: send token ids (completions, for vLLM and SGLang), or messages (chat, for any server)",
+        help="openai: send token ids (completions; vLLM and SGLang), or messages (chat; any server)",
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="openai: requests at a time; 64 if not given")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="openai: requests at a time, default 64")
     parser.add_argument(
-        "--shard", metavar="I/N", help="sample only the I-th of N parts; without it, parts are gathered"
+        "--shard", metavar="I/N", help="sample only part I of N; a run without --shard gathers the parts"
     )
 
 
-def add_generate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol",
-        metavar="NAME_OR_YAML",
-        help=f"a file of options, or a name: {', '.join(_names())}; other options override it",
-    )
-    add_protocol_options(parser)
-    add_engine_options(parser)
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    return Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
-
-
-def expand_protocol(argv: list[str]) -> list[str]:
-    """The command line with the options of its `--protocol`, if it names one, put before the others.
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """`"2/4"` as (2, 4); None for None.
 
     Raises:
-        UsageError: there is no such protocol, or it has an unknown key or a bad value.
+        UsageError: it is not `i/n` with 1 <= i <= n.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--protocol", nargs="?")
-    name = finder.parse_known_args(argv)[0].protocol
-    return argv if name is None else [*_as_arguments(name), *argv]
-
-
-def describe_protocol(options: argparse.Namespace) -> str | None:
-    """The protocol's name and which of its options were changed; None without one."""
-    if options.protocol is None:
+    if text is None:
         return None
-    path = _path(options.protocol)
-    changed = [name for name, value in vars(_parse(path, _read(path))).items() if getattr(options, name) != value]
-    changed = [name for name in changed if name in _read(path) and name != "benchmark"]
-    return path.stem + (f" (changed: {', '.join(changed)})" if changed else "")
-
-
-def _names() -> list[str]:
-    return sorted(path.stem for path in PROTOCOL_FOLDER.glob("*.yaml"))
-
-
-def _path(name_or_path: str) -> Path:
-    path = PROTOCOL_FOLDER / f"{name_or_path}.yaml" if name_or_path in _names() else Path(name_or_path)
-    if not path.is_file():
-        raise UsageError(
-            f"--protocol {name_or_path} is neither a file nor a known name ({', '.join(_names())})"
-            f"{nearest(name_or_path, _names())}"
-        )
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"--protocol {path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict) or any(value is None for value in values.values()):
-        raise UsageError(f"--protocol {path} must hold `key: value` lines")
-    return values
-
-
-def _as_arguments(name: str) -> list[str]:
-    path = _path(name)
-    values = _read(path)
-    _parse(path, values)
-    return [argument for key, value in values.items() for argument in _argument(key, value)]
-
-
-def _argument(key: str, value: Any) -> list[str]:
-    option = f"--{key.replace('_', '-')}"
-    return [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
-
-
-def _parse(path: Path, values: dict[str, Any]) -> argparse.Namespace:
-    parser = StrictParser(add_help=False)
-    add_benchmark_option(parser)
-    add_protocol_options(parser)
-    known = [action.dest for action in parser._actions]
-    for key in values:
-        if key not in known:
-            raise UsageError(f"--protocol {path}: unknown key '{key}'{nearest(str(key), known)}; it may set {known}")
-    try:
-        return parser.parse_args([argument for key, value in values.items() for argument in _argument(key, value)])
-    except UsageError as error:
-        raise UsageError(f"--protocol {path}: {error}") from error
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard {text} must be i/n with i from 1 to n, such as 1/4")
+    return int(index), int(count)

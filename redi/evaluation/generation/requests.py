@@ -1,38 +1,49 @@
-"""What is to be sampled: every sample has a key made of all that decides it, so that old text is used again or not."""
+"""What is sampled: prompts, each with a key of everything that decides its samples, and requests for samples of them.
+
+A sample on disk is used again only if its key is that of the prompt that is asked now.
+"""
 
 import hashlib
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redi.evaluation.benchmarks import Benchmark
+from redi.evaluation.benchmarks import Benchmark, Problem
+from redi.evaluation.generation.options import SamplingOptions
 from redi.runs.errors import UsageError
 from redi.text.prompts import make_prompt, user_turn
 
 if TYPE_CHECKING:
-    from redi.evaluation.generation.model import Checkpoint
+    from redi.evaluation.generation.model import SamplingModel
 
 
 @dataclass(frozen=True)
-class Request:
-    """One problem, to be sampled n times.
+class Prompt:
+    """The prompt of one problem.
 
     Attributes:
-        benchmark: the benchmark's name.
-        id: the problem's.
-        prompt: as the model reads it; the user's message alone where a server renders the prompt.
-        token_ids: of the prompt; empty where a server renders it.
-        max_tokens: most new tokens.
+        benchmark: name of the benchmark.
+        id: of the problem.
+        text: as the model reads it; the user's message alone if a server renders the prompt.
+        token_ids: of the text; empty if a server renders the prompt.
+        max_tokens: most new tokens of an answer.
         key: hash of what decides the samples: model, prompt, sampling parameters, engine and seed.
     """
 
     benchmark: str
     id: str | int
-    prompt: str
+    text: str
     token_ids: tuple[int, ...]
     max_tokens: int
     key: str
+
+
+class Request(NamedTuple):
+    """One sample of a prompt, to be drawn."""
+
+    prompt: Prompt
+    sample_idx: int
 
 
 @dataclass(frozen=True)
@@ -44,153 +55,65 @@ class Sample:
     num_tokens: int
 
 
-Slot = tuple[Request, int]  # a request and its sample index
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are sampled. None stands for a default, or for an option that the back end does not have."""
-
-    backend: str
-    n: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    prompt: str
-    force_think: str = "none"
-    chat_template: str | None = None
-    revision: str | None = None
-    seed: int | None = None
-    dtype: str | None = None
-    batch_size: int | None = None
-    tensor_parallel_size: int | None = None
-    data_parallel_size: int | None = None
-    base_url: str | None = None
-    served_model_name: str | None = None
-    api: str | None = None
-    concurrency: int | None = None
-
-    def __post_init__(self):
-        for name in ("n", "max_tokens", "batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{_option(name)} {value} must be at least 1")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature {self.temperature} must be at least 0")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
-        for name, backends in BACKEND_OPTIONS.items():
-            if getattr(self, name) is not None and self.backend not in backends:
-                raise UsageError(f"{_option(name)} is for --backend {' or '.join(backends)}")
-        if self.api == "chat":
-            for name in ("force_think", "chat_template", "revision"):
-                if getattr(self, name) not in (None, "none"):
-                    raise UsageError(
-                        f"{_option(name)} {getattr(self, name)} cannot be used with --api chat, where the server "
-                        "renders the prompt; use --api completions"
-                    )
-
-
-BACKEND_OPTIONS = {
-    "dtype": ("vllm", "transformers"),
-    "batch_size": ("transformers",),
-    "tensor_parallel_size": ("vllm",),
-    "data_parallel_size": ("vllm",),
-    "base_url": ("openai",),
-    "served_model_name": ("openai",),
-    "api": ("openai",),
-    "concurrency": ("openai",),
-}
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def make_requests(
-    benchmarks: list[Benchmark], checkpoint: "Checkpoint", settings: Settings, run: dict[str, Any]
-) -> list[Request]:
+def make_prompts(
+    benchmarks: list[Benchmark], model: "SamplingModel", options: SamplingOptions, run: dict[str, Any]
+) -> list[Prompt]:
     """Renders and encodes the prompt of every problem, the longest first: memory runs out early.
 
     Args:
         benchmarks: whose problems are asked.
-        checkpoint: whose tokenizer renders; without one the prompts are the users' messages.
-        settings: how to sample.
-        run: what decides the samples besides prompt and length: part of every request's key.
+        model: whose tokenizer renders; without a tokenizer the prompts are the users' messages.
+        options: how to sample.
+        run: what decides the samples besides prompt and length; part of every key.
 
     Raises:
-        UsageError: a prompt is as long as the model's positions.
+        UsageError: a prompt does not fit the model's positions.
     """
-    requests = []
-    for benchmark in benchmarks:
-        for problem in benchmark.problems:
-            if checkpoint.tokenizer is None:
-                prompt, token_ids = user_turn(problem.problem, settings.prompt), []
-            else:
-                prompt, token_ids = make_prompt(
-                    checkpoint.tokenizer, problem.problem, settings.prompt, settings.force_think
-                )
-            max_tokens = checkpoint.room(len(token_ids), settings.max_tokens)
-            if max_tokens < 1:
-                raise UsageError(
-                    f"{benchmark.name} '{problem.id}': its prompt of {len(token_ids)} tokens does not fit the "
-                    f"model's {checkpoint.max_positions} positions (max_position_embeddings)"
-                )
-            content = json.dumps([run, prompt, token_ids, max_tokens])
-            key = hashlib.sha256(content.encode()).hexdigest()[:32]
-            requests.append(Request(benchmark.name, problem.id, prompt, tuple(token_ids), max_tokens, key))
-    if any(request.max_tokens < settings.max_tokens for request in requests):
+    prompts = [
+        _make_prompt(benchmark.name, problem, model, options, run)
+        for benchmark in benchmarks
+        for problem in benchmark.problems
+    ]
+    if any(prompt.max_tokens < options.max_tokens for prompt in prompts):
         print(
-            f"note: --max-tokens {settings.max_tokens} is cut to what the model's {checkpoint.max_positions} "
-            f"positions leave after a prompt (the longest has {max(len(r.token_ids) for r in requests)} tokens)",
+            f"note: --max-tokens {options.max_tokens} is cut to what the model's {model.max_positions} positions "
+            f"leave after a prompt (the longest has {max(len(prompt.token_ids) for prompt in prompts)} tokens)",
             file=sys.stderr,
         )
-    return sorted(requests, key=lambda request: -len(request.token_ids))
+    return sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
 
 
-def make_slots(requests: list[Request], n: int) -> list[Slot]:
-    """All samples of all requests: the first of each, then the second, so that a larger n only appends."""
-    return [(request, index) for index in range(n) for request in requests]
-
-
-def by_request(slots: list[Slot]) -> list[tuple[Slot, ...]]:
-    """The slots of each problem together, in the order of the problems."""
-    batches: dict[tuple[str, str | int], list[Slot]] = {}
-    for slot in slots:
-        batches.setdefault((slot[0].benchmark, slot[0].id), []).append(slot)
-    return [tuple(batch) for batch in batches.values()]
-
-
-def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
-    """Which GPUs each data parallel engine gets, as CUDA_VISIBLE_DEVICES; empty texts where there are none at all.
-
-    Raises:
-        UsageError: there are GPUs, but fewer than needed.
-    """
-    wanted = data_parallel_size * tensor_parallel_size
-    if 0 < len(devices) < wanted:
+def _make_prompt(
+    benchmark: str, problem: Problem, model: "SamplingModel", options: SamplingOptions, run: dict[str, Any]
+) -> Prompt:
+    if model.tokenizer is None:
+        text, token_ids = user_turn(problem.problem, options.prompt), []
+    else:
+        text, token_ids = make_prompt(model.tokenizer, problem.problem, options.prompt, options.force_think)
+    max_tokens = model.room(len(token_ids), options.max_tokens)
+    if max_tokens < 1:
         raise UsageError(
-            f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {tensor_parallel_size} needs "
-            f"{wanted} GPUs, and {len(devices)} are visible"
+            f"{benchmark} '{problem.id}': its prompt of {len(token_ids)} tokens does not fit the model's "
+            f"{model.max_positions} positions (max_position_embeddings)"
         )
-    return [
-        ",".join(devices[first : first + tensor_parallel_size]) for first in range(0, wanted, tensor_parallel_size)
-    ]
+    key = hashlib.sha256(json.dumps([run, text, token_ids, max_tokens]).encode()).hexdigest()[:32]
+    return Prompt(benchmark, problem.id, text, tuple(token_ids), max_tokens, key)
 
 
-def slots_seed(slots: list[Slot]) -> int:
-    """A seed of 63 bits from what is to be sampled: the keys, which hold the run's seed, and the indices."""
-    content = json.dumps([[request.key, index] for request, index in slots])
+def make_requests(prompts: list[Prompt], n: int) -> list[Request]:
+    """n samples of every prompt: the first of each, then the second, so that a larger n only appends."""
+    return [Request(prompt, index) for index in range(n) for prompt in prompts]
+
+
+def group_by_prompt(requests: list[Request]) -> list[list[Request]]:
+    """The requests of each prompt together, in the order of the prompts."""
+    groups: dict[tuple[str, str | int], list[Request]] = {}
+    for request in requests:
+        groups.setdefault((request.prompt.benchmark, request.prompt.id), []).append(request)
+    return list(groups.values())
+
+
+def seed_of(requests: list[Request]) -> int:
+    """A seed of 63 bits from what is sampled: the keys, which hold the run's seed, and the sample indices."""
+    content = json.dumps([[request.prompt.key, request.sample_idx] for request in requests])
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`"2/4"` as (2, 4).
-
-    Raises:
-        UsageError: it is not `i/n` with 1 <= i <= n.
-    """
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UsageError(f"--shard {text} must be i/n with i from 1 to n, such as 1/4")
-    return int(index), int(count)

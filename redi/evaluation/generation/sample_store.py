@@ -1,4 +1,7 @@
-"""The folder that generations are appended to, and what is there already when a run is taken up again."""
+"""The folder that samples are appended to, and what a resumed run finds in it.
+
+A folder gains benchmarks, problems and samples over time. All of them share the sampling parameters.
+"""
 
 import fcntl
 import json
@@ -11,15 +14,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from redi.evaluation.benchmarks import Benchmark
-from redi.evaluation.files import BENCHMARK, CONFIG, GENERATIONS, GRADED, read_config
-from redi.evaluation.generation.requests import Request, Sample, Slot
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
+from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
-from redi.runs.jsonl import line, parse_line
+from redi.runs.jsonl import iter_jsonl, line, parse_line
 from redi.runs.manifest import MANIFEST
 
-# A model and a benchmark may move, more samples or problems be asked for, and another machine go on. The other options
-# are in the samples' keys too; comparing them first gives a message that names the option.
+# A model or benchmark may move, more may be asked for, and another machine may continue. Every other option is in the
+# samples' keys too; comparing it first gives a message that names the option.
 _NOT_COMPARED = (
     *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n"),
     *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
@@ -27,51 +30,55 @@ _NOT_COMPARED = (
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
 
 
-class Output:
-    """The folder of a run: its options, its benchmarks and the generations so far.
+class SampleStore:
+    """The folder of a run: its sampling options, its problems and the samples so far.
 
-    A context manager: between its begin and its end no other process writes into the folder.
+    A context manager: while it is open, no other process writes into the folder.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], requests: list[Request]):
-        """Looks at a new folder or that of an earlier run.
+    def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], prompts: list[Prompt]):
+        """Looks at a new folder, or at that of an earlier run.
+
+        Args:
+            folder: of the run.
+            config: this run's sampling options; `sampling.json` gets them, with the benchmarks of earlier runs. `n`
+                is null there if it differs by benchmark.
+            benchmarks: what is asked.
+            prompts: of all problems of the benchmarks.
 
         Raises:
-            UsageError: the folder holds something else, or was begun with other options.
+            UsageError: the folder holds something else, or samples with other options.
         """
         self.folder = folder
         self.generations = folder / GENERATIONS
-        self._config = json.dumps(config, indent=2) + "\n"
-        self._benchmark = "".join(
-            line({"benchmark": benchmark.name, "id": problem.id, "problem": problem.problem, "answer": problem.answer})
-            for benchmark in benchmarks
-            for problem in benchmark.problems
-        )
-        self._requests = {(request.benchmark, request.id): request for request in requests}
-        if (folder / CONFIG).is_file():
-            begun = read_config(folder)
-            _check_same(begun, json.loads(self._config), folder)
-            if begun["n"] > config["n"]:
-                raise UsageError(
-                    f"--output {folder} was begun with n {begun['n']}, now it is {config['n']}; ask for at least as "
-                    "many, or choose another folder"
-                )
+        self._begun: dict[str, Any] = {}
+        if sampling_file(folder) is not None:
+            self._begun = read_sampling(folder)
+            _check_same(self._begun, config, folder)
         elif folder.exists() and (not folder.is_dir() or any(not _is_shard(path) for path in folder.iterdir())):
-            raise UsageError(f"--output {folder} exists and holds no generations; choose another folder")
+            raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")
         for shard in self._shards():
-            _check_same(read_config(shard), json.loads(self._config), shard)
+            _check_same(read_sampling(shard), config, shard)
+        self._asked = {benchmark.name: config["n"] for benchmark in benchmarks}
+        self.config = config
+        self._problems = _problems_in(folder / BENCHMARK) | {task.name: _rows(task) for task in benchmarks}
+        self._prompts = {(prompt.benchmark, prompt.id): prompt for prompt in prompts}
         self._stream: BinaryIO | None = None
-        self.present: set[Slot] = set()
+        self.present: set[Request] = set()
 
-    def __enter__(self) -> "Output":
+    def __enter__(self) -> "SampleStore":
         """Reads which samples the folder has.
 
         Raises:
-            UsageError: another process writes into it, or it has samples that are not asked for.
+            UsageError: another process writes into it, or it has samples of other prompts.
         """
         if self.generations.is_file():
             self._stream = self._open()
-            self.present = {slot for slot, _ in self._read(self.generations, cut=True)}
+            try:
+                self.present = {request for request, _ in self._read(self.generations, cut=True)}
+            except UsageError:
+                self._stream.close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,8 +97,11 @@ class Output:
             pass  # a file system without locks
         return stream
 
-    def _read(self, path: Path, cut: bool) -> Iterator[tuple[Slot, bytes]]:
-        """The samples in a file and their lines. A half-written last line is left out, or cut off, saying so."""
+    def _read(self, path: Path, cut: bool) -> Iterator[tuple[Request, bytes]]:
+        """The samples in a file that are of this run's benchmarks, and their lines.
+
+        A half-written last line is skipped, or cut off, with a note.
+        """
         if not path.is_file():
             return
         end = 0
@@ -100,49 +110,74 @@ class Output:
                 if not text.endswith(b"\n"):
                     if cut:
                         os.truncate(path, end)
-                    print(f"note: {'cut' if cut else 'left'} a half-written last line off {path}", file=sys.stderr)
+                    what = "cut off" if cut else "skipped"
+                    print(f"note: {what} a half-written last line of {path}", file=sys.stderr)
                     return
                 end += len(text)
                 if text.strip():
-                    yield self._slot(text.decode("ascii", errors="replace"), f"{path}, line {number}"), text
+                    row = parse_line(text.decode("ascii", errors="replace"), f"{path}, line {number}", _FIELDS)
+                    if row["benchmark"] in self._asked:
+                        yield self._request(row, f"{path}, line {number}"), text
 
-    def _slot(self, text: str, where: str) -> Slot:
-        row = parse_line(text, where, _FIELDS)
-        request = self._requests.get((row["benchmark"], row["id"]))
-        if request is None:
+    def _request(self, row: dict[str, Any], where: str) -> Request:
+        prompt, name = self._prompts.get((row["benchmark"], row["id"])), f"{row['benchmark']} '{row['id']}'"
+        if prompt is None:
             raise UsageError(
-                f"{where}: a sample of {row['benchmark']} '{row['id']}', which is not asked for; name all benchmarks "
-                "of the folder, or choose another --output"
+                f"{where}: a sample of {name}, which is no longer in the benchmark; put the problem back, or choose "
+                "another folder"
             )
-        if request.key != row["key"]:
-            raise UsageError(
-                f"{where}: {row['benchmark']} '{row['id']}' was sampled from another prompt; choose another --output"
-            )
-        return request, row["sample_idx"]
+        if prompt.key != row["key"]:
+            raise UsageError(f"{where}: {name} was sampled from another prompt; {_remedy(self.folder)}")
+        return Request(prompt, row["sample_idx"])
 
     def begin(self) -> None:
-        """Writes options and golds, and takes away what samples to come or other golds would make stale."""
+        """Writes options and problems, and removes what further samples or changed reference answers make stale.
+
+        Raises:
+            UsageError: a benchmark is unfinished, and fewer samples of it are asked for than before.
+        """
+        begun = self._begun_samples()
+        for name, before in begun.items():
+            if before > self._asked.get(name, before):
+                raise UsageError(
+                    f"--output {self.folder} was begun with n {before} for {name}, now it is {self._asked[name]}; ask "
+                    "for at least as many, or choose another folder"
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stream = self._stream or self._open()
-        write_text(self.folder / BENCHMARK, self._benchmark)
-        write_text(self.folder / CONFIG, self._config)
+        write_text(self.folder / BENCHMARK, "".join(self._problems.values()))
+        num_samples = begun | self._asked
+        if len(set(num_samples.values())) > 1:
+            self.config["n"] = None
+        self.config["samples_per_problem"] = num_samples
+        self.config["benchmarks"] = self._begun.get("benchmarks", {}) | self.config["benchmarks"]
+        old = sampling_file(self.folder)
+        write_text(self.folder / SAMPLING, json.dumps(self.config, indent=2) + "\n")
+        if old is not None and old.name != SAMPLING:
+            old.unlink()
         (self.folder / MANIFEST).unlink(missing_ok=True)
         if (self.folder / GRADED).exists():
             (self.folder / GRADED).unlink()
             print(f"note: removed {self.folder / GRADED}, which is out of date; grade again", file=sys.stderr)
 
-    def is_finished(self) -> bool:
-        """Whether an earlier run ended here that had the same golds; what is missing now is not looked at."""
-        golds = self.folder / BENCHMARK
-        return (self.folder / MANIFEST).is_file() and golds.read_text(encoding="utf-8") == self._benchmark
+    def _begun_samples(self) -> dict[str, int]:
+        """Samples per problem that earlier runs asked for, by benchmark."""
+        every = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
+        return self._begun.get("samples_per_problem", every)  # which folders did not have before
 
-    def append(self, slots: tuple[Slot, ...], samples: list[Sample]) -> None:
+    def is_finished(self) -> bool:
+        """Whether an earlier run ended here with the same problems and reference answers."""
+        problems = self.folder / BENCHMARK
+        finished = (self.folder / MANIFEST).is_file() and problems.is_file()
+        return finished and problems.read_text(encoding="utf-8") == "".join(self._problems.values())
+
+    def append(self, requests: list[Request], samples: list[Sample]) -> None:
         """Writes what was sampled together and waits until it is on disk."""
         rows = [
-            {"benchmark": request.benchmark, "id": request.id, "sample_idx": index, "prompt": request.prompt}
+            {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
             | asdict(sample)
-            | {"key": request.key}
-            for (request, index), sample in zip(slots, samples, strict=True)
+            | {"key": prompt.key}
+            for (prompt, index), sample in zip(requests, samples, strict=True)
         ]
         self._stream.write("".join(line(row) for row in rows).encode("ascii"))
         self._stream.flush()
@@ -150,16 +185,16 @@ class Output:
 
     def _shards(self) -> list[Path]:
         found = self.folder.iterdir() if self.folder.is_dir() else []
-        return sorted(path for path in found if _is_shard(path) and (path / CONFIG).is_file())
+        return sorted(path for path in found if _is_shard(path) and sampling_file(path) is not None)
 
     def gather(self) -> None:
         """Copies the samples of finished and unfinished shards that are not here yet."""
         shards, found = self._shards(), 0
         for shard in shards:
-            for slot, text in self._read(shard / GENERATIONS, cut=False):
-                if slot not in self.present:
+            for request, text in self._read(shard / GENERATIONS, cut=False):
+                if request not in self.present:
                     self._stream.write(text)
-                    self.present.add(slot)
+                    self.present.add(request)
                     found += 1
         self._stream.flush()
         if shards:
@@ -175,10 +210,30 @@ def _is_shard(path: Path) -> bool:
     return re.fullmatch(r"shard-\d+-of-\d+", path.name) is not None
 
 
+def _rows(benchmark: Benchmark) -> str:
+    """The problems as `benchmark.jsonl` holds them."""
+    return "".join(
+        line({"benchmark": benchmark.name, "id": problem.id, "problem": problem.problem, "answer": problem.answer})
+        for problem in benchmark.problems
+    )
+
+
+def _problems_in(path: Path) -> dict[str, str]:
+    """The lines of a `benchmark.jsonl` by benchmark; empty if there is no such file."""
+    found: dict[str, str] = {}
+    for row in iter_jsonl(path, ("benchmark",)) if path.is_file() else ():
+        found[row["benchmark"]] = found.get(row["benchmark"], "") + line(row)
+    return found
+
+
 def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     for key, value in config.items():
         if key not in _NOT_COMPARED and begun.get(key) != value:
             raise UsageError(
                 f"--output {folder} was begun with {key} {json.dumps(begun.get(key))}, now it is {json.dumps(value)}; "
-                f"choose another folder, or the same options to go on"
+                f"{_remedy(folder)}"
             )
+
+
+def _remedy(folder: Path) -> str:
+    return f"use the same options, or another folder (or move {folder.name} away)"

@@ -1,4 +1,4 @@
-"""Sampling with transformers: slower than vLLM, but reproducible sample by sample, and at home on a CPU."""
+"""Sampling with transformers: slower than vLLM, but reproducible sample by sample, on a CPU too."""
 
 from collections.abc import Iterator
 
@@ -6,41 +6,44 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from redi.evaluation.generation.model import Checkpoint
-from redi.evaluation.generation.requests import Sample, Settings, Slot, slots_seed
+from redi.evaluation.generation.model import SamplingModel
+from redi.evaluation.generation.options import SamplingOptions
+from redi.evaluation.generation.requests import Request, Sample, seed_of
 from redi.runs.model_folder import attention_of
 
-TINY = 20_000_000  # parameters, up to which one thread is as fast as several, and does not wait for busy cores
-BLOCK = 64  # random numbers that are drawn ahead for each answer
+TINY = 20_000_000  # parameters; up to this size one thread is as fast as several, and does not wait for busy cores
+BLOCK = 64  # random numbers drawn at a time for each answer
 
 
 def sample(
-    checkpoint: Checkpoint, slots: list[Slot], settings: Settings
-) -> Iterator[tuple[tuple[Slot, ...], list[Sample]]]:
+    model: SamplingModel, requests: list[Request], options: SamplingOptions
+) -> Iterator[tuple[list[Request], list[Sample]]]:
     """Samples batch after batch.
 
     Yields:
-        The slots of a batch and their samples.
+        The requests of a batch and their samples.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    init = {"dtype": getattr(torch, settings.dtype), "attn_implementation": attention_of(checkpoint.path, None)}
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, **init).to(device).eval()
+    init = {"dtype": getattr(torch, options.dtype), "attn_implementation": attention_of(model.path, None)}
+    network = AutoModelForCausalLM.from_pretrained(model.path, **init).to(device).eval()
     num_threads = torch.get_num_threads()
-    if device == "cpu" and model.num_parameters() <= TINY:
+    if device == "cpu" and network.num_parameters() <= TINY:
         torch.set_num_threads(1)
-    for start in range(0, len(slots), settings.batch_size):
-        batch = tuple(slots[start : start + settings.batch_size])
+    for start in range(0, len(requests), options.batch_size):
+        batch = requests[start : start + options.batch_size]
         answers = generate_tokens(
-            model,
-            [request.token_ids for request, _ in batch],
-            checkpoint.stop_token_ids,
-            [request.max_tokens for request, _ in batch],
-            settings.temperature,
-            settings.top_p,
-            [slots_seed([slot]) for slot in batch],
+            network,
+            [request.prompt.token_ids for request in batch],
+            model.stop_token_ids,
+            [request.prompt.max_tokens for request in batch],
+            options.temperature,
+            options.top_p,
+            [seed_of([request]) for request in batch],
         )
-        yield batch, checkpoint.decode(answers)
+        yield batch, model.decode(answers)
     torch.set_num_threads(num_threads)
+    del network
+    torch.cuda.empty_cache()  # the process may live on, to grade or to wait for the next checkpoint
 
 
 @torch.inference_mode()
@@ -55,13 +58,13 @@ def generate_tokens(
 ) -> list[list[int]]:
     """Samples one answer to each prompt: its new token ids, up to and including the first stop token.
 
-    This is not `model.generate`, which keeps finished answers in the batch until the last one ends, fills in options
-    that a call leaves open (top_k, a repetition penalty) from the model's folder, and draws one batch's random numbers
-    from one stream, so that an answer would depend on its neighbours.
+    This is not `model.generate`, which keeps finished answers in the batch until the last one ends, takes options that
+    a call does not set (top_k, a repetition penalty) from the model's folder, and draws a batch's random numbers from
+    one stream, so an answer would depend on its neighbours.
 
     Args:
         model: a causal language model.
-        prompts: (B) token ids; padded on the left here, with a mask from their lengths, as the pad token may be eos.
+        prompts: (B) token ids; padded on the left here, with a mask from their lengths, since pad may be eos.
         stop_ids: tokens that end an answer.
         max_tokens: (B) most new tokens of each answer.
         temperature: 0 is greedy.
@@ -97,7 +100,7 @@ def generate_tokens(
             break
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        if left <= 0.8 * len(rows):  # finished answers leave the batch, a few at a time since this copies the cache
+        if left <= 0.8 * len(rows):  # finished answers leave the batch, several at a time, since this copies the cache
             keep = torch.tensor([index for index, end in enumerate(ended) if not end], device=model.device)
             cache.batch_select_indices(keep)
             tokens, positions, mask, block = tokens[keep], positions[keep], mask[keep], block[keep]
@@ -107,7 +110,7 @@ def generate_tokens(
 
 
 def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids padded on the left, and the mask of what is no padding; both (B, width)."""
+    """Token ids padded on the left, and the mask of the real tokens; both (B, width)."""
     width = max(map(len, prompts))
     padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -116,19 +119,19 @@ def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Te
 
 def draw(seeds: list[int], block: int) -> torch.Tensor:
     """The `block`-th BLOCK random numbers in [0, 1) of each seed's stream, (seeds, BLOCK)."""
-    # The counter's highest word is the block, so that blocks do not overlap, and none need be drawn to reach the next.
+    # The counter's highest word is the block: blocks do not overlap, and any can be drawn without those before it.
     streams = [np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block])) for seed in seeds]
     return torch.from_numpy(np.stack([stream.random(BLOCK, dtype=np.float32) for stream in streams]))
 
 
 def choose(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
-    """Chooses one token a row from the nucleus of probability `top_p`, or takes the likeliest at temperature 0.
+    """Chooses one token a row from the nucleus of probability `top_p`, or the most likely one at temperature 0.
 
     Args:
         logits: (B, V).
         temperature: divides the logits.
-        top_p: the likeliest tokens are kept as long as those before them hold less than this.
-        uniform: (B, 1) random numbers in [0, 1), each of which is a place in its row's nucleus.
+        top_p: the most likely tokens are kept as long as those before them hold less than this.
+        uniform: (B, 1) random numbers in [0, 1), each a position in its row's nucleus.
 
     Returns:
         (B,) token ids.

@@ -1,7 +1,7 @@
-"""Compares a gold answer with a model's: text, exact numbers and structure first, algebra only for the rest.
+"""Compares a model's answer with a reference answer: text, exact numbers and structure first, algebra for the rest.
 
-`equal` has three outcomes. True and False are decided here, in microseconds and without evaluating anything a model
-wrote; None means that only a computer algebra system can tell. Passing that system as `symbolic` leaves nothing open.
+`equal` has three outcomes. True and False are decided here in microseconds, without evaluating anything a model wrote.
+None means that only a computer algebra system can tell; with such a system as `symbolic` there is always a verdict.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from redi.evaluation.grading.exact_numbers import exact_number
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean, has_text, strip_unit, unwrap_text
-from redi.evaluation.grading.numeric import differ, value
+from redi.evaluation.grading.numeric_probe import differ, value
 
 Symbolic = Callable[[str, str], bool]
 
@@ -34,15 +34,15 @@ _TOKEN_RE = re.compile(r"\\[a-zA-Z]+|\\.|[()\[\]{},;]")
 
 
 def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
-    """Whether two answers say the same.
+    """Whether two answers are equal.
 
     Args:
         gold: the reference answer, in LaTeX, with or without dollar signs.
         answer: the content of the model's box.
-        symbolic: decides what text and numbers leave open, for one item at a time (gold, answer).
+        symbolic: decides the items (gold, answer) that text and numbers cannot.
 
     Returns:
-        True or False; None where undecided, which with `symbolic` never happens.
+        True or False; None if undecided, which never happens with `symbolic`.
     """
     gold, answer = gold.strip(), answer.strip()
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
@@ -55,7 +55,7 @@ def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | No
 
 @lru_cache(maxsize=50_000)
 def cleaned(text: str) -> str:
-    """`clean`, without groups around the whole answer and without what follows an approximation sign."""
+    """`clean`, then drops groups around the whole answer and everything after an approximation sign."""
     text = _peel(clean(text))
     exact, sign, _ = text.partition(r"\approx")
     if sign and exact.strip() and not _NAME_RE.fullmatch(exact.strip()):
@@ -64,7 +64,7 @@ def cleaned(text: str) -> str:
 
 
 def _same_logarithm(gold: str, answer: str) -> tuple[str, str]:
-    """Reads a `\\log` without a base as `\\ln` where the other side writes only `\\ln`."""
+    """Reads a `\\log` without a base as `\\ln` if the other side writes only `\\ln`."""
     for name, other in ((gold, answer), (answer, gold)):
         if r"\ln" in name and r"\log" not in name and r"\ln" not in other:
             return _LOG_RE.sub(r"\\ln", gold), _LOG_RE.sub(r"\\ln", answer)
@@ -87,7 +87,7 @@ def _compare(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> b
         return numbers[0] == numbers[1]
     if len(gold_items) == len(answer_items):
         return _unordered(gold_items, answer_items, symbolic, depth)
-    if brackets(gold) or brackets(answer):  # a tuple against a list written without parentheses
+    if brackets(gold) or brackets(answer):  # a tuple and a list without parentheses
         gold_items = split(gold[1:-1]) if brackets(gold) == "()" else gold_items
         answer_items = split(answer[1:-1]) if brackets(answer) == "()" else answer_items
         return _ordered(gold_items, answer_items, symbolic, depth)
@@ -98,7 +98,7 @@ def _compare(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> b
 
 
 def _compare_item(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares two answers that are not bare lists."""
+    """Compares two answers that are single items."""
     is_text = has_text(gold) or has_text(answer)
     gold, gold_unit = _bare_item(gold)
     answer, answer_unit = _bare_item(answer)
@@ -120,7 +120,7 @@ def _compare_item(gold: str, answer: str, symbolic: Symbolic | None, depth: int)
 
 
 def _compare_brackets(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares tuples, intervals and unions of intervals, also where one side is written as a relation."""
+    """Compares tuples, intervals, unions of intervals and matrices. One side may be written as a relation."""
     gold_kind, answer_kind = brackets(gold), brackets(answer)
     if gold_kind and answer_kind:
         same = gold_kind == answer_kind
@@ -142,7 +142,7 @@ def _compare_brackets(gold: str, answer: str, symbolic: Symbolic | None, depth: 
 
 
 def _compare_equations(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares the last sides where one answer names what it computes and the other does not, or by the same name."""
+    """Compares equations. If one side only names the result (`f(x) = ...`), the last sides are compared."""
     gold_sides, answer_sides = _EQUALS_RE.split(gold), _EQUALS_RE.split(answer)
     named = len(gold_sides) > 1 and _NAME_RE.fullmatch(gold_sides[0].strip()) is not None
     if len(answer_sides) > 1 and len(gold_sides) == 1:
@@ -156,14 +156,14 @@ def _compare_equations(gold: str, answer: str, symbolic: Symbolic | None, depth:
 
 @lru_cache(maxsize=50_000)
 def _bare_item(item: str) -> tuple[str, str]:
-    """An item without unit, fonts and outer groups, and its unit."""
+    """An item without its unit, font commands and outer groups; and its unit."""
     item, outer = strip_unit(item)
     item, inner = strip_unit(_peel(unwrap_text(item)))
     return item, outer or inner
 
 
 def _is_set(item: str) -> bool:
-    """Whether an item is a tuple, an interval, a union or a matrix, hence no number."""
+    """Whether an item is a tuple, an interval, a union or a matrix, so it cannot be a number."""
     return brackets(item) != "" or r"\cup" in item or "{pmatrix}" in item
 
 
@@ -185,7 +185,7 @@ def _ordered(gold: list[str], answer: list[str], symbolic: Symbolic | None, dept
 
 
 def _unordered(gold: list[str], answer: list[str], symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Each gold item takes the first equal answer that is left."""
+    """Each reference item takes the first equal answer item that is left."""
     if len(gold) > MAX_ITEMS:
         return False
     left, undecided = list(answer), False
@@ -205,7 +205,7 @@ def _unordered(gold: list[str], answer: list[str], symbolic: Symbolic | None, de
 
 
 def _expand(items: list[str]) -> list[str]:
-    """Writes `a \\pm b` as two items."""
+    """Splits `a \\pm b` into two items."""
     return [part for item in items for part in _two_signs(item)]
 
 
@@ -216,7 +216,7 @@ def _two_signs(item: str) -> list[str]:
 
 
 def relation_interval(text: str) -> str:
-    """`1 < x \\le 2` -> `(1,2]`, `x > 3` -> `(3,\\infty)`; the empty string for anything else."""
+    """`1 < x \\le 2` -> `(1,2]`, `x > 3` -> `(3,\\infty)`. The empty string for anything else."""
     parts = [part.strip() for part in _ORDER_RE.split(text)]
     if len(parts) not in (3, 5) or not all(parts):
         return ""
@@ -233,7 +233,7 @@ def relation_interval(text: str) -> str:
 
 
 def split(text: str, separators: tuple[str, ...] = (",", ";")) -> list[str]:
-    """The parts of `text` between separators that stand outside all brackets."""
+    """Splits `text` at separators outside all brackets."""
     parts, start, depth = [], 0, 0
     for match in _TOKEN_RE.finditer(text):
         token = match.group()
@@ -248,7 +248,7 @@ def split(text: str, separators: tuple[str, ...] = (",", ";")) -> list[str]:
 
 
 def _outer(text: str) -> tuple[str, str] | None:
-    """The pair of brackets around the whole text, if there is one."""
+    """The pair of brackets around the whole text, or None."""
     depth, opening = 0, ""
     for match in _TOKEN_RE.finditer(text):
         token = match.group()
@@ -263,7 +263,7 @@ def _outer(text: str) -> tuple[str, str] | None:
 
 
 def brackets(text: str) -> str:
-    """`()`, `[]`, `(]` or `[)` around a text of several items; the empty string where there is none."""
+    """`()`, `[]`, `(]` or `[)` around a text of several items, or the empty string."""
     if not text.startswith(("(", "[")) or not text.endswith((")", "]")):
         return ""
     return "".join(_outer(text) or "") if len(split(text[1:-1])) > 1 else ""

@@ -1,4 +1,4 @@
-"""Reads the exact value of a number as a model or a benchmark writes it, in LaTeX."""
+"""Reads the exact value of a number written in LaTeX."""
 
 import re
 from fractions import Fraction
@@ -16,7 +16,7 @@ _FRACTION_RE = re.compile(
 _MIXED_RE = re.compile(r"([+-]?) ?(\d+)(?: ?\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}| (\d+) ?/ ?(\d+))")
 
 
-@lru_cache(maxsize=50_000)  # golds come back with every sample
+@lru_cache(maxsize=50_000)  # every sample of a problem compares the same reference answer
 def exact_number(text: str) -> Fraction | None:
     """The exact value of a cleaned decimal, fraction, ratio, mixed or scientific number; None for anything else."""
     text = text.strip()

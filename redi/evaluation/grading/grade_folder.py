@@ -1,4 +1,4 @@
-"""Grades a folder of generations: `generations.jsonl` and the golds beside it give `graded.jsonl`."""
+"""Grades a folder of answers: `generations.jsonl` and its reference answers give `graded.jsonl`."""
 
 import json
 import os
@@ -6,15 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, load_benchmarks
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
-from redi.evaluation.grading.grade import STATUSES, Grade, grade_many, graded_part
+from redi.evaluation.grading.answer import graded_part
+from redi.evaluation.grading.verdict import STATUSES, Grade, grade_many
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
 from redi.runs.jsonl import iter_jsonl, line
 from redi.runs.manifest import MANIFEST, git_revision, read_manifest
+from redi.runs.markdown import grid
 
 FIELDS = ("benchmark", "id", "sample_idx", "response")
 COLUMNS = ("samples", "correct", "correct_rllm_style", *STATUSES)
@@ -28,38 +30,38 @@ def grade_folder(
     workers: int | None = None,
     second_golds: Sequence[str] = (),
 ) -> None:
-    """Writes `graded.jsonl`, adds what came out to the manifest, and prints it.
+    """Writes `graded.jsonl`, adds the counts to the manifest, and prints them.
 
     Args:
-        folder: holds `generations.jsonl` and, if `generate` made it, `benchmark.jsonl` with the golds.
-        benchmarks: names or files of the golds for a folder without `benchmark.jsonl`; known names need not be given.
-        benchmark_folder: where known names are looked up.
-        workers: worker processes; None is one a core.
-        second_golds: names of `SECOND_GOLDS`, looked up in `benchmark_folder`; the answers to the benchmark that they
-            belong to are graded by these too, in rows of their own under that name.
+        folder: holds `generations.jsonl` and, if `generate` made it, `benchmark.jsonl` with the reference answers.
+        benchmarks: names or files with the reference answers, for a folder without `benchmark.jsonl`. Known names can
+            be omitted.
+        benchmark_folder: holds the benchmarks with known names.
+        workers: number of worker processes; None is one per core.
+        second_golds: names of `SECOND_GOLDS` in `benchmark_folder`. Answers to the benchmark they belong to are also
+            graded by these, in separate rows under this name.
 
     Raises:
-        UsageError: missing or malformed files, a sample that occurs twice, a problem without gold.
+        UsageError: a file is missing or malformed, a sample occurs twice, or a problem has no reference answer.
     """
     started = time.time()
     samples = _read_samples(folder / GENERATIONS)
-    golds = _read_golds(folder, {sample[0] for sample in samples}, benchmarks, benchmark_folder)
-    for second in dict.fromkeys(second_golds):
-        found = [(second, *sample[1:]) for sample in samples if sample[0] == SECOND_GOLDS[second]]
-        if not found:
-            raise UsageError(f"--second-golds {second}: {folder} has no answers to {SECOND_GOLDS[second]}")
-        samples += found
-        golds |= _golds_of([second], benchmark_folder)
-    for benchmark, name, _, _ in samples:
-        if (benchmark, name) not in golds:
-            raise UsageError(f"{folder / GENERATIONS}: no gold for {benchmark} '{name}'")
-    sample_golds = [golds[benchmark, name] for benchmark, name, _, _ in samples]
-    grades = grade_many([part for _, _, _, part in samples], sample_golds, workers)
-    _write_graded(folder, [sample[0] for sample in samples], sample_golds, grades)
-    counts = _count([sample[0] for sample in samples], grades)
+    golds = _read_golds(folder, {sample.benchmark for sample in samples}, benchmarks, benchmark_folder)
+    second_golds = list(dict.fromkeys(second_golds))
+    for name in second_golds:
+        samples += _under_second_name(samples, name, folder)
+        golds |= _golds_of([name], benchmark_folder)
+    for sample in samples:
+        if (sample.benchmark, sample.id) not in golds:
+            raise UsageError(f"{folder / GENERATIONS}: no reference answer for {sample.benchmark} '{sample.id}'")
+    sample_golds = [golds[sample.benchmark, sample.id] for sample in samples]
+    grades = grade_many([sample.graded_part for sample in samples], sample_golds, workers)
+    names = [sample.benchmark for sample in samples]
+    _write_graded(folder, names, sample_golds, grades, second_golds)
+    counts = _count(names, grades)
     manifest = (read_manifest(folder) or {}) | {
         "grading": {
-            "second_golds": list(second_golds),
+            "second_golds": second_golds,
             "generations_sha256": fingerprint(folder / GENERATIONS),
             "counts": counts,
             "git_revision": git_revision(),
@@ -68,23 +70,39 @@ def grade_folder(
         }
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    _print_counts(counts, folder / GRADED)
+    print(grid(["benchmark", *COLUMNS], [[name, *count.values()] for name, count in counts.items()]))
+    print(f"graded: {folder / GRADED}")
 
 
-def _read_samples(path: Path) -> list[tuple[str, str | int, int, str]]:
-    """Benchmark, id, sample index and the graded part of each response."""
+class _Sample(NamedTuple):
+    benchmark: str
+    id: str | int
+    index: int
+    graded_part: str  # of the response
+
+
+def _read_samples(path: Path) -> list[_Sample]:
     samples, seen = [], set()
     for row in iter_jsonl(path, FIELDS):
-        key = (row["benchmark"], row["id"], row["sample_idx"])
-        if key in seen:
-            raise UsageError(f"{path}: sample {key[2]} of {key[0]} '{key[1]}' occurs twice")
+        sample = _Sample(row["benchmark"], row["id"], row["sample_idx"], row["response"])
+        where = f"{path}: sample {sample.index} of {sample.benchmark} '{sample.id}'"
+        if sample[:3] in seen:
+            raise UsageError(f"{where} occurs twice")
         if not isinstance(row["response"], str):
-            raise UsageError(f"{path}: the response of sample {key[2]} of {key[0]} '{key[1]}' is no text")
-        seen.add(key)
-        samples.append((*key, graded_part(row["response"])))
+            raise UsageError(f"{where}: the response is not text")
+        seen.add(sample[:3])
+        samples.append(sample._replace(graded_part=graded_part(row["response"])))
     if not samples:
         raise UsageError(f"{path} has no rows")
     return samples
+
+
+def _under_second_name(samples: list[_Sample], second: str, folder: Path) -> list[_Sample]:
+    """The samples to grade by second reference answers, under the name of these."""
+    found = [sample._replace(benchmark=second) for sample in samples if sample.benchmark == SECOND_GOLDS[second]]
+    if not found:
+        raise UsageError(f"--second-golds {second}: {folder} has no answers to {SECOND_GOLDS[second]}")
+    return found
 
 
 def _read_golds(folder: Path, names: set[str], benchmarks: list[str], benchmark_folder: Path) -> Golds:
@@ -102,11 +120,17 @@ def _golds_of(benchmarks: list[str], benchmark_folder: Path) -> Golds:
     }
 
 
-def _write_graded(folder: Path, benchmarks: list[str], golds: list[str | list[str]], grades: list[Grade]) -> None:
-    """Writes a row a grade: those of the generations, in order, then those by second golds."""
+def _write_graded(
+    folder: Path,
+    benchmarks: list[str],
+    golds: list[str | list[str]],
+    grades: list[Grade],
+    second_golds: list[str],
+) -> None:
+    """Writes one row per grade: the generations in order, then those graded by second reference answers."""
     temporary = folder / f".{GRADED}.tmp-{os.getpid()}"
     with temporary.open("w", encoding="ascii") as stream:
-        rows = _rows_again(folder / GENERATIONS, list(dict.fromkeys(b for b in benchmarks if b in SECOND_GOLDS)))
+        rows = _rows_again(folder / GENERATIONS, second_golds)
         for row, benchmark, gold, grade in zip(rows, benchmarks, golds, grades, strict=True):
             stream.write(line(row | {"benchmark": benchmark} | asdict(grade) | {"gold": gold}))
     temporary.replace(folder / GRADED)
@@ -126,11 +150,3 @@ def _count(benchmarks: list[str], grades: list[Grade]) -> dict[str, dict[str, in
         counts[name]["correct_rllm_style"] += grade.correct_rllm_style
         counts[name][grade.status] += 1
     return counts
-
-
-def _print_counts(counts: dict[str, dict[str, int]], path: Path) -> None:
-    width = max(len(name) for name in ("benchmark", *counts))
-    print("  ".join([f"{'benchmark':{width}}", *(f"{column:>{len(column) + 2}}" for column in COLUMNS)]))
-    for name, count in counts.items():
-        print("  ".join([f"{name:{width}}", *(f"{count[column]:{len(column) + 2}}" for column in COLUMNS)]))
-    print(f"graded: {path}")

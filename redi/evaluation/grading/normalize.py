@@ -1,21 +1,21 @@
-"""Brings LaTeX answers to one spelling, so that most of them can be compared as text or as exact numbers.
+"""Rewrites LaTeX answers to one spelling, so most can be compared as text or as exact numbers.
 
-`clean` rewrites notation that never changes a value (spacing, delimiters, unicode); `strip_unit` and `unwrap_text`
-work on one item of a list. Nothing is evaluated.
+`clean` rewrites notation that never changes a value: spacing, delimiters, Unicode. `strip_unit` and `unwrap_text` work
+on one item of a list. Nothing is evaluated.
 """
 
 import re
 import unicodedata
 
-# Longer answers are compared as they stand: the longest gold has some hundred characters, and the rules cost time.
+# Longer answers are compared verbatim: the longest reference answer has a few hundred characters, and rules take time.
 MAX_ANSWER_CHARS = 2000
-MAX_UNITS = 8  # stripped off one item
+MAX_UNITS = 8  # stripped from one item
 
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
 )
-# Words after which a trailing text is part of the answer: "60 or more", "5 million", "3 mod 7".
+# With one of these words, trailing text is part of the answer and not a unit: "60 or more", "5 million", "3 mod 7".
 _NOT_UNITS = (
     "or and to more less fewer than at least most greater not no none if when where for mod base hundred thousand "
     "million billion trillion dozen half times plus minus over pi between except only with without"
@@ -77,7 +77,7 @@ def _repeating(match: re.Match) -> str:
     return rf"\frac{{{int(whole) * nines + int(head or 0) * (10 ** len(tail) - 1) + int(tail)}}}{{{nines}}}"
 
 
-# Applied in this order by `clean`. Each rule says what it is for where that is not plain from the pattern.
+# `clean` applies these in order. A comment says what a rule is for if the pattern does not.
 _RULES = [
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
     (re.compile(r"(?<!\\)\\[()\[\]]"), ""),  # \( \) \[ \], but not the line break in \\[4pt]
@@ -162,17 +162,16 @@ _BARE_AT_END = re.compile(
 )
 _WORDS = re.compile(r"[A-Za-z]+")
 _NOT_A_UNIT = frozenset(_NOT_UNITS.split())
-_NO_UNIT_CHARACTER = re.compile(r"[(),=<>0-9]")
 
 
 def clean(text: str) -> str:
-    """One spelling for LaTeX that differs only in notation; values and the order of items are kept.
+    """Rewrites LaTeX that differs only in notation to one spelling. Keeps values and the order of items.
 
     Args:
-        text: the content of a box, or a gold answer.
+        text: the content of a box, or a reference answer.
 
     Returns:
-        The cleaned text; longer text than `MAX_ANSWER_CHARS` is returned as it is, stripped.
+        The cleaned text. Text longer than `MAX_ANSWER_CHARS` is only stripped.
     """
     text = text.strip()
     if len(text) > MAX_ANSWER_CHARS:
@@ -191,9 +190,9 @@ def clean(text: str) -> str:
 
 
 def strip_unit(item: str) -> tuple[str, str]:
-    """Splits a trailing unit off one item: `5\\text{ in}^3` -> (`5`, `in^3`); an unknown unit is `?`.
+    """Splits a trailing unit from one item: `5\\text{ in}^3` -> (`5`, `in^3`). An unknown unit is `?`.
 
-    Text that changes what the answer says ("or more", "million") is no unit, and an item of text only stays whole.
+    Text that changes the answer ("or more", "million") is not a unit. An item that is only text is not split.
     """
     units = []
     for _ in range(MAX_UNITS):
@@ -232,5 +231,5 @@ def unwrap_text(item: str) -> str:
 
 
 def has_text(item: str) -> bool:
-    """Whether the item has a font command, hence may be words rather than a product of variables."""
+    """Whether the item has a font command, so it may be words rather than a product of variables."""
     return _FONT_COMMAND.search(item) is not None

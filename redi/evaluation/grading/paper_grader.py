@@ -1,9 +1,9 @@
-"""The second verdict, for comparison with published numbers: what the paper's final grader would have said.
+"""The second verdict, for comparison with published numbers: what the paper's final grader would have decided.
 
-That grader (rllm's, of the DeepScaleR project) compares strings in two normal forms, and where both sides are simple
-expressions asks sympy whether their difference is zero. It knows no sets, no sides of an equation beyond a short name,
-and no time limit; it demands the order of a list, and the same spelling of a fraction. These are its rules, written
-anew, with its known slips (`60 \\text{ or } 120` passes for 60), since a comparison has to repeat them.
+That grader (from rllm, the DeepScaleR project) compares strings in two normal forms. If both sides are simple
+expressions, it asks sympy whether their difference is zero. It knows no sets, no equations beyond a short name on the
+left, and no time limit. A list must be in the same order and a fraction spelled the same way. These are
+its rules, implemented again with their known errors (`60 \\text{ or } 120` passes for 60).
 """
 
 import re
@@ -11,13 +11,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
+from redi.evaluation.grading.answer import THINK_END
 from redi.evaluation.grading.exact_numbers import exact_number
 from redi.evaluation.grading.normalize import CHARACTERS, MAX_ANSWER_CHARS
-from redi.evaluation.grading.numeric import differ
+from redi.evaluation.grading.numeric_probe import differ
 
 Symbolic = Callable[[str, str], bool]
-
-THINK_END = "</think>"
 
 _WHOLE_TEXT = re.compile(r"\\text\{(.+?)\}")
 _FRACTION_START = re.compile(r"\\frac([^{\s])([^{\s]|\{)")
@@ -31,12 +30,12 @@ _PLAIN_FRACTION = re.compile(r"-?[0-9]+.?/0*[1-9][0-9]*.?")
 _TOO_HIGH = re.compile(r"\^[0-9]+\^|\^[0-9]{2,}|\^[({]")
 _SCIENTIFIC = re.compile(r"(\d\.?)e([+-]?\d+)(?![\w.])")
 _EXPONENT = re.compile(r"\^(-?\d+)")
-_HANGING_DOT = re.compile(r"(?:[^\d]|\.\d+)\.$")  # 0.5. is no Python
-# What can be an expression to sympy; its reader runs Python's eval, so nothing else reaches it.
+_HANGING_DOT = re.compile(r"(?:[^\d]|\.\d+)\.$")  # `0.5.` is not Python
+# What sympy may read. Its parser runs Python's eval, so nothing else may reach it.
 _SAFE = re.compile(r"(?:[^\W_]|[+\-*/^().! ])+")
 _GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 _LATEX = [
-    (re.compile(r"\\[dt]?frac\s*" + _GROUP + r"\s*" + _GROUP), r" \1/\2"),  # no parentheses: one of its slips
+    (re.compile(r"\\[dt]?frac\s*" + _GROUP + r"\s*" + _GROUP), r" \1/\2"),  # no parentheses: one of its errors
     (re.compile(r"\\sqrt\s*(?:\[[^\]]*\])?\s*" + _GROUP), r"sqrt(\1)"),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathbb)\s*" + _GROUP), r"\1"),
 ]
@@ -50,7 +49,7 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
 def rllm_answer(response: str) -> str | None:
     """The box that the original grades: the last one between the first and the second `</think>`, or None.
 
-    The brace must follow `\\boxed` at once, and an escaped brace counts like any other.
+    The brace must directly follow `\\boxed`, and an escaped brace counts like any other.
     """
     parts = response.split(THINK_END, 2)
     if len(parts) < 2:
@@ -67,7 +66,7 @@ def rllm_answer(response: str) -> str | None:
 
 
 def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
-    """Whether the original takes `answer` for `gold`; None where only sympy can tell and `symbolic` is not given."""
+    """Whether the original accepts `answer` for `gold`. None if only sympy can tell and `symbolic` is not given."""
     if len(answer) > MAX_ANSWER_CHARS:
         return answer == gold
     if _text_form(gold) == _text_form(answer):
@@ -115,14 +114,14 @@ def _as_latex(text: str) -> str:
 
 @lru_cache(maxsize=50_000)
 def _text_form(text: str) -> str:
-    """The normal form of the MATH benchmark's own grader: a string, in which only notation is evened out."""
+    """The normal form of the MATH benchmark's grader: a string without differences in notation."""
     text = text.strip()
     if match := _WHOLE_TEXT.fullmatch(text):
         text = match[1].strip()
     text = text.replace("\n", "").replace(r"\!", "").replace("\\\\", "\\")
     text = text.replace("tfrac", "frac").replace("dfrac", "frac").replace(r"\left", "").replace(r"\right", "")
     text = text.replace(r"^{\circ}", "").replace(r"^\circ", "").replace(r"\$", "")
-    if text.count(r"\text{ ") == 1:  # taken for a unit, whatever it says
+    if text.count(r"\text{ ") == 1:  # treated as a unit, whatever it says
         text = text[: text.index(r"\text{ ")]
     text = text.replace(r"\%", "").replace(" .", " 0.").replace("{.", "{0.")
     text = f"0{text}" if text.startswith(".") else text
@@ -139,7 +138,7 @@ def _text_form(text: str) -> str:
 
 @lru_cache(maxsize=50_000)
 def _value_form(text: str) -> str:
-    """The normal form that is split into items and read by sympy."""
+    """The normal form that is split into items and passed to sympy."""
     if match := _WHOLE_TEXT.fullmatch(text.strip()):
         text = match[1]
     text = text.replace(r"\%", "").replace(r"\$", "").replace("$", "").replace("%", "")
@@ -161,8 +160,8 @@ def _value_form(text: str) -> str:
 
 
 def _latex_as_text(text: str) -> str:
-    """LaTeX as plain text: fractions with a slash, roots as a function, symbols by name, groups dissolved."""
-    for _ in range(4):  # as deep as any gold is nested
+    """LaTeX as plain text: fractions with a slash, roots as functions, symbols by name, without groups."""
+    for _ in range(4):  # as deep as any reference answer is nested
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
     text = re.sub(r"\\frac\s*(\w)\s*(\w)", r" \1/\2", text)

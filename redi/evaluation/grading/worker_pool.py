@@ -1,4 +1,4 @@
-"""Worker processes for the symbolic stage: started when first needed, kept warm, killed when they take too long."""
+"""Worker processes for the symbolic stage: started when first needed, kept warm, killed if they take too long."""
 
 import atexit
 import json
@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from redi.runs.files import cpus
 
 START_LIMIT = 120.0  # seconds for the imports, on a busy machine
-# Seconds of processor time that a request gets, and of any time until its worker is killed: the worker's own limit
-# works except inside a single long C call, and the machine may be busy.
-LIMITS = {False: (2.0, 6.0), True: (1.0, 3.0)}  # by rllm_style; both requests of a response together stay below 10 s
+# Seconds of processor time for a request, and of wall time until its worker is killed. The worker enforces the first
+# limit itself, except inside a single long C call; the second allows for a busy machine.
+LIMITS = {False: (2.0, 6.0), True: (1.0, 3.0)}  # by rllm_style; both requests of a response together take under 10 s
 
 
 class _Worker:
-    """One process of `redi.evaluation.grading.symbolic`."""
+    """One process of `redi.evaluation.grading.symbolic_worker`."""
 
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "redi.evaluation.grading.symbolic"],
+            [sys.executable, "-m", "redi.evaluation.grading.symbolic_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -34,18 +34,18 @@ class _Worker:
         self.ready = False
 
     def ask(self, request: bytes, limit: float) -> dict:
-        """The reply to one request line. A timeout and the worker's death are replies too; it is dead after either."""
+        """The reply to one request line. A timeout or a dead worker is a reply too; both leave it dead."""
         if not self.ready:
             self.ready = self._line(START_LIMIT) == b"ready"
         try:
             self.process.stdin.write(request)
-        except BrokenPipeError:  # it died just now
+        except BrokenPipeError:  # it has just died
             return self._dead("error")
         line = self._line(limit)
         return json.loads(line) if line else self._dead("error" if line == b"" else "timeout")
 
     def _line(self, seconds: float) -> bytes | None:
-        """The next line; None when none came in time, the empty string when the process is gone."""
+        """The next line; None if none came in time, the empty string if the process is gone."""
         deadline, pipe = time.monotonic() + seconds, self.process.stdout.fileno()
         while b"\n" not in self.buffer:
             if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -69,7 +69,7 @@ class _Worker:
 
 
 class _Pool:
-    """Idle workers. A caller takes one, or starts one, so callers never wait for each other."""
+    """Idle workers. A caller takes one or starts a new one, so callers never wait for each other."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -101,7 +101,7 @@ _pool = _Pool()
 atexit.register(_pool.close)
 
 
-def _forget() -> None:  # a forked child must not talk to its parent's workers
+def _forget() -> None:  # a forked child must not use its parent's workers
     global _pool
     _pool = _Pool()
 
@@ -115,11 +115,11 @@ def symbolic_verdict(golds: Sequence[str], answer: str, rllm_style: bool = False
     Args:
         golds: the reference answers.
         answer: the content of the box.
-        rllm_style: judge as `rllm_equal` does, not as `equal`.
+        rllm_style: compare with `rllm_equal` instead of `equal`.
 
     Returns:
-        `correct`, and `status` ("timeout" or "error") where there is no verdict. It takes no longer than `LIMITS`,
-        apart from the start of a worker: 1 to 2 s, at first and after a worker was killed.
+        `correct`, and `status` ("timeout" or "error") if there is no verdict. It takes no longer than `LIMITS`, plus
+        1 to 2 s if a worker must be started: at first, and after one was killed.
     """
     pool = _pool
     worker = pool.take()

@@ -1,7 +1,7 @@
-"""`report.html`: the tables, pass@k curves, length histograms and a browser of single responses in one file.
+"""Writes `report.html`: tables, pass@k curves, length histograms and a browser of single responses in one file.
 
-The responses are packed as gzip in base64, a hundred to a block, and unpacked by the browser when one is looked at. So
-no model text is ever part of the page's markup, and thousands of responses open at once.
+Responses are packed as gzip in base64, a hundred per block. The browser unpacks a block when one of its responses is
+opened. So no model text is ever part of the page's markup, and a page with thousands of responses opens quickly.
 """
 
 import gzip
@@ -14,50 +14,41 @@ from typing import Any
 
 from redi.evaluation.benchmarks import SECOND_GOLDS
 from redi.evaluation.files import BENCHMARK, GRADED
-from redi.evaluation.reporting.scores import Entry, Scores
-from redi.evaluation.reporting.svg_charts import histogram, line_chart
-from redi.evaluation.reporting.tables import Section, benchmark_table, footer, overview
+from redi.evaluation.reporting.scores import GradedFolder, Scores
+from redi.evaluation.reporting.svg_charts import length_chart, pass_at_k_chart
+from redi.evaluation.reporting.tables import Table, notes, tables
 from redi.runs.files import write_text
 from redi.runs.jsonl import iter_jsonl
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 BLOCK = 100  # responses
-MAX_CHARS = 20_000  # of one response; the middle of longer ones is left out
+MAX_CHARS = 20_000  # per response; longer ones lose their middle
 
 Key = tuple[str, str | int, int]  # benchmark, id, sample index
 
 
-def write_page(table: dict[str, Any], entries: list[Entry], path: Path, max_responses: int) -> None:
+def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path, max_responses: int) -> None:
     """Writes the page.
 
     Args:
-        table: what `summarize` gave.
-        entries: the graded folders.
-        path: the file.
-        max_responses: most responses it holds, of all folders together.
+        summary: from `summarize`.
+        folders: the graded folders.
+        path: the file to write.
+        max_responses: most responses to include, over all folders.
     """
-    rows, blocks, problems = _responses(entries, max_responses)
-    total = sum(scores.correct.size for entry in entries for scores in entry.scores.values())
-    data = {
-        "models": [entry.name for entry in entries],
-        "benchmarks": list(entries[0].scores),
-        "problems": problems,
-        "rows": rows,
-        "block": BLOCK,
-    }
-    note = f"{len(rows):,} of {total:,} responses"
-    if len(rows) < total:
-        note += ", those on which the verdicts differ and the first samples of each problem"
+    rows, blocks, problems = _responses(folders, max_responses)
+    models, benchmarks = [folder.name for folder in folders], list(folders[0].scores)
+    data = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}
+    packed = [_packed(f"block{number}", block) for number, block in enumerate(blocks)]
     parts = {
-        "TITLE": escape(", ".join(data["models"])),
-        "TABLES": _tables(table),
-        "FOOTER": "".join(f"<li>{escape(line)}</li>" for line in footer(table)),
-        "LEGEND": "".join(f'<span><i class="s{i % 7}"></i>{escape(m)}</span>' for i, m in enumerate(data["models"])),
-        "PASS": "".join(_pass_chart(table, name) for name in data["benchmarks"]),
-        "LENGTHS": "".join(_length_chart(entries, name) for name in data["benchmarks"]),
-        "NOTE": escape(f"{note}; each cut to {MAX_CHARS:,} characters."),
-        "DATA": "".join(_packed(f"block{number}", block) for number, block in enumerate(blocks))
-        + _packed("index", data),
+        "TITLE": escape(", ".join(models)),
+        "TABLES": "".join(map(_html_table, tables(summary))),
+        "NOTES": "".join(f"<li>{escape(line)}</li>" for line in notes(summary)),
+        "LEGEND": "".join(f'<span><i class="s{i % 7}"></i>{escape(model)}</span>' for i, model in enumerate(models)),
+        "PASS": "".join(_pass_figure(summary, name) for name in benchmarks),
+        "LENGTHS": "".join(_length_figure(folders, name) for name in benchmarks),
+        "SHOWN": escape(_shown(folders, len(rows))),
+        "DATA": "".join([*packed, _packed("index", data)]),
     }
     page = TEMPLATE.read_text(encoding="utf-8")
     for name, content in parts.items():
@@ -65,49 +56,49 @@ def write_page(table: dict[str, Any], entries: list[Entry], path: Path, max_resp
     write_text(path, page)
 
 
+def _shown(folders: list[GradedFolder], num_shown: int) -> str:
+    total = sum(scores.correct.size for folder in folders for scores in folder.scores.values())
+    which = ": those on which the verdicts differ, and the first samples of each problem" if num_shown < total else ""
+    return f"{num_shown:,} of {total:,} responses{which}; each cut to {MAX_CHARS:,} characters."
+
+
 def _packed(name: str, content: Any) -> str:
-    """JSON as gzip in base64, in which no character means anything to HTML."""
+    """JSON as gzip in base64, which has no characters that HTML interprets."""
     packed = gzip.compress(json.dumps(content).encode("ascii"), compresslevel=6, mtime=0)
     return f'<script type="application/gzip" id="{name}">{b64encode(packed).decode()}</script>\n'
 
 
-def _tables(table: dict[str, Any]) -> str:
-    benchmarks = list(table["rows"][0]["benchmarks"])
-    sections = [overview(table)] if len(benchmarks) > 1 else []
-    return "".join(_html_table(section) for section in [*sections, *(benchmark_table(table, n) for n in benchmarks)])
-
-
-def _html_table(section: Section) -> str:
-    header, rows = section
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
     body = "".join(
-        f"<tr><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, *cells in table.rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _pass_chart(table: dict[str, Any], name: str) -> str:
-    curves = [row["benchmarks"][name]["pass_at_k"] for row in table["rows"]]
-    series = [[(int(k), 100 * share) for k, share in curve.items()] for curve in curves]
-    return f"<figure>{line_chart(name, 'k', 'pass@k, %', series, log_x=True)}</figure>"
+def _pass_figure(summary: dict[str, Any], name: str) -> str:
+    curves = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
+    return _figure(name, "pass@k, %", pass_at_k_chart([[100 * share for share in curve] for curve in curves]))
 
 
-def _length_chart(entries: list[Entry], name: str) -> str:
-    lengths = [entry.scores[name].num_tokens.ravel().tolist() for entry in entries]
-    largest = max(map(max, lengths))
-    series = [histogram(values, largest) for values in lengths]
-    return f"<figure>{line_chart(name, 'tokens', '% of responses', series, zero=True)}</figure>"
+def _length_figure(folders: list[GradedFolder], name: str) -> str:
+    return _figure(name, "% of responses", length_chart([folder.scores[name].num_tokens for folder in folders]))
 
 
-def _responses(entries: list[Entry], max_responses: int) -> tuple[list[list], list[list[str]], dict[str, list]]:
-    """The rows of the browser, the texts in blocks of the same order, and the problems with their golds."""
+def _figure(title: str, unit: str, chart: str) -> str:
+    return f"<figure><figcaption>{escape(title)} <small>{escape(unit)}</small></figcaption>{chart}</figure>"
+
+
+def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[list], list[list[str]], dict[str, list]]:
+    """The rows of the browser, their texts in blocks, and the problems with their reference answers."""
     rows, texts, problems = [], [], {}
-    benchmarks = list(entries[0].scores)
-    quota = max(1, max_responses // (len(entries) * len(benchmarks)))
-    for number, entry in enumerate(entries):
-        chosen = {key for name, scores in entry.scores.items() for key in select(name, scores, quota)}
-        statements = _problems(entry)
-        for row in iter_jsonl(entry.folder / GRADED, ("benchmark", "id", "sample_idx")):
+    benchmarks = list(folders[0].scores)
+    quota = max(1, max_responses // (len(folders) * len(benchmarks)))
+    for number, folder in enumerate(folders):
+        chosen = {key for name, scores in folder.scores.items() for key in select(name, scores, quota)}
+        statements = _problems(folder)
+        for row in iter_jsonl(folder.path / GRADED, ("benchmark", "id", "sample_idx")):
             if (row["benchmark"], row["id"], row["sample_idx"]) not in chosen:
                 continue
             key = f"{row['benchmark']} {row['id']}"
@@ -140,9 +131,9 @@ def _row(model: int, benchmark: int, key: str, row: dict[str, Any]) -> list:
 
 
 def select(benchmark: str, scores: Scores, quota: int) -> list[Key]:
-    """The samples that the page shows: up to half of them those on which the verdicts differ, then the first ones.
+    """The samples to show: up to half are ones on which the verdicts differ, the rest are the first of each problem.
 
-    Where not even the first sample of every problem fits, the problems are spread by a hash of their ids.
+    If there is no room for the first sample of every problem, a hash of the ids chooses the problems.
     """
     spread = sorted(range(len(scores.ids)), key=lambda i: zlib.crc32(str(scores.ids[i]).encode()))
     cells = [(i, j) for j in range(scores.correct.shape[1]) for i in spread]
@@ -152,15 +143,15 @@ def select(benchmark: str, scores: Scores, quota: int) -> list[Key]:
     return [(benchmark, scores.ids[i], j) for i, j in list(chosen)[:quota]]
 
 
-def _problems(entry: Entry) -> dict[tuple[str, str | int], str]:
-    """The problems' texts, where the folder has them."""
-    path = entry.folder / BENCHMARK
+def _problems(folder: GradedFolder) -> dict[tuple[str, str | int], str]:
+    """The texts of the problems, if the folder has them."""
+    path = folder.path / BENCHMARK
     rows = iter_jsonl(path, ("benchmark", "id", "problem")) if path.is_file() else ()
     return {(row["benchmark"], row["id"]): row["problem"] for row in rows}
 
 
 def _cut(text: str) -> str:
-    """Text without its middle if it is long, and without halves of surrogate pairs, which are no characters."""
+    """Long text without its middle. Halves of surrogate pairs, which are not characters, become question marks."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     if len(text) <= MAX_CHARS:
         return text

@@ -1,5 +1,6 @@
-"""The paper's tables beside our own figures: what agrees, what is off, and what was not run."""
+"""Compares our results with the paper's Tables 1 to 4, cell by cell: agrees, off, or not run."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,11 @@ import numpy as np
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.reporting.scores import Entry, Scores, read_entry
+from redi.evaluation.reporting.scores import GradedFolder, Scores, read_graded
 from redi.evaluation.reporting.statistics import mean_of_benchmarks, pass_at_1, pass_at_k
 from redi.evaluation.reporting.tables import MINUS, PLUS_MINUS
 from redi.runs.errors import UsageError, nearest
-from redi.runs.files import CONFIGS
+from redi.runs.files import CONFIGS, write_text
 from redi.runs.markdown import grid
 
 PAPER = CONFIGS / "paper_tables.yaml"
@@ -21,42 +22,61 @@ ROUNDING = 0.05  # points: the paper prints one decimal
 VERDICTS = ("agrees", "off", "not enough samples", "other protocol", "not run")
 
 
+def reproduce_table(table: str, runs: list[str], rllm_style: bool, output: Path | None) -> str:
+    """Compares graded folders with one of the paper's tables; the table as Markdown.
+
+    Args:
+        table: "table1" to "table4".
+        runs: graded folders, see `match_runs`.
+        rllm_style: use the verdicts by the rules of the paper's grader.
+        output: folder that gets the table as `.md` and `.json`; None to write nothing.
+    """
+    paper = read_paper()
+    result = compare(paper, table, match_runs(paper, table, runs), rllm_style)
+    text = as_markdown(result)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / f"{table}.md", text)
+        write_text(output / f"{table}.json", json.dumps(result, indent=2) + "\n")
+    return text
+
+
 def read_paper() -> dict[str, Any]:
-    """The data file of the paper's figures."""
+    """The paper's numbers."""
     return yaml.safe_load(PAPER.read_text(encoding="utf-8"))
 
 
-def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, Entry]:
-    """Reads graded folders, given as ROW=DIR, or as DIR where the folder is named like the row.
+def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, GradedFolder]:
+    """Reads graded folders by row. A run is ROW=DIR, or DIR if the folder has the row's name.
 
     Raises:
-        UsageError: a row that the table does not have, or one that is given twice; a folder that cannot be read.
+        UsageError: the table has no such row, a row is given twice, or a folder cannot be read.
     """
     rows = paper["tables"][table]["rows"]
-    entries: dict[str, Entry] = {}
+    folders: dict[str, GradedFolder] = {}
     for run in runs:
-        name, equals, folder = run.partition("=")
+        name, equals, path = run.partition("=")
         if not equals:
-            name, folder = Path(run).resolve().name, run
+            name, path = Path(run).resolve().name, run
         if name not in rows:
             raise UsageError(
-                f"--runs {run}: '{name}' is no row of {table}{nearest(name, list(rows))}; write ROW=DIR, where ROW is "
-                f"one of {', '.join(rows)}"
+                f"--runs {run}: '{name}' is not a row of {table}{nearest(name, list(rows))}; write ROW=DIR with "
+                f"one of the rows {', '.join(rows)}"
             )
-        if name in entries:
-            raise UsageError(f"--runs names the row {name} twice: {entries[name].folder} and {folder}")
-        entries[name] = read_entry(Path(folder), name)
-    return entries
+        if name in folders:
+            raise UsageError(f"--runs names the row {name} twice: {folders[name].path} and {path}")
+        folders[name] = read_graded(Path(path), name)
+    return folders
 
 
-def compare(paper: dict[str, Any], table: str, entries: dict[str, Entry], rllm_style: bool) -> dict[str, Any]:
-    """One cell a row and column of the paper's table; means, errors and differences in percent.
+def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder], rllm_style: bool) -> dict[str, Any]:
+    """Compares every cell of a table. Means, errors and differences are in percent.
 
     Args:
-        paper: what `read_paper` gave.
+        paper: from `read_paper`.
         table: "table1" to "table4".
-        entries: by row.
-        rllm_style: take the verdicts in the style of the paper's grader.
+        folders: graded folders by row.
+        rllm_style: use the verdicts by the rules of the paper's grader.
     """
     facts = paper["tables"][table]
     cells = []
@@ -65,26 +85,26 @@ def compare(paper: dict[str, Any], table: str, entries: dict[str, Entry], rllm_s
         for column, mean, sem in zip(paper["columns"], row["mean"], sems, strict=False):  # pass@16 has no Avg
             cell = {"row": name, "of": row["of"], "column": column, "paper": mean, "paper_sem": sem, "n": None}
             cell |= {"ours": None, "sem": None, "difference": None, "limit": None, "verdict": "not run"}
-            if name in entries:
-                cell |= _measure(entries[name], column, facts["metric"], rllm_style)
-                _judge(cell, paper["protocol"]["n"], _deviations(entries[name], paper["protocol"]))
+            if name in folders:
+                cell |= _measure(folders[name], column, facts["metric"], rllm_style)
+                _judge(cell, paper["protocol"]["n"], _deviations(folders[name], paper["protocol"]))
             cells.append(cell)
-    notes = {name: found for name, entry in entries.items() if (found := _deviations(entry, paper["protocol"]))}
+    deviations = {name: found for name, ours in folders.items() if (found := _deviations(ours, paper["protocol"]))}
     return {
         "table": table,
         "title": facts["title"],
         "metric": facts["metric"],
         "rllm_style": rllm_style,
         "cells": cells,
-        "deviations": notes,
+        "deviations": deviations,
     }
 
 
-def _measure(entry: Entry, column: str, metric: str, rllm_style: bool) -> dict[str, Any]:
+def _measure(folder: GradedFolder, column: str, metric: str, rllm_style: bool) -> dict[str, Any]:
     names = list(KNOWN) if column == "Avg" else [column]
-    if any(name not in entry.scores for name in names):
+    if any(name not in folder.scores for name in names):
         return {}
-    arrays = [_correct(entry, entry.scores[name], rllm_style) for name in names]
+    arrays = [_correct(folder, folder.scores[name], rllm_style) for name in names]
     n = min(array.shape[1] for array in arrays)
     if metric == "pass@1":
         mean, sem = mean_of_benchmarks([pass_at_1(array) for array in arrays])
@@ -95,18 +115,18 @@ def _measure(entry: Entry, column: str, metric: str, rllm_style: bool) -> dict[s
     return {"ours": 100 * mean, "sem": 100 * sem, "n": n}
 
 
-def _correct(entry: Entry, scores: Scores, rllm_style: bool) -> np.ndarray:
+def _correct(folder: GradedFolder, scores: Scores, rllm_style: bool) -> np.ndarray:
     if not rllm_style:
         return scores.correct
     if scores.correct_rllm_style is None:
-        raise UsageError(f"{entry.folder} has no verdicts in rllm style; grade it again, or pass --grader ours")
+        raise UsageError(f"{folder.path} has no verdicts in rllm style; grade it again, or pass --grader ours")
     return scores.correct_rllm_style
 
 
 def sampling_error(correct: np.ndarray, k: int) -> float:
-    """The standard error of pass@k that comes from sampling k answers: problems are independent, each solved or not.
+    """The standard error of pass@k from sampling k answers. Problems are independent; each is solved or not.
 
-    With p = (c + 1/2) / (n + 1), so that a problem that was never or always solved is not taken for certain.
+    The chance of a correct answer is estimated as p = (c + 1/2) / (n + 1), so no problem counts as certain.
     """
     num_problems, n = correct.shape
     solved = 1 - (1 - (correct.sum(axis=1) + 0.5) / (n + 1)) ** k  # (P,)
@@ -114,11 +134,11 @@ def sampling_error(correct: np.ndarray, k: int) -> float:
 
 
 def _judge(cell: dict[str, Any], wanted_n: int, deviations: list[str]) -> None:
-    """Fills in the difference, its limit and the verdict."""
+    """Adds the difference, its limit and the verdict to a cell."""
     if cell["n"] is None:
         return
     if cell["ours"] is not None:
-        # pass@16 is printed without an error: the paper's run is taken to be as noisy as ours.
+        # The paper prints no error of pass@16, so its run is assumed to be as noisy as ours.
         theirs = cell["paper_sem"] if cell["paper_sem"] is not None else cell["sem"]
         cell["difference"] = cell["ours"] - cell["paper"]
         cell["limit"] = 2 * math.hypot(cell["sem"], theirs) + ROUNDING
@@ -130,22 +150,22 @@ def _judge(cell: dict[str, Any], wanted_n: int, deviations: list[str]) -> None:
         cell["verdict"] = "agrees" if abs(cell["difference"]) <= cell["limit"] else "off"
 
 
-def _deviations(entry: Entry, protocol: dict[str, Any]) -> list[str]:
-    """Where a folder's options are not the paper's, or unknown; the number of samples is judged cell by cell."""
+def _deviations(folder: GradedFolder, protocol: dict[str, Any]) -> list[str]:
+    """Options that differ from the paper's or are unknown. The number of samples is judged per cell instead."""
     found = []
     for key, value in protocol.items():
         allowed = value if isinstance(value, list) else [value]
-        ours = entry.protocol.get(key, "not recorded")
+        ours = folder.protocol.get(key, "not recorded")
         if key != "n" and ours not in allowed:
             found.append(f"{key} {ours}, the paper's {' or '.join(map(str, allowed))}")
-    for name, scores in entry.scores.items():
+    for name, scores in folder.scores.items():
         if name in KNOWN and len(scores.ids) != KNOWN[name]:
             found.append(f"{len(scores.ids)} problems of {name}, the paper's {KNOWN[name]}")
     return found
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The comparison as a table of one line a cell, with the rule that was applied."""
+    """The comparison as a table with one row per cell, and the rule that was applied."""
     header = ["row", "benchmark", "the paper", "ours", "n", "difference", "limit", "verdict"]
     lines = [
         [
@@ -163,16 +183,16 @@ def as_markdown(result: dict[str, Any]) -> str:
     counts = Counter(cell["verdict"] for cell in result["cells"])
     grader = "by the rules of the paper's grader" if result["rllm_style"] else "by our own grader"
     notes = [
-        f"The column 'the paper' holds the authors' figures; ours are graded {grader}. All in percent.",
-        f"agrees: |difference| <= limit = 2 sqrt(SEM^2 + SEM^2) + {ROUNDING}, the rounding of a printed decimal. "
-        "Where the paper gives no SEM, ours stands for both.",
+        f"The column 'the paper' holds the authors' results; ours are graded {grader}. All in percent.",
+        f"agrees: |difference| <= limit = 2 sqrt(SEM_paper^2 + SEM_ours^2) + {ROUNDING} (the paper's rounding). "
+        "If the paper gives no SEM, ours is used for both.",
         "not enough samples: fewer than the paper's 16.",
         *(f"{name}: {'; '.join(found)}." for name, found in result["deviations"].items()),
         ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]) + ".",
     ]
     if result["metric"] != "pass@1":
         notes.insert(
-            2, "The SEM of pass@16 is that of sampling 16 answers to each problem, estimated from our samples."
+            2, "The SEM of pass@16 is the noise of sampling 16 answers per problem, estimated from our samples."
         )
     return f"{result['title']}\n\n{grid(header, lines)}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 

@@ -1,4 +1,4 @@
-"""Reads graded folders into arrays, and checks that they are whole and comparable."""
+"""Reads graded folders into arrays, and checks that they are complete and comparable."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.files import BENCHMARK, CONFIG, GENERATIONS, GRADED, read_config
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_sampling, sampling_file
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
 from redi.runs.jsonl import iter_jsonl
@@ -32,31 +32,31 @@ MAY_DIFFER = ("protocol", "chat_template", "backend", "dtype", "seed")
 
 @dataclass(frozen=True)
 class Scores:
-    """One model on one benchmark; rows of the arrays are problems in the order of `ids`, columns sample indices."""
+    """One model on one benchmark. Array rows are problems in the order of `ids`, columns are sample indices."""
 
     ids: tuple[str | int, ...]
     correct: np.ndarray  # (P, n)
-    correct_rllm_style: np.ndarray | None  # (P, n); None where the folder has no second verdict
+    correct_rllm_style: np.ndarray | None  # (P, n); None if the folder has no second verdicts
     num_tokens: np.ndarray  # (P, n)
-    num_waits: np.ndarray | None  # (P, n), how often a response says "Wait"; None where it was not kept
+    num_waits: np.ndarray | None  # (P, n), how often a response says "Wait"; None without responses
     truncated: np.ndarray  # (P, n)
-    no_answer: np.ndarray  # (P, n), with no_think_end
+    no_answer: np.ndarray  # (P, n), includes no_think_end
     num_timeouts: int
     num_errors: int
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One graded folder."""
+class GradedFolder:
+    """One graded folder: a row of the report."""
 
     name: str
-    folder: Path
+    path: Path
     protocol: dict[str, Any]
     scores: dict[str, Scores]
 
 
 def names_of(folders: list[Path]) -> list[str]:
-    """The folders' names, with their parent's where two are the same."""
+    """The folders' names, with their parents' names if two are equal."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) == len(names):
         return names
@@ -68,30 +68,30 @@ def names_of(folders: list[Path]) -> list[str]:
     return names
 
 
-def read_entry(folder: Path, name: str) -> Entry:
+def read_graded(folder: Path, name: str) -> GradedFolder:
     """Reads one graded folder.
 
     Raises:
-        UsageError: it is not graded, was changed after that, was cut, or lacks samples or problems.
+        UsageError: it is not graded, changed after grading, was cut, or lacks samples or problems.
     """
     if not (folder / GRADED).is_file():
-        raise UsageError(f"--input {folder} has no {GRADED}; run `scripts/evaluate.py grade --input {folder}` first")
+        raise UsageError(f"--input {folder} has no {GRADED}; run `evaluate.py grade --input {folder}` first")
     grading = (read_manifest(folder) or {}).get("grading", {})
     graded = grading.get("generations_sha256")
     if graded is not None and graded != fingerprint(folder / GENERATIONS):
         raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
-    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    config = read_sampling(folder) if sampling_file(folder) else {}
     protocol = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
     rows = [_slim(row) for row in iter_jsonl(folder / GRADED, FIELDS)]
     if not rows:
         raise UsageError(f"{folder / GRADED} has no rows")
     benchmarks = {row["benchmark"] for row in rows}
-    _check_whole(folder, rows, grading.get("counts", {}))
+    _check_complete(folder, rows, grading.get("counts", {}))
     scores = {
         benchmark: _scores([row for row in rows if row["benchmark"] == benchmark], f"{folder / GRADED}, {benchmark}")
         for benchmark in [name for name in KNOWN if name in benchmarks] + sorted(benchmarks - set(KNOWN))
     }
-    return Entry(name, folder, protocol, scores)
+    return GradedFolder(name, folder, protocol, scores)
 
 
 def _slim(row: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _slim(row: dict[str, Any]) -> dict[str, Any]:
     return slim | {"num_waits": row["response"].count("Wait") if "response" in row else None}
 
 
-def _check_whole(folder: Path, rows: list[dict[str, Any]], counts: dict[str, dict[str, int]]) -> None:
+def _check_complete(folder: Path, rows: list[dict[str, Any]], counts: dict[str, dict[str, int]]) -> None:
     expected = sum(count["samples"] for count in counts.values())
     if counts and expected != len(rows):
         raise UsageError(f"{folder / GRADED} has {len(rows)} rows of {expected}: it was cut; grade the folder again")
@@ -143,8 +143,8 @@ def _scores(rows: list[dict[str, Any]], where: str) -> Scores:
     )
 
 
-def check_comparable(first: Entry, other: Entry) -> None:
-    """Raises a `UsageError` that names the first difference between what two folders were made with."""
+def check_comparable(first: GradedFolder, other: GradedFolder) -> None:
+    """Raises a `UsageError` that names the first difference between two folders' protocols, benchmarks or problems."""
     for key in PROTOCOL:
         ours, theirs = first.protocol.get(key, "not recorded"), other.protocol.get(key, "not recorded")
         if ours != theirs and key not in MAY_DIFFER:
@@ -157,15 +157,15 @@ def check_comparable(first: Entry, other: Entry) -> None:
         theirs = other.scores[benchmark]
         if ours.ids != theirs.ids:
             odd = min(set(ours.ids) ^ set(theirs.ids), key=str)
-            raise UsageError(f"{first.name} and {other.name} have other problems in {benchmark}, such as '{odd}'")
+            raise UsageError(f"{first.name} and {other.name} have different problems in {benchmark}, such as '{odd}'")
         if ours.correct.shape != theirs.correct.shape:
             raise UsageError(
-                f"{benchmark}: {first.name} has {ours.correct.shape[1]} samples a problem, {other.name} has "
+                f"{benchmark}: {first.name} has {ours.correct.shape[1]} samples per problem, {other.name} has "
                 f"{theirs.correct.shape[1]}: not comparable"
             )
 
 
-def common_protocol(entries: list[Entry]) -> dict[str, Any]:
-    """What the folders have in common, and the list of values where they may differ; empty if nothing is recorded."""
-    values = {key: list(dict.fromkeys(entry.protocol.get(key) for entry in entries)) for key in PROTOCOL}
+def common_protocol(folders: list[GradedFolder]) -> dict[str, Any]:
+    """The folders' common options, with a list of values for those that differ. Empty if nothing is recorded."""
+    values = {key: list(dict.fromkeys(folder.protocol.get(key) for folder in folders)) for key in PROTOCOL}
     return {key: found[0] if len(found) == 1 else found for key, found in values.items() if found != [None]}

@@ -9,9 +9,8 @@ def pass_at_1(correct: np.ndarray) -> tuple[float, float]:
     """Pass@1 and its standard error of the mean as the paper defines them.
 
     P_j is the mean over problems of sample j; pass@1 is the mean of P_1..P_n and its error std(P_1..P_n) / sqrt(n),
-    with the population's standard deviation (https://huggingface.co/papers/2505.24850, appendix C.5; ddof=0 as in its
-    code).
-    It measures the noise of sampling answers, not that of choosing problems.
+    with the population standard deviation (https://huggingface.co/papers/2505.24850, appendix C.5; ddof=0 as in its
+    code). It measures the noise of sampling answers, not of choosing problems.
     """
     per_sample = correct.mean(axis=0)  # (n,)
     return float(per_sample.mean()), float(per_sample.std() / math.sqrt(per_sample.size))
@@ -20,18 +19,18 @@ def pass_at_1(correct: np.ndarray) -> tuple[float, float]:
 def pass_at_k(correct: np.ndarray, k: int) -> float:
     """The unbiased estimate 1 - C(n-c, k) / C(n, k), averaged over problems.
 
-    From https://huggingface.co/papers/2107.03374; for k = n it is the fraction of problems with any correct sample.
+    From https://huggingface.co/papers/2107.03374. For k = n it is the fraction of problems with any correct sample.
     """
     num_samples = correct.shape[1]
     if not 1 <= k <= num_samples:
-        raise ValueError(f"pass@{k} needs at least {k} samples a problem, there are {num_samples}")
+        raise ValueError(f"pass@{k} needs at least {k} samples per problem, not {num_samples}")
     total = math.comb(num_samples, k)
-    # comb is 0 where fewer than k samples are wrong
+    # comb is 0 if fewer than k samples are wrong
     return float(np.mean([1 - math.comb(num_samples - int(c), k) / total for c in correct.sum(axis=1)]))
 
 
 def mean_of_benchmarks(values: list[tuple[float, float]]) -> tuple[float, float]:
-    """The plain mean over benchmarks of (pass@1, SEM), with SEM sqrt(sum of squares) / B."""
+    """The unweighted mean over B benchmarks of (pass@1, SEM), with SEM sqrt(sum of squares) / B."""
     return (
         sum(value for value, _ in values) / len(values),
         math.sqrt(sum(error**2 for _, error in values)) / len(values),
@@ -44,13 +43,13 @@ DRAWS = 10_000
 def interval(correct: np.ndarray) -> tuple[float, float]:
     """The 95 % bootstrap interval of pass@1, over problems and over samples within problems.
 
-    Wider than the standard error above suggests, since it also says how far other problems of the kind might lead.
+    Wider than the standard error suggests, because it includes the noise of choosing problems.
     """
     return limits(draw_differences(correct, np.zeros_like(correct)))
 
 
 def paired_difference(ours: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
-    """Difference in pass@1 on the same problems, ours - baseline, and the limits of its 95 % bootstrap interval.
+    """The difference in pass@1 on the same problems, ours - baseline, and its 95 % bootstrap interval.
 
     Args:
         ours: (P, n).
@@ -60,16 +59,16 @@ def paired_difference(ours: np.ndarray, baseline: np.ndarray) -> tuple[float, fl
 
 
 def limits(draws: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and the 97.5th percentile."""
+    """The 2.5th and 97.5th percentiles."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
 def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Bootstrap draws of the difference in pass@1, of two levels.
+    """Two-level bootstrap draws of the difference in pass@1.
 
-    Problems are drawn with replacement, the same ones for both models, and then sample indices within each problem,
-    again the same ones. Equal inputs hence differ by nothing in any draw.
+    Problems are drawn with replacement, then sample indices within each problem. Both models get the same draws, so
+    equal inputs never differ.
 
     Returns:
         (draws,) differences ours - baseline.
@@ -78,7 +77,7 @@ def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS,
         raise ValueError(f"{ours.shape} problems and samples against {baseline.shape}")
     num_problems, num_samples = ours.shape
     gains = np.stack([(ours > baseline).mean(axis=1), (ours < baseline).mean(axis=1)], axis=1)  # shares of +1 and -1
-    # Problems with the same shares, G kinds of them, are interchangeable: what matters is how often each is drawn.
+    # Problems with the same shares (G kinds) are interchangeable: only how often each kind is drawn matters.
     kinds, counts = np.unique(gains, axis=0, return_counts=True)
     up, down = kinds.T  # (G,)
     rng = np.random.default_rng(seed)

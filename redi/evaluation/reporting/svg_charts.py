@@ -1,93 +1,92 @@
-"""Small line charts as SVG text, coloured by the page's style sheet (classes `s0`, `s1`, ...) so that themes apply."""
+"""The report page's charts: matplotlib's SVG, with colours from the page's style sheet so that its themes apply."""
 
-import math
+import io
+import re
 from collections.abc import Sequence
-from html import escape
 
-WIDTH, HEIGHT = 340, 230
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 26, 36  # margins around the plot
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-Points = Sequence[tuple[float, float]]
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that span low to high: multiples of 1, 2 or 5 times a power of ten, about `count` of them."""
-    span = (high - low) / count or 1.0
-    power = 10.0 ** math.floor(math.log10(span))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
-
-
-def line_chart(
-    title: str, x_label: str, y_label: str, series: Sequence[Points], log_x: bool = False, zero: bool = False
-) -> str:
-    """An `<svg>` with one line a series.
-
-    Args:
-        title: above the plot.
-        x_label: below it.
-        y_label: the unit, put into the title's line.
-        series: (x, y) points of each line; colours go by the order.
-        log_x: a logarithmic x axis with ticks at the powers of two and the last x.
-        zero: the y axis begins at 0.
-    """
-    xs = [x for points in series for x, _ in points]
-    ys = [y for points in series for _, y in points]
-    y_ticks = ticks(0 if zero else min(ys), max(ys))
-    x_ticks = _powers(max(xs)) if log_x else ticks(min(xs), max(xs), 4)
-    x_scale = _scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, log_x)
-    y_scale = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, False)
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        f'<text x="{LEFT}" y="15" class="title">{escape(title)} <tspan class="unit">{escape(y_label)}</tspan></text>',
-    ]
-    for tick in y_ticks:
-        y = y_scale(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in x_ticks:
-        x = x_scale(tick)
-        anchor = "end" if tick == x_ticks[-1] and not log_x else "middle"
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">{_number(tick)}</text>')
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle" class="unit">'
-        f"{escape(x_label)}</text>"
-    )
-    for number, points in enumerate(series):
-        path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line s{number % 7}" points="{path}"/>')
-        if len(points) == 1:
-            (x, y) = points[0]
-            parts.append(f'<circle class="dot s{number % 7}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="3"/>')
-    return "".join([*parts, "</svg>"])
+WIDTH, HEIGHT = 255, 158  # points
+NUM_BINS = 30
+# matplotlib draws in these placeholders, and `_svg` replaces them by variables of the style sheet.
+TEXT, GRID = "#000001", "#000002"
+LINES = [f"#0000{number}0" for number in range(1, 8)]
+_PAGE_STYLE = {"'DejaVu Sans'": "inherit", TEXT: "var(--soft)", GRID: "var(--line)"}
+_PAGE_STYLE |= {color: f"var(--c{number})" for number, color in enumerate(LINES)}
+_RC = {
+    "axes.autolimit_mode": "round_numbers",
+    "axes.axisbelow": True,
+    "axes.edgecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": TEXT,
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.25,
+    "grid.color": GRID,
+    "grid.linewidth": 0.75,
+    "svg.fonttype": "none",  # text stays text
+    "xtick.color": TEXT,
+    "xtick.major.pad": 6,
+    "xtick.major.size": 0,
+    "ytick.color": TEXT,
+    "ytick.major.size": 0,
+}
 
 
-def _scale(low: float, high: float, start: float, end: float, log: bool):
-    if log:
-        low, high = math.log(low), math.log(high)
-    width = high - low or 1.0
-    return lambda value: start + ((math.log(value) if log else value) - low) / width * (end - start)
+def pass_at_k_chart(curves: Sequence[list[float]]) -> str:
+    """An `<svg>` of pass@k in percent for k = 1, 2, ..., one line per curve."""
+    with matplotlib.rc_context(_RC):
+        axes = _axes()
+        largest = max(map(len, curves))
+        for number, curve in enumerate(curves):
+            # A single point is a line of no length with round caps: markers would need ids.
+            ks, values, width = (range(1, len(curve) + 1), curve, 1.35) if len(curve) > 1 else ([1, 1], curve * 2, 5)
+            style = {"linewidth": width, "solid_capstyle": "round", "clip_on": False}
+            axes.plot(ks, values, color=_color(number), **style)
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(1, max(2, largest))
+        # The last k ends the axis; a power of two just below it would touch its label.
+        ticks = [power for power in (2**exponent for exponent in range(20)) if power < largest / 1.3] + [largest]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        return _svg(axes, "k")
 
 
-def _powers(largest: float) -> list[float]:
-    """1, 2, 4, ... up to `largest`, which ends the list; a power close below it would touch its label."""
-    powers = [2.0**power for power in range(20) if 2**power < largest / 1.3]
-    return [*powers, largest]
+def length_chart(lengths: Sequence[np.ndarray]) -> str:
+    """An `<svg>` of histograms of response lengths in percent of the responses, one outline per array."""
+    edges = np.linspace(0, max(1, max(values.max() for values in lengths)), NUM_BINS + 1)
+    with matplotlib.rc_context(_RC):
+        axes = _axes()
+        for number, values in enumerate(lengths):
+            counts, _ = np.histogram(values, edges)
+            axes.stairs(100 * counts / values.size, edges, color=_color(number), linewidth=1.35, clip_on=False)
+        axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}")
+        return _svg(axes, "tokens")
 
 
-def _number(value: float) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+def _axes() -> Axes:
+    return Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained").subplots()
 
 
-def histogram(values: Sequence[float], largest: float, num_bins: int = 30) -> list[tuple[float, float]]:
-    """The outline of a histogram from 0 to `largest`: (x, % of the values), two points a bin."""
-    width = largest / num_bins or 1.0
-    counts = [0] * num_bins
-    for value in values:
-        counts[min(int(value / width), num_bins - 1)] += 1
-    points = []
-    for number, count in enumerate(counts):
-        share = 100 * count / len(values)
-        points += [(number * width, share), ((number + 1) * width, share)]
-    return points
+def _color(number: int) -> str:
+    return LINES[number % len(LINES)]
+
+
+def _svg(axes: Axes, x_label: str) -> str:
+    """The drawing alone: without namespaces, ids and clip paths, which could clash with others on the page."""
+    axes.set_xlabel(x_label)
+    axes.yaxis.get_major_locator().set_params(nbins=5)
+    for line in axes.get_ygridlines():
+        line.set_clip_on(False)
+    file = io.StringIO()
+    axes.figure.savefig(file, format="svg", transparent=True)
+    drawing = re.search(r'<g id="figure_1">.*</g>', file.getvalue(), re.DOTALL)[0]
+    drawing = re.sub(r' id="[^"]*"', "", drawing)
+    for placeholder, style in _PAGE_STYLE.items():
+        drawing = drawing.replace(placeholder, style)
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{drawing}</svg>'

@@ -1,4 +1,4 @@
-"""Training dynamics: what a run logged and how its checkpoints did, against the step (paper, Figs. 3, 5 to 8)."""
+"""Training dynamics: logged quantities and checkpoint evaluations by step (the paper's Figs. 3 and 5 to 8)."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.plots import COLORS
-from redi.evaluation.reporting.report import summarize_scores
-from redi.evaluation.reporting.scores import check_comparable, read_entry
+from redi.evaluation.reporting.scores import check_comparable, read_graded
+from redi.evaluation.reporting.summary import summarize_scores
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 
@@ -34,26 +35,26 @@ def read_log(run: Path) -> list[dict[str, float]]:
     """The logged steps of a finished run or of its latest checkpoint.
 
     Raises:
-        UsageError: the folder holds no trainer_state.json, or its log has no pair metrics.
+        UsageError: the folder has no trainer_state.json, or the log has no pair metrics.
     """
     checkpoints = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda state: step_of(state.parent))
     path = next((state for state in [run / "trainer_state.json", *reversed(checkpoints)] if state.is_file()), None)
     if path is None:
-        raise UsageError(f"{run} holds no trainer_state.json: it is no training run, or has saved no checkpoint yet")
+        raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
     log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
-    # DPOTrainer logs `logps/*` too, but as sums over the tokens, which do not belong on the same axis.
+    # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
-        raise UsageError(f"{path} logs no LogPS a token: dynamics are drawn of REDI and SimPO runs")
+        raise UsageError(f"{path} has no per-token LogPS; only REDI and SimPO runs log them")
     return log
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in a name that ends in `checkpoint-N`."""
+    """The step N of a folder whose name ends in `checkpoint-N`."""
     return int(checkpoint.name.rpartition("checkpoint-")[2])
 
 
 def logged_panels(runs: dict[str, Path]) -> Panels:
-    """LogPS of both sides and a norm: `update_norm`, the paper's gradient step size, if every run logged it."""
+    """LogPS of both sides, and a norm: `update_norm` (the paper's gradient step size) if every run logged it."""
     logs = {label: read_log(folder) for label, folder in runs.items()}
     has_updates = all("update_norm" in log[-1] for log in logs.values())
     keys = LOGGED | ({"update_norm": UPDATE_NORM} if has_updates else {"grad_norm": GRAD_NORM})
@@ -66,21 +67,21 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
 
 
 def evaluated_panels(runs: dict[str, Path], benchmark: str) -> Panels:
-    """Accuracy, length and "Wait" of the checkpoints that `scripts/evaluate.sh --every-checkpoint` evaluated.
+    """Accuracy, length and "Wait" of the checkpoints that `evaluate.py run RUN --every-checkpoint` evaluated.
 
     Raises:
-        UsageError: no checkpoint of any run was evaluated, or they differ in protocol or benchmark.
+        UsageError: no checkpoint of any run is graded, or their protocols or benchmarks differ.
     """
     panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title in EVALUATED.values()}
     first = None
     for label, run in runs.items():
         for folder in sorted(evaluation_folders(run), key=step_of):
-            entry = read_entry(folder, folder.name)
-            first = first or entry
-            check_comparable(first, entry)
-            if benchmark not in entry.scores:
-                raise UsageError(f"--benchmark {benchmark}: {folder} has {', '.join(entry.scores)}")
-            numbers = summarize_scores(entry.scores[benchmark])
+            graded = read_graded(folder, folder.name)
+            first = first or graded
+            check_comparable(first, graded)
+            if benchmark not in graded.scores:
+                raise UsageError(f"--benchmark {benchmark}: {folder} has {', '.join(graded.scores)}")
+            numbers = summarize_scores(graded.scores[benchmark])
             for key, title in EVALUATED.items():
                 if numbers[key] is not None:
                     value = numbers[key] * FACTORS.get(key, 1)
@@ -88,27 +89,25 @@ def evaluated_panels(runs: dict[str, Path], benchmark: str) -> Panels:
     if first is None:
         raise UsageError(
             f"--runs: no graded checkpoint in {', '.join(str(run.parent / 'evaluation') for run in runs.values())}; "
-            "run scripts/evaluate.sh RUN --every-checkpoint first"
+            "run `evaluate.py run RUN --every-checkpoint` first"
         )
     return panels
 
 
 def evaluation_folders(run: Path) -> list[Path]:
-    """Where `scripts/evaluate.sh` put the graded answers of a run's checkpoints."""
+    """The graded folders of a run's checkpoints, as `evaluate.py run` names them."""
     found = run.parent.glob(f"evaluation/{run.name}_checkpoint-*/{GRADED}")
     return [path.parent for path in found if path.parent.name.rpartition("checkpoint-")[2].isdecimal()]
 
 
 def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str) -> None:
-    """The paper's four panels, then those of the generations; `training_dynamics.png` and its numbers as JSON."""
+    """Writes `training_dynamics.png`: the paper's four panels and those of the responses; and the numbers as JSON."""
     named = {run.resolve().name: run.resolve() for run in runs}
     if len(named) < len(runs):
-        raise UsageError("--runs has two folders of the same name")
+        raise UsageError("--runs has two folders of the same name; the name is the label of a run")
     evaluated = evaluated_panels(named, benchmark)
-    accuracy, *generations = evaluated
-    panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {
-        title: evaluated[title] for title in generations
-    }
+    accuracy, *responses = evaluated
+    panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {title: evaluated[title] for title in responses}
     output.mkdir(parents=True, exist_ok=True)
     draw(panels, output / "training_dynamics.png", columns=4)
     write_text(output / "training_dynamics.json", json.dumps(panels, indent=1) + "\n")
@@ -116,7 +115,7 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str) -> None:
 
 
 def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
-    """Draws what the runs logged, one panel per quantity and one line per run, into a PNG.
+    """Draws logged quantities to a PNG, one panel per quantity and one line per run.
 
     Args:
         runs: label -> folder of the run.
@@ -127,7 +126,7 @@ def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
 
 
 def draw(panels: Panels, path: Path, columns: int) -> None:
-    """Draws panels in rows of `columns`, with one legend for all of them."""
+    """Draws panels in rows of `columns`, with one legend."""
     labels = list(next(iter(panels.values())))
     num_rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
@@ -138,14 +137,7 @@ def draw(panels: Panels, path: Path, columns: int) -> None:
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
     for title, axis in axes.items():
-        for number, label in enumerate(labels):
-            points = panels[title][label]
-            color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
-            marker = "o" if len(points) <= 30 else None
-            steps, values = [step for step, _ in points], [value for _, value in points]
-            axis.plot(
-                steps, values, color=color, linestyle=style, marker=marker, markersize=3, label=label, linewidth=1.6
-            )
+        _lines(axis, panels[title])
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)
@@ -153,7 +145,7 @@ def draw(panels: Panels, path: Path, columns: int) -> None:
         axis.set_xlim(0, last)
         if title not in (CHOSEN, REJECTED):
             axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
-    # Both LogPS in one scale, so that the two can be compared by eye.
+    # Both LogPS share a scale, so the two can be compared by eye.
     limits = [axes[title].get_ylim() for title in (CHOSEN, REJECTED)]
     for title in (CHOSEN, REJECTED):
         axes[title].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
@@ -164,3 +156,13 @@ def draw(panels: Panels, path: Path, columns: int) -> None:
         figure.suptitle(labels[0], fontsize=11)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _lines(axis: Axes, lines: dict[str, Points]) -> None:
+    """Draws one line per run; few points get markers."""
+    for number, (label, points) in enumerate(lines.items()):
+        color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
+        marker = "o" if len(points) <= 30 else None
+        steps, values = [step for step, _ in points], [value for _, value in points]
+        look = {"color": color, "linestyle": style, "linewidth": 1.6, "marker": marker, "markersize": 3}
+        axis.plot(steps, values, label=label, **look)

@@ -1,36 +1,33 @@
-"""The paper's tables beside ours: verdicts worked by hand; the dynamics' points; what is refused."""
+"""The comparison with the paper's tables: verdicts worked by hand, and what is refused."""
 
 import json
 import math
-import runpy
 
 import numpy as np
 import pytest
 from helpers.graded import write_graded
-from helpers.paths import REPOSITORY
+from reproduce import main
 
 from redi.evaluation.reporting.reproduce import as_markdown, compare, match_runs, read_paper, sampling_error
-from redi.evaluation.reporting.scores import Entry, Scores
-from redi.evaluation.reporting.training_dynamics import evaluated_panels, logged_panels, reproduce_dynamics
+from redi.evaluation.reporting.scores import GradedFolder, Scores
 from redi.runs.errors import UsageError
 
 PROTOCOL = {"n": 16, "temperature": 0.6, "top_p": 0.95, "max_tokens": 30720, "prompt": "paper"}
-main = runpy.run_path(str(REPOSITORY / "scripts" / "reproduce.py"))["main"]
 
 
-def entry(correct: dict[str, np.ndarray], **protocol) -> Entry:
-    def scores(right: np.ndarray) -> Scores:
-        none = np.zeros_like(right)
-        return Scores(tuple(range(len(right))), right, right, none, none, none, none, 0, 0)
+def graded(correct: dict[str, np.ndarray], **protocol) -> GradedFolder:
+    def scores(array: np.ndarray) -> Scores:
+        none = np.zeros_like(array)
+        return Scores(tuple(range(len(array))), array, array, none, none, none, none, 0, 0)
 
-    return Entry("redi", None, PROTOCOL | protocol, {name: scores(right) for name, right in correct.items()})
+    return GradedFolder("redi", None, PROTOCOL | protocol, {name: scores(array) for name, array in correct.items()})
 
 
-def aime(num_right: int, n: int = 16) -> np.ndarray:
-    """30 problems; of the answers to the first one, `num_right` are right; of the others all, or none from the 9th."""
+def aime(num_correct: int, n: int = 16) -> np.ndarray:
+    """30 problems: `num_correct` correct answers to the first, all to the next eight, none to the others."""
     correct = np.zeros((30, n), dtype=int)
     correct[1:9] = 1
-    correct[0, :num_right] = 1
+    correct[0, :num_correct] = 1
     return correct
 
 
@@ -40,15 +37,15 @@ def cell_of(result: dict, row: str, column: str) -> dict:
 
 def test_verdicts_of_table_1():
     paper = read_paper()
-    cell = cell_of(compare(paper, "table1", {"redi": entry({"aime24": aime(16)})}, True), "redi", "aime24")
-    # 9 of 30 always right: 30.0 without noise, the paper 28.1 with SEM 1.1: 1.9 <= 2 * 1.1 + 0.05
+    cell = cell_of(compare(paper, "table1", {"redi": graded({"aime24": aime(16)})}, True), "redi", "aime24")
+    # 9 of 30 always correct: 30.0 without noise, the paper 28.1 with SEM 1.1: 1.9 <= 2 * 1.1 + 0.05
     assert (cell["ours"], cell["sem"], cell["verdict"]) == (pytest.approx(30), 0, "agrees")
     assert (cell["difference"], cell["limit"]) == pytest.approx((1.9, 2.25))
 
     correct = aime(0)  # 8 of 30 always, one more in samples 0..7: P_j = 30 or 26.67, s = 1.667, SEM = .4167
     correct[9:13] = 1
     correct[0, :8] = 1
-    cell = cell_of(compare(paper, "table1", {"redi": entry({"aime24": correct})}, True), "redi", "aime24")
+    cell = cell_of(compare(paper, "table1", {"redi": graded({"aime24": correct})}, True), "redi", "aime24")
     assert cell["ours"] == pytest.approx(100 * 12.5 / 30) and cell["sem"] == pytest.approx(100 / 30 / 2 / 4)
     assert cell["limit"] == pytest.approx(2 * math.hypot(100 / 240, 1.1) + 0.05)
     assert cell["verdict"] == "off"
@@ -56,11 +53,11 @@ def test_verdicts_of_table_1():
 
 def test_what_cannot_be_judged_says_why():
     paper = read_paper()
-    few = compare(paper, "table1", {"redi": entry({"aime24": aime(4, n=4)}, n=4)}, True)
+    few = compare(paper, "table1", {"redi": graded({"aime24": aime(4, n=4)}, n=4)}, True)
     assert cell_of(few, "redi", "aime24")["verdict"] == "not enough samples"
     assert cell_of(few, "redi", "math500")["verdict"] == cell_of(few, "sft-5ep", "aime24")["verdict"] == "not run"
     assert cell_of(few, "redi", "Avg")["verdict"] == "not run"  # four benchmarks are missing
-    other = compare(paper, "table1", {"redi": entry({"aime24": aime(16)[:20]}, temperature=1.0)}, True)
+    other = compare(paper, "table1", {"redi": graded({"aime24": aime(16)[:20]}, temperature=1.0)}, True)
     assert cell_of(other, "redi", "aime24")["verdict"] == "other protocol"
     text = as_markdown(other)
     assert "redi: temperature 1.0, the paper's 0.6; 20 problems of aime24, the paper's 30." in text
@@ -68,20 +65,20 @@ def test_what_cannot_be_judged_says_why():
 
 
 def test_pass_at_16():
-    few = compare(read_paper(), "table4", {"redi": entry({"aime24": aime(1, n=8)})}, True)
+    few = compare(read_paper(), "table4", {"redi": graded({"aime24": aime(1, n=8)})}, True)
     cell = cell_of(few, "redi", "aime24")
     assert (cell["verdict"], cell["ours"], cell["n"]) == ("not enough samples", None, 8)
-    cell = cell_of(compare(read_paper(), "table4", {"redi": entry({"aime24": aime(1)})}, True), "redi", "aime24")
+    cell = cell_of(compare(read_paper(), "table4", {"redi": graded({"aime24": aime(1)})}, True), "redi", "aime24")
     assert cell["ours"] == pytest.approx(30) and cell["paper"] == 66.7 and cell["verdict"] == "off"
-    # one problem, 1 of 16 right: p = 1.5 / 17, solved by one of 16 with q = 1 - (1 - p)^16 = .7715
+    # one problem, 1 of 16 correct: p = 1.5 / 17, solved by one of 16 with q = 1 - (1 - p)^16 = .7715
     q = 1 - (1 - 1.5 / 17) ** 16
     assert sampling_error(np.array([[1] + [0] * 15]), 16) == pytest.approx(math.sqrt(q * (1 - q)))
 
 
 def test_average_of_five():
-    """Every problem always right: 100 without noise; the limit is the paper's 2 * .3 and the rounding."""
+    """Every problem always correct: 100 without noise; the limit is the paper's 2 * .3 and the rounding."""
     sizes = {"math500": 500, "aime24": 30, "amc23": 83, "minerva": 272, "olympiadbench": 675}
-    entries = {"redi": entry({name: np.ones((size, 16), dtype=int) for name, size in sizes.items()})}
+    entries = {"redi": graded({name: np.ones((size, 16), dtype=int) for name, size in sizes.items()})}
     cell = cell_of(compare(read_paper(), "table1", entries, True), "redi", "Avg")
     assert (cell["ours"], cell["paper"], cell["limit"]) == pytest.approx((100, 49.5, 0.65))
 
@@ -103,7 +100,7 @@ def test_the_data_file_is_consistent(shared):
 def test_runs_are_matched_by_row_or_folder_name(tmp_path):
     paper, folder = read_paper(), write_graded(tmp_path / "redi")
     assert list(match_runs(paper, "table1", [str(folder), f"sft-5ep={folder}"])) == ["redi", "sft-5ep"]
-    with pytest.raises(UsageError, match="'reddi' is no row of table1; did you mean 'redi'"):
+    with pytest.raises(UsageError, match="'reddi' is not a row of table1; did you mean 'redi'"):
         match_runs(paper, "table1", [f"reddi={folder}"])
     with pytest.raises(UsageError, match="names the row redi twice"):
         match_runs(paper, "table1", [str(folder), f"redi={folder}"])
@@ -118,46 +115,3 @@ def test_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["table5"])
     assert "invalid choice: 'table5'" in capsys.readouterr().err
-
-
-def write_run(folder, **logged) -> None:
-    entries = [
-        {"step": step, "loss": 0.1, "grad_norm": 2.0, "completions/mean_length/chosen": 9.0}
-        | {"logps/chosen": -0.1 * step, "logps/rejected": -0.2 * step}
-        | logged
-        for step in (1, 2)
-    ]
-    folder.mkdir()
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": entries}))
-
-
-def test_training_dynamics(tmp_path):
-    run = tmp_path / "run"
-    write_run(run, update_norm=0.5)
-    (tmp_path / "evaluation").mkdir()
-    with pytest.raises(UsageError, match="no graded checkpoint in"):
-        evaluated_panels({"run": run}, "math500")
-    write_graded(tmp_path / "evaluation" / "run_checkpoint-10")
-    write_graded(tmp_path / "evaluation" / "run_checkpoint-9", [[1] * 4] * 5)
-    write_graded(tmp_path / "evaluation" / "run_checkpoint-10_retry")  # is no checkpoint
-    panels = evaluated_panels({"run": run}, "math500")
-    assert panels["math500 pass@1 (%)"]["run"] == [(9, 100.0), (10, pytest.approx(55.0))]
-    assert panels["mean tokens a response"]["run"] == [(9, 24.0), (10, 24.0)]
-    assert panels['"Wait" a response']["run"][0] == (9, 2.0)
-    assert panels['"Wait" per 1,000 tokens']["run"][0] == (9, pytest.approx(1000 * 2 / 24))
-    with pytest.raises(UsageError, match="--benchmark aime24: .* has math500"):
-        evaluated_panels({"run": run}, "aime24")
-
-    reproduce_dynamics([run], tmp_path / "out", "math500")
-    numbers = json.loads((tmp_path / "out" / "training_dynamics.json").read_text())
-    assert list(numbers)[:4] == [
-        "math500 pass@1 (%)",
-        "chosen LogPS (nats per token)",
-        "rejected LogPS (nats per token)",
-        "update norm",
-    ]
-    assert numbers["update norm"]["run"] == [[1, 0.5], [2, 0.5]]
-    assert (tmp_path / "out" / "training_dynamics.png").read_bytes().startswith(b"\x89PNG")
-
-    write_run(tmp_path / "other")  # without update_norm: the gradient norm for all
-    assert "gradient norm, before clipping" in logged_panels({"a": run, "b": tmp_path / "other"})

@@ -1,0 +1,142 @@
+"""Grades responses: finds the answer, compares it with the reference answers, and gives two verdicts.
+
+Text and exact numbers decide most answers in this process. The rest goes to math-verify in worker processes, which are
+killed if they take too long. Nothing a model writes can raise, hang or exhaust memory here.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from tqdm import tqdm
+
+from redi.evaluation.grading.answer import THINK_END, last_box
+from redi.evaluation.grading.compare import equal
+from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS
+from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
+from redi.evaluation.grading.worker_pool import symbolic_verdict
+from redi.runs.files import cpus
+
+STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verdict.
+
+    Attributes:
+        correct: whether the answer equals a reference answer.
+        status: "ok" (decided), "no_think_end" (the thought never ends, mostly a truncated response), "no_answer" (no
+            box after the thought), "timeout" or "error" (the symbolic stage reached no verdict). Only "ok" can be
+            correct.
+        answer: the content of the box; None if there is no box.
+        correct_rllm_style: the verdict of the paper's final grader, for comparison (`paper_grader.py`).
+    """
+
+    correct: bool
+    status: str
+    answer: str | None
+    correct_rllm_style: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An answer and the reference answers to compare it with. Hashable: many samples share a comparison."""
+
+    golds: tuple[str, ...]
+    box: str
+    rllm_style: bool = False
+
+
+def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comparison, Comparison | None]:
+    """What to compare for both verdicts. The first is a grade already if the response's form alone decides it."""
+    golds = tuple(last_box(text) or text for text in ([gold] if isinstance(gold, str) else gold))
+    rllm_box = rllm_answer(response)
+    second = None if rllm_box is None else Comparison(golds, rllm_box, rllm_style=True)
+    _, tag, final = response.rpartition(THINK_END)
+    if not tag:
+        return Grade(False, "no_think_end", None, False), second
+    box = last_box(final)
+    if box is None or not box.strip():
+        return Grade(False, "no_answer", None, False), second
+    return Comparison(golds, box), second
+
+
+def _decide(comparison: Comparison) -> bool | None:
+    """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
+    if len(comparison.box) > MAX_ANSWER_CHARS:
+        return _compare(comparison) is True
+    return _compare_once(comparison)
+
+
+def _compare(comparison: Comparison) -> bool | None:
+    compare = rllm_equal if comparison.rllm_style else equal
+    verdicts = [compare(gold, comparison.box) for gold in comparison.golds]
+    return True if True in verdicts else None if None in verdicts else False
+
+
+_compare_once = lru_cache(maxsize=50_000)(_compare)  # samples of one problem repeat each other's answers
+
+
+def _ask_worker(comparison: Comparison) -> dict:
+    return symbolic_verdict(comparison.golds, comparison.box, comparison.rllm_style)
+
+
+def _grade(
+    first: Grade | Comparison, second: Comparison | None, symbolic_reply: Callable[[Comparison], dict]
+) -> Grade:
+    """The grade from what `_comparisons` returned; `symbolic_reply` is the symbolic stage's reply to a comparison."""
+
+    def verdict(comparison: Comparison) -> dict:
+        decided = _decide(comparison)
+        return symbolic_reply(comparison) if decided is None else {"correct": decided}
+
+    if isinstance(first, Grade):
+        return replace(first, correct_rllm_style=second is not None and verdict(second)["correct"])
+    reply = verdict(first)
+    status = reply.get("status", "ok")
+    # If the first verdict ran out of time, the paper's grader would still be working on its own.
+    rllm = second is not None and status == "ok" and verdict(second)["correct"]
+    return Grade(reply["correct"], status, first.box.strip(), rllm)
+
+
+def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
+    """Grades one response. Never raises on model text, and returns within seconds.
+
+    Safe in any thread and process. The first answer that needs algebra starts a worker, which takes 1 to 2 s.
+
+    Args:
+        response: the decoded response, with `</think>` before the final answer.
+        gold: the reference answer, or a list of alternatives, any of which counts; LaTeX with or without `$` or a box.
+    """
+    return _grade(*_comparisons(response, gold), _ask_worker)
+
+
+def grade_many(
+    responses: Sequence[str], golds: Sequence[str | Sequence[str]], workers: int | None = None, progress: bool = True
+) -> list[Grade]:
+    """Grades many responses, in order. Equal answers to equal reference answers are compared once.
+
+    Args:
+        responses: the decoded responses.
+        golds: the reference answers of each response.
+        workers: number of worker processes; by default the cores this process may use, since more workers would slow
+            each other down until they time out.
+        progress: whether to show progress bars.
+    """
+    if len(responses) != len(golds):
+        raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
+    hidden = None if progress else True  # None: hidden unless stderr is a terminal
+    pairs = zip(responses, golds, strict=True)
+    compared, replies = [], {}
+    for response, gold in tqdm(pairs, total=len(responses), desc="text and numbers", unit="", disable=hidden):
+        compared.append(_comparisons(response, gold))
+        for comparison in compared[-1]:
+            if isinstance(comparison, Comparison) and _decide(comparison) is None:
+                replies[comparison] = None
+    with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
+        answers = threads.map(_ask_worker, replies)
+        bar = tqdm(answers, total=len(replies), desc="math-verify", unit="", disable=hidden)
+        replies = dict(zip(replies, bar, strict=True))
+    return [_grade(first, second, replies.__getitem__) for first, second in compared]

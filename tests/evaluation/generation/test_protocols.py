@@ -1,0 +1,92 @@
+"""Protocols set the defaults of options, and what was changed of them is recorded."""
+
+import json
+
+import pytest
+from helpers.evaluation import main, refusal, rows_of, write_benchmark
+
+from redi.evaluation.generation.protocols import PROTOCOL_FOLDER, read_protocol
+from redi.evaluation.options import parse
+
+SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+PAPER = {"temperature": 0.6, "top_p": 0.95, "prompt": "paper"}
+PROTOCOLS = {
+    "paper_final": {"benchmark": ["math500", "aime24", "amc23", "minerva", "olympiadbench"], "n": 16}
+    | {**PAPER, "max_tokens": 30720, "force_think": "as-trained"},
+    "paper_intermediate": {"benchmark": ["math500"], "n": 4, **PAPER, "max_tokens": 32768, "force_think": "none"},
+    "quick": {"benchmark": ["amc23"], "n": 4, **PAPER, "max_tokens": 8192, "force_think": "as-trained"},
+    "quickstart": {"benchmark": ["runs/quickstart/task/digits.jsonl"], "n": 4, **PAPER, "max_tokens": 80}
+    | {"prompt": "bare", "force_think": "none", "seed": 0},
+}
+
+
+def test_the_protocols():
+    assert {path.stem for path in PROTOCOL_FOLDER.glob("*.yaml")} == PROTOCOLS.keys()
+    for name, values in PROTOCOLS.items():
+        assert read_protocol(name) == values
+
+
+def test_the_command_line_overrides_a_protocol(tmp_path):
+    generate = ["generate", "--model", "x", "--output", "y"]
+    options = vars(parse([*generate, "--n", "2", "--protocol", "paper_final", "--top-p", "1"], ""))
+    expected = PROTOCOLS["paper_final"] | {"n": 2, "top_p": 1}
+    assert {name: options[name] for name in expected} == expected
+    assert parse(generate, "").benchmark == [] and parse(generate, "").protocol is None
+
+
+@pytest.fixture
+def command(tiny_model, tmp_path) -> list[str]:
+    """`generate` without any option that a protocol sets, except the benchmark."""
+    benchmark = write_benchmark(tmp_path / "small.jsonl", 2)
+    command = ["generate", "--model", str(tiny_model), "--benchmark", str(benchmark), "--backend", "transformers"]
+    return [*command, "--output", str(tmp_path / "out")]
+
+
+def test_a_protocol_and_what_was_changed_of_it_are_recorded(command, tmp_path):
+    main([*command, "--protocol", "paper_final", "--n", "1", "--max-tokens", "4", "--temperature", "0.6"])
+    config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
+    expected = {"n": 1, "temperature": 0.6, "top_p": 0.95, "max_tokens": 4, "prompt": "paper"}
+    expected |= {"force_think": "as-trained", "seed": 42, "protocol": "paper_final (changed: n, max_tokens)"}
+    assert {name: config[name] for name in expected} == expected
+    for row in rows_of(tmp_path / "out" / "generations.jsonl"):
+        assert row["prompt"].endswith("<|im_start|>assistant\n<think>\n")
+
+
+def test_a_protocol_from_a_file(command, tmp_path):
+    protocol = tmp_path / "mine.yaml"
+    protocol.write_text("n: 2\nmax_tokens: 3\nprompt: bare\nchat_template: qwen2.5-math\ntemperature: 0\n")
+    main([*command, "--protocol", str(protocol)])
+    rows = rows_of(tmp_path / "out" / "generations.jsonl")
+    assert len(rows) == 4 and all(row["prompt"].startswith(SYSTEM) and row["num_tokens"] <= 3 for row in rows)
+    assert json.loads((tmp_path / "out" / "sampling.json").read_text())["protocol"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temprature: 1", "unknown key 'temprature'; did you mean 'temperature'?"),
+        ("backend: vllm", "unknown key 'backend'"),
+        ("n: many", "mine.yaml: argument --n: invalid int value: 'many'"),
+        ("prompt: long", "mine.yaml: argument --prompt: invalid choice: 'long'"),
+        ("n: [", "is not valid YAML"),
+        ("n:", "must hold `key: value` lines"),
+    ],
+)
+def test_bad_protocols_are_one_line(command, tmp_path, capsys, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    error = refusal([*command, "--protocol", str(tmp_path / "mine.yaml")], capsys)
+    assert message in error and error.count("\n") == 1
+
+
+def test_unknown_protocols_and_missing_benchmarks_are_one_line(command, capsys):
+    for arguments, message in (
+        (
+            ["--protocol", "paper"],
+            "is neither a file nor a known name (paper_final, paper_intermediate, quick, ",
+        ),
+        (["--protocol", "paper_finel"], "did you mean 'paper_final'?"),
+        (["--benchmark"], "argument --benchmark: expected at least one argument"),
+    ):
+        assert message in refusal(command + arguments, capsys)
+    without = command[:3] + command[5:]
+    assert "--benchmark or a --protocol that names benchmarks is required" in refusal(without, capsys)

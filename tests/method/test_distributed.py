@@ -1,0 +1,73 @@
+"""Several CPU processes take the same steps as one: DDP, ZeRO and FSDP2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_redi
+import yaml
+from datasets import Dataset
+from helpers.commands import CPU, log_of
+from helpers.paths import REPOSITORY
+from helpers.tiny import make_pairs
+from transformers import AutoModelForCausalLM
+
+METRICS = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies"]
+METRICS += ["grad_norm", "update_norm"]
+
+
+@pytest.fixture(scope="module")
+def options(model_path, tmp_path_factory) -> list[str]:
+    """Three steps on 18 pairs, to be split into global batches of 8. The last batch has 2 pairs."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
+    Dataset.from_list(make_pairs(18)).to_parquet(path)
+    argv = ["--model_name_or_path", model_path, "--dataset_name", str(path), *CPU, "--log_update_norm", "true"]
+    argv += ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
+    return [*argv, "--lr_scheduler_type", "constant", "--per_device_train_batch_size", "2"]
+
+
+@pytest.fixture(scope="module")
+def one_process(options, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    train_redi.main([*options, "--gradient_accumulation_steps", "4", "--output_dir", str(folder)])
+    return folder
+
+
+def launcher(kind: str, folder: Path) -> list[str]:
+    """accelerate launches several CPU processes through MPI only. torchrun does what it does for GPUs."""
+    if kind in ("ddp", "fsdp2"):
+        command = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+        return command + [str(REPOSITORY / "tests/helpers/fsdp2_on_cpu.py")] * (kind == "fsdp2")
+    shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
+    shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
+    (folder / "accelerate.yaml").write_text(yaml.safe_dump(shipped))
+    return ["accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(folder / "accelerate.yaml")]
+
+
+@pytest.mark.parametrize(
+    "kind", ["ddp", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zero2", "zero3", "fsdp2"))]
+)
+def test_two_processes_equal_one(tmp_path, options, one_process, kind):
+    """The traces of a pair may land on either rank. Losses, metrics and weights are the same."""
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", *launcher(kind, tmp_path), str(REPOSITORY / "scripts/train_redi.py"), *options]
+    result = subprocess.run(
+        [*command, "--gradient_accumulation_steps", "2", "--output_dir", str(out)],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((out / "manifest.json").read_text())["counts"]["world_size"] == 2
+    expected, actual = log_of(one_process), log_of(out)
+    assert len(expected) == 3
+    for key in METRICS:
+        values = [entry[key] for entry in expected]
+        assert [entry[key] for entry in actual] == pytest.approx(values, rel=2e-5, abs=1e-6), key
+    expected, actual = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one_process, out))
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=2e-6, rtol=1e-5)
