@@ -1,24 +1,37 @@
 #!/usr/bin/env bash
-# Read by pipeline.sh and by the train.sh of a sweep.
-#   watch WHOM COMMAND ...  runs it in a process group of its own, and ends where it ends badly. SIGTERM goes on to the
-#                           `group`, or to the `leader` alone, which tells the others; nothing further begins then.
+# How a script passes SIGTERM on to what it runs. Source this file, then:
+#   watch WHOM COMMAND ...   runs COMMAND in a separate process group and returns its exit code
+# SIGTERM goes to WHOM, again every second until COMMAND ends. The exit code is then 143 unless COMMAND succeeded, and
+# later calls return 143 without starting anything. WHOM is
+#   leader    COMMAND alone, which stops its own processes
+#   group     COMMAND and the processes that it started
+#   children  the processes that COMMAND started, but not COMMAND
 stopped=false
+
+pass_on() { # WHOM
+    case $1 in
+        leader) kill -TERM "$child" ;;
+        group) kill -TERM -- "-$child" ;;
+        children) pkill -TERM -P "$child" ;;
+    esac 2>/dev/null || true
+}
+
 watch() {
-    local whom="" code
-    if $stopped; then exit 143; fi
+    local code=0
+    if $stopped; then return 143; fi
     set -m
     "${@:2}" </dev/null &
     child=$!
     set +m
-    if [ "$1" = group ]; then whom=-; fi
-    # shellcheck disable=SC2064 # the process is that of now
-    trap "stopped=true; kill -TERM -- $whom$child 2>/dev/null || true" TERM
+    # shellcheck disable=SC2064 # WHOM is the one of this call
+    trap "stopped=true; pass_on $1" TERM
     trap 'kill -INT -- "-$child"' INT
-    while true; do
-        code=0
-        wait "$child" || code=$?
-        kill -0 "$child" 2>/dev/null || break # else a signal ended the wait
+    wait "$child" || true
+    while kill -0 "$child" 2>/dev/null; do # a signal ended the wait
+        if $stopped; then pass_on "$1"; fi # again: a process that is still loading may not listen yet
+        sleep 1
     done
-    if $stopped && [ "$code" = 0 ]; then code=143; fi
-    [ "$code" = 0 ] || exit "$code"
+    wait "$child" || code=$?
+    if $stopped && [ "$code" != 0 ]; then code=143; fi
+    return "$code"
 }

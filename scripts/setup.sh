@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the project needs. Does nothing when that is already done for this pyproject.toml.
+# Makes .venv with everything that the project needs. Does nothing if that is already done for this pyproject.toml.
 # PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,12 +13,12 @@ find_python() {
             return
         fi
     done
-    echo "setup: no Python >= 3.11 with venv and pip found; install python3.11 and python3.11-venv, or set PYTHON=" >&2
+    echo "setup: no Python >= 3.11 with venv and pip found; install python3.11 and python3.11-venv, or set PYTHON" >&2
     exit 2
 }
 
-# The stamp holds a hash of what was installed from and the folder it was installed in: a changed pyproject.toml or a moved
-# checkout installs again. It is written last, so an interrupted set-up is never taken for a finished one.
+# The stamp names what was installed, and where: a changed pyproject.toml or a moved checkout installs again. It is
+# written last, so an interrupted set-up is not mistaken for a finished one.
 wanted="$(cat pyproject.toml scripts/setup.sh | cksum) $PWD"
 stamp=.venv/redi-setup-done
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
@@ -26,10 +26,12 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
 fi
 
 python=$(find_python)
-echo "setup: making .venv with $("$python" --version) and installing the packages of pyproject.toml (once, some minutes)"
+echo "setup: creating .venv with $("$python" --version) and installing the packages of pyproject.toml; it takes minutes"
 start=$SECONDS
 [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
-# DS_BUILD_OPS=0: DeepSpeed compiles its CUDA operators when a run first needs them, not now.
-DS_BUILD_OPS=0 .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".[dev]"
+# DS_BUILD_OPS=0: DeepSpeed compiles its CUDA operators when a run first needs them, not now. Of the output of pip, only
+# the large downloads are shown.
+DS_BUILD_OPS=0 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e ".[dev]" |
+    sed -un '/[MG]B)/p; s/^Installing collected packages.*/  Installing/p'
 echo "$wanted" >"$stamp"
 echo "setup: done in $((SECONDS - start)) s"

@@ -1,96 +1,60 @@
-"""SLURM jobs: a training on one or several nodes, an evaluation in shards, or a whole table; --dry-run prints them.
+"""Submits SLURM jobs from the templates in this folder; --dry-run prints the sbatch commands instead.
 
 python scripts/slurm/submit.py train recipes/redi/qwen2.5-math-1.5b_alpha0.8 --nodes 2 -- --alpha 0.5
 python scripts/slurm/submit.py evaluate recipes/redi/qwen2.5-math-1.5b_alpha0.8 --shards 8
 python scripts/slurm/submit.py pipeline table1 --sbatch=--partition=gpu --dry-run
 
-A job that comes near its time limit or is pre-empted gets SIGTERM, saves what it has and goes back into the queue; it
-goes on from there. One that fails is not tried again, and the jobs that need it are cancelled; the same command again
-goes on where it was. The environment of this command is that of the jobs.
+A job is a template, a shell script for it to run, and options for sbatch. Options that are not given here keep the
+template's values. Jobs inherit the environment of this command.
+docs/clusters.md says what happens when a job stops or fails.
 """
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from redi.runs.cli import StrictParser
-from redi.runs.errors import UsageError, entry_point, nearest
-from redi.runs.files import write_text
+from redi.runs.errors import UsageError, entry_point, nearest, usage_errors
+from redi.runs.recipe import read_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TEMPLATES = Path("scripts/slurm")  # like every path of a job, relative to the repository
 CPUS_PER_GPU = 8
 CPUS_WITHOUT_GPU = 16
-
-# The signal goes to the processes of `srun` and not to this shell, which is to see how they end: 143 is SIGTERM.
-BODY = """set -euo pipefail
-cd {repository}
-{setup}code=0
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 {command} || code=$?
-{ended}if [ "$code" = 143 ]; then
-    echo "stopped before its end: back into the queue"
-    scontrol requeue {itself}
-fi
-exit "$code"
-"""
-SEVERAL_NODES = """NUM_MACHINES=$SLURM_NNODES
-MAIN_PROCESS_IP=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 12000))
-STOPPED=$(mktemp)
-trap 'rm -f "$STOPPED"' EXIT
-export NUM_MACHINES MAIN_PROCESS_IP MAIN_PROCESS_PORT STOPPED
-"""
-# A node that was stopped ends well for srun, which would otherwise kill those that still save. And where a node fails,
-# srun stops the others and reports the highest code: their 143 would send a job that cannot work back into the queue.
-# This shell, on the first node, is told by a file. The trap lets the shell on each node outlive the signal.
-ON_EACH_NODE = """bash -c 'trap : TERM; MACHINE_RANK=$SLURM_NODEID "$@" || code=$?
-if [ "${code:=0}" = 143 ]; then code=0; if [ "$SLURM_NODEID" = 0 ]; then echo yes >"$STOPPED"; fi; fi
-exit "$code"' bash """
-ENDED_ON_SEVERAL_NODES = """if [ "$code" = 0 ] && [ -s "$STOPPED" ]; then code=143; fi
-"""
-# The id of an array's last task is also that of the array: alone it would put every task back.
-ITSELF = '"$SLURM_JOB_ID"'
-ITSELF_IN_ARRAY = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job file.
+    """One call of sbatch.
 
     Attributes:
-        name: of the job, its file and its log.
-        command: what it runs, as in a shell; paths are relative to the repository.
-        nodes: with one task on each.
-        gpus: a node; with 0 the job goes where `--cpu-sbatch` says.
-        array: number of tasks, from 1; 0 where the job is none.
-        after: names of the jobs that must have ended well.
+        name: of the job and its log.
+        template: name of the .sbatch file.
+        command: the shell script that the template runs, and its arguments.
+        options: for sbatch, in addition to those that all jobs share.
+        array: number of tasks, numbered from 1; 0 for a single job.
+        after: names of the jobs that must succeed first.
     """
 
     name: str
-    command: str
-    nodes: int = 1
-    gpus: int = 0
+    template: str
+    command: list[str]
+    options: tuple[str, ...] = ()
     array: int = 0
     after: tuple[str, ...] = ()
 
 
 @entry_point
 def main(argv: list[str]) -> None:
-    argv, _, overrides = (list(part) for part in partition(argv))
-    options = parse(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = parse(argv[:end])
     jobs = {"train": train_jobs, "evaluate": evaluate_jobs, "pipeline": pipeline_jobs}[options.command]
-    submit(jobs(options, shlex.join(overrides)), options)
-
-
-def partition(argv: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The command line before, at and after `--`."""
-    where = argv.index("--") if "--" in argv else len(argv)
-    return argv[:where], argv[where : where + 1], argv[where + 1 :]
+    submit(jobs(options, argv[end + 1 :]), options)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -101,23 +65,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     pipeline = commands.add_parser("pipeline", help="recipes/pipeline.sh, each stage a job after those it needs")
     for command in (train, evaluate):
         command.add_argument("recipe", type=Path, help="folder below recipes/")
-    pipeline.add_argument("target", help="what pipeline.sh makes, such as table1")
+    pipeline.add_argument("target", help="of pipeline.sh, such as table1")
     for command in (train, pipeline):
-        command.add_argument("--nodes", type=int, default=1, metavar="N", help="of a training")
-        command.add_argument("--gpus", type=int, default=8, metavar="N", help="of a training, a node")
+        command.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes for a training")
+        command.add_argument("--gpus", type=int, metavar="N", help="GPUs per node for a training")
     for command in (evaluate, pipeline):
-        command.add_argument("--shards", type=int, default=8, metavar="N", help="jobs of an evaluation, a GPU each")
+        command.add_argument("--shards", type=int, default=8, metavar="N", help="array tasks that sample, a GPU each")
     for command in (train, evaluate, pipeline):
-        command.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of each job")
-        command.add_argument("--grace", type=int, default=300, metavar="S", help="seconds from SIGTERM to the limit")
-        command.add_argument(
-            "--sbatch", action="append", default=[], metavar="=--OPTION=VALUE", help="may be repeated"
-        )
-        command.add_argument(
-            "--cpu-sbatch", action="append", default=[], metavar="=--OPTION=VALUE", help="for jobs without a GPU"
-        )
-        command.add_argument("--folder", type=Path, default=Path("runs/slurm"), help="of the job files and logs")
-        command.add_argument("--dry-run", action="store_true", help="print the job files, and submit nothing")
+        command.add_argument("--time", metavar="LIMIT", help="time limit of each job, such as 04:00:00")
+        command.add_argument("--grace", type=int, metavar="S", help="seconds from SIGTERM to the time limit")
+        for name, jobs in (("--sbatch", "with GPUs"), ("--cpu-sbatch", "without GPUs")):
+            text = f"option of sbatch for jobs {jobs}; may be repeated"
+            command.add_argument(name, action="append", default=[], metavar="=--OPTION=VALUE", help=text)
+        command.add_argument("--folder", type=Path, default=Path("runs/slurm"), help="folder for logs")
+        command.add_argument("--dry-run", action="store_true", help="print the commands, and submit nothing")
     options = parser.parse_args(argv)
     for name in ("nodes", "shards"):
         if getattr(options, name, 1) < 1:
@@ -125,130 +86,131 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def train_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
-    name = recipe_name(options.recipe)
-    if "batch_size" not in overrides:
-        refuse_split(name, options)
-    command = f"bash recipes/{name}/train.sh {overrides}".strip()
-    return [Job(f"train-{flat(name)}", command, options.nodes, options.gpus)]
+def train_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
+    run = recipe_name(options.recipe)
+    command = [f"recipes/{run}/train.sh", *overrides]
+    return [training(f"train-{flat(run)}", run, command, options, " ".join(overrides))]
 
 
-def evaluate_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
-    name = recipe_name(options.recipe)
-    command = f"bash recipes/{name}/eval.sh {overrides}".strip()
-    return in_shards(f"evaluate-{flat(name)}", command, options.shards, " --shard $SLURM_ARRAY_TASK_ID/{}", ())
+def evaluate_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
+    run = recipe_name(options.recipe)
+    return evaluation(f"evaluate-{flat(run)}", [f"recipes/{run}/eval.sh", *overrides], options.shards)
 
 
-def in_shards(name: str, command: str, shards: int, option: str, after: tuple[str, ...]) -> list[Job]:
-    """An array of jobs, and one that gathers what they have sampled, grades and reports. `option` names the part."""
-    if shards == 1:
-        return [Job(name, command, gpus=1, after=after)]
-    part = Job(f"{name}-shards", command + option.format(shards), gpus=1, array=shards, after=after)
-    gather = Job(name, command, gpus=1, after=(part.name,))  # in the precision of a GPU, like the parts
-    return [part, gather]
-
-
-def pipeline_jobs(options: argparse.Namespace, overrides: str) -> list[Job]:
+def pipeline_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     if overrides:
-        raise UsageError("-- is for train and evaluate; pipeline.sh is told by TRAIN_OPTIONS and EVALUATE_OPTIONS")
-    pipeline = f"bash recipes/pipeline.sh {options.target}"
-    listed = subprocess.run([*pipeline.split(), "list"], cwd=REPOSITORY, capture_output=True, text=True)
+        raise UsageError("-- is for train and evaluate; for pipeline.sh set TRAIN_OPTIONS and EVALUATE_OPTIONS")
+    pipeline = ["recipes/pipeline.sh", options.target]
+    listed = subprocess.run(["bash", *pipeline, "list"], cwd=REPOSITORY, capture_output=True, text=True)
     if listed.returncode != 0:
         raise UsageError(listed.stderr.strip().removeprefix("error: "))
-    stages = [line.split() for line in listed.stdout.splitlines()]
-    trained_by = {output_dir(run): f"train-{flat(run)}" for stage, *rest in stages if stage == "train" for run in rest}
-    jobs = [Job("data", f"{pipeline} data")]
-    for stage, *rest in stages:
-        run = "".join(rest)
+    jobs = [Job("data", "cpu", [*pipeline, "data"])]
+    trained_by: dict[str, str] = {}  # output_dir -> name of the job
+    gathered: list[str] = []
+    for stage, run in (line.split() for line in listed.stdout.splitlines() if " " in line):
+        config, name, command = recipe_config(run), f"{stage}-{flat(run)}", [*pipeline, stage, run]
         if stage == "train":
-            start = trained_by.get(config(run)["model_name_or_path"], "data")
-            if "batch_size" not in os.environ.get("TRAIN_OPTIONS", ""):
-                refuse_split(run, options)
-            ahead = Job(f"tokenize-{flat(run)}", f"{pipeline} tokenize {run}", after=(start,))
-            name, command = trained_by[output_dir(run)], f"{pipeline} train {run}"
-            jobs += [ahead, Job(name, command, options.nodes, options.gpus, after=(ahead.name,))]
-        elif stage == "evaluate":
-            command, after = f"{pipeline} evaluate {run}", (trained_by[output_dir(run)],)
-            shard = " $SLURM_ARRAY_TASK_ID/{}"
-            jobs += in_shards(f"evaluate-{flat(run)}", command, options.shards, shard, after)
-    gathered = tuple(job.name for job in jobs if job.name.startswith("evaluate-") and not job.array)
-    return [*jobs, Job("table", f"{pipeline} table", after=gathered)]
+            start = trained_by.get(config["model_name_or_path"], "data")
+            tokenize = Job(f"tokenize-{flat(run)}", "cpu", [*pipeline, "tokenize", run], after=(start,))
+            settings = os.environ.get("TRAIN_OPTIONS", "")
+            jobs += [tokenize, training(name, run, command, options, settings, (tokenize.name,))]
+            trained_by[config["output_dir"]] = name
+        else:
+            jobs += evaluation(name, command, options.shards, (trained_by[config["output_dir"]],))
+            gathered.append(name)
+    return [*jobs, Job("table", "cpu", [*pipeline, "table"], after=tuple(gathered))]
 
 
-def refuse_split(run: str, options: argparse.Namespace) -> None:
-    """Refuses nodes and GPUs over which the recipe's global batch does not split, before the job waits for them."""
-    total, per_device = (config(run).get(key) for key in ("global_batch_size", "per_device_train_batch_size"))
-    gpus = options.nodes * options.gpus
-    if gpus and total and per_device and total % (per_device * gpus):
+def training(
+    name: str, run: str, command: list[str], options: argparse.Namespace, overrides: str, after: tuple[str, ...] = ()
+) -> Job:
+    """A training of the recipe `run` on one node or several; `overrides` are the options that change the recipe."""
+    template = "train" if options.nodes == 1 else "train_multinode"
+    if "batch_size" not in overrides:
+        refuse_split(run, options.nodes, gpus_of(template) if options.gpus is None else options.gpus)
+    settings = [] if options.nodes == 1 else [f"--nodes={options.nodes}"]
+    if options.gpus is not None:
+        cpus = options.gpus * CPUS_PER_GPU or CPUS_WITHOUT_GPU
+        settings += [f"--gpus-per-node={options.gpus}", f"--cpus-per-task={cpus}"]
+    return Job(name, template, command, tuple(settings), after=after)
+
+
+def evaluation(name: str, command: list[str], shards: int, after: tuple[str, ...] = ()) -> list[Job]:
+    """An array that samples, and a job that gathers the samples, grades and reports; for one shard, only that job."""
+    if shards == 1:
+        return [Job(name, "evaluate", command, after=after)]
+    sample = Job(f"{name}-shards", "evaluate", command, array=shards, after=after)
+    return [sample, Job(name, "evaluate", command, after=(sample.name,))]
+
+
+def refuse_split(run: str, nodes: int, gpus: int) -> None:
+    """Refuses nodes and GPUs that do not divide the recipe's global batch, before a job queues for them."""
+    config, total_gpus = recipe_config(run), nodes * gpus
+    total, per_device = config.get("global_batch_size"), config.get("per_device_train_batch_size")
+    if total_gpus and total and per_device and total % (per_device * total_gpus):
         raise UsageError(
-            f"--nodes {options.nodes} --gpus {options.gpus}: global_batch_size={total} of {run} is no multiple of "
-            f"{per_device * gpus}: {gpus} GPUs times per_device_train_batch_size={per_device}; change one of them"
+            f"{nodes} nodes of {gpus} GPUs: global_batch_size={total} of {run} is not a multiple of "
+            f"{per_device * total_gpus}: {total_gpus} GPUs times per_device_train_batch_size={per_device}; "
+            "change --nodes, --gpus or the batch size"
         )
 
 
+def gpus_of(template: str) -> int:
+    text = (REPOSITORY / TEMPLATES / f"{template}.sbatch").read_text(encoding="utf-8")
+    found = re.search(r"^#SBATCH --gpus-per-node=(\d+)$", text, flags=re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def recipe_name(folder: Path) -> str:
-    """`STAGE/RUN` of a recipe's folder; a `UsageError` where there is none."""
-    known = sorted(
-        str(path.parent.relative_to(REPOSITORY / "recipes")) for path in REPOSITORY.glob("recipes/*/*/config.yaml")
-    )
+    """`STAGE/RUN` of a recipe's folder.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    recipes = REPOSITORY / "recipes"
+    known = sorted(str(path.parent.relative_to(recipes)) for path in recipes.glob("*/*/config.yaml"))
     name = "/".join(folder.resolve().parts[-2:])
     if name not in known:
-        raise UsageError(f"{folder} is no recipe{nearest(name, known)}")
+        raise UsageError(f"{folder} is not a recipe{nearest(name, known)}")
     return name
+
+
+def recipe_config(run: str) -> dict[str, Any]:
+    return read_config(REPOSITORY / "recipes" / run / "config.yaml")
 
 
 def flat(run: str) -> str:
     return run.replace("/", "-")
 
 
-def config(run: str) -> dict[str, Any]:
-    return yaml.safe_load((REPOSITORY / "recipes" / run / "config.yaml").read_text(encoding="utf-8"))
-
-
-def output_dir(run: str) -> str:
-    return config(run)["output_dir"]
-
-
-def render(job: Job, options: argparse.Namespace) -> str:
-    """The text of a job file."""
+def sbatch(job: Job, options: argparse.Namespace, ids: dict[str, str]) -> list[str]:
+    """The command that submits a job; `ids` are those of the jobs before it, by name."""
     log = options.folder / f"{job.name}-{'%A_%a' if job.array else '%j'}.log"
-    lines = [f"--job-name={job.name}", f"--output={log}", "--open-mode=append", f"--time={options.time}"]
-    lines += [f"--nodes={job.nodes}", "--ntasks-per-node=1"]
-    lines += [f"--cpus-per-task={job.gpus * CPUS_PER_GPU or CPUS_WITHOUT_GPU}"]
-    lines += [f"--gpus-per-node={job.gpus}"] if job.gpus else []
-    lines += ["--requeue", f"--signal=TERM@{options.grace}"]
-    lines += [f"--array=1-{job.array}"] if job.array else []
-    lines += options.sbatch if job.gpus else options.cpu_sbatch
-    several = job.nodes > 1
-    body = BODY.format(
-        repository=shlex.quote(str(REPOSITORY)),
-        setup=SEVERAL_NODES if several else "",
-        command=(ON_EACH_NODE if several else "") + job.command,
-        ended=ENDED_ON_SEVERAL_NODES if several else "",
-        itself=ITSELF_IN_ARRAY if job.array else ITSELF,
-    )
-    return "#!/bin/bash\n" + "".join(f"#SBATCH {line}\n" for line in lines) + body
+    command = ["sbatch", "--parsable", f"--job-name={job.name}", f"--output={log}", *job.options]
+    command += [f"--array=1-{job.array}"] if job.array else []
+    command += [f"--time={options.time}"] if options.time is not None else []
+    command += [f"--signal=TERM@{options.grace}"] if options.grace is not None else []
+    if job.after:
+        command.append(f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}")
+        command.append("--kill-on-invalid-dep=yes")  # otherwise the job would wait for ever for one that failed
+    command += options.cpu_sbatch if job.template == "cpu" else options.sbatch
+    return [*command, str(TEMPLATES / f"{job.template}.sbatch"), *job.command]
 
 
 def submit(jobs: list[Job], options: argparse.Namespace) -> None:
-    """Writes the job files and submits them in order, or prints them."""
+    """Submits the jobs in order, or prints the commands that would."""
     ids = {job.name: f"<{job.name}>" for job in jobs}
+    if not options.dry_run:
+        (REPOSITORY / options.folder).mkdir(parents=True, exist_ok=True)  # SLURM does not make it, and loses the log
     for job in jobs:
-        text, path = render(job, options), options.folder / f"{job.name}.sbatch"
-        after = [f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}"] if job.after else []
-        after += ["--kill-on-invalid-dep=yes"] if job.after else []  # or it would wait for ever for one that failed
-        command = ["sbatch", "--parsable", *after, str(path)]
+        command = sbatch(job, options, ids)
         if options.dry_run:
-            print(f"# {' '.join(command)}\n{text}")
+            print(shlex.join(command))
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-        try:
-            result = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise UsageError("sbatch is not installed here; --dry-run prints the job files") from None
+        with usage_errors(lambda _: "sbatch is not installed here; --dry-run prints the commands", FileNotFoundError):
+            result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         if result.returncode != 0:
-            raise UsageError(f"sbatch refused {path}: {result.stderr.strip()}; jobs submitted before it stay")
+            raise UsageError(f"sbatch refused {job.name}: {result.stderr.strip()}; jobs submitted before it remain")
         ids[job.name] = result.stdout.strip().split(";")[0]
         print(f"{job.name}: job {ids[job.name]}")
 

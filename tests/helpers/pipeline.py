@@ -1,4 +1,4 @@
-"""The pipeline to Table 1, cut down to the quickstart's task."""
+"""The pipeline for Table 1, cut down to the quickstart's task."""
 
 import subprocess
 import sys
@@ -7,16 +7,12 @@ from pathlib import Path
 from helpers.paths import REPOSITORY
 
 PIPELINE = str(REPOSITORY / "recipes" / "pipeline.sh")
-
-
 SFT, REDI = "sft/qwen2.5-math-1.5b_5ep", "redi/qwen2.5-math-1.5b_alpha0.8"
-
-
 TRAIN = "--use_cpu true --bf16 false --dtype float32 --gradient_checkpointing false --global_batch_size 8"
 
 
 def cut_down(task: Path) -> dict[str, str]:
-    """Makes the quickstart's corpus, benchmark and model, in small, and tells the pipeline where they are."""
+    """Makes a small version of the quickstart's corpus, benchmark and model; the pipeline's environment for them."""
     make = [sys.executable, str(REPOSITORY / "scripts/quickstart/make_task.py"), "--output", str(task)]
     subprocess.run([*make, "--num-problems", "60", "--num-test", "4"], check=True, capture_output=True)
     return {

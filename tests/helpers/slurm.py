@@ -1,6 +1,6 @@
-"""A SLURM of two nodes on this machine for a test, and what the tests ask of it.
+"""A SLURM cluster of two nodes on this machine for a test, and the questions that tests ask it.
 
-Needs Debian's slurmctld and slurmd (apt-get install slurm-wlm). The GPUs are only claimed to be there.
+Needs Debian's slurmctld and slurmd (apt-get install slurm-wlm). Its GPUs are claimed, not real.
 """
 
 import getpass
@@ -28,7 +28,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/none
 CredType=cred/none
-# A job that goes back into the queue waits for so long, and one second.
+# A requeued job waits for this many seconds, and one more.
 AuthInfo=cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
@@ -70,9 +70,9 @@ def free_port() -> int:
 
 
 def kill_all(folder: Path) -> None:
-    """Kills whatever is of the cluster in the folder: daemons and jobs, by SLURM_CONF, and what looks after the jobs.
+    """Kills every process of the cluster in the folder: daemons and jobs have its SLURM_CONF in their environment.
 
-    That is slurmstepd, which writes over its environment, and has the log of its node open.
+    Not so slurmstepd, which overwrites its environment; it has the log of its node open.
     """
 
     def is_of_cluster(process: psutil.Process) -> bool:
@@ -88,11 +88,14 @@ def kill_all(folder: Path) -> None:
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment of the commands of a SLURM that keeps its files in the folder; skips where there is none."""
+    """A cluster that keeps its files in the folder; gives the environment for SLURM's commands.
+
+    Skips the test if SLURM is not installed.
+    """
     path = f"{os.environ['PATH']}:/usr/sbin"
     controller, node = (shutil.which(name, path=path) for name in ("slurmctld", "slurmd"))
     if not (controller and node):
-        pytest.skip("slurmctld and slurmd are not here; Debian has them: apt-get install slurm-wlm")
+        pytest.skip("slurmctld and slurmd are not installed; on Debian: apt-get install slurm-wlm")
     host = socket.gethostname().split(".")[0]
     for name in ("state", host, "localhost"):
         (folder / name).mkdir(parents=True)
@@ -101,8 +104,9 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "slurm.conf").write_text(conf)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")  # any two devices
     environment = {**ON_CPU, "SLURM_CONF": str(folder / "slurm.conf")}
-    # Should this process be killed, its end of the pipe is closed too, and nothing of the cluster is left.
-    undertaker = subprocess.Popen([sys.executable, __file__, str(folder)], stdin=subprocess.PIPE)
+    # If this process is killed, its end of the pipe closes, and the undertaker still ends the cluster.
+    command = [sys.executable, "-m", "helpers.slurm", str(folder)]
+    undertaker = subprocess.Popen(command, cwd=REPOSITORY / "tests", stdin=subprocess.PIPE)
     running = [undertaker]
     try:
         for daemon in ([controller], [node, "-N", host], [node, "-N", "localhost"]):
@@ -110,7 +114,7 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
         sinfo = ["sinfo", "--noheader", "--Node", "--partition=low", "--format=%t"]
         wait_for(
             lambda: subprocess.run(sinfo, env=environment, capture_output=True).stdout.split() == [b"idle", b"idle"],
-            "SLURM did not come up",
+            "SLURM did not start",
             60,
         )
         yield environment
@@ -120,30 +124,30 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
             process.wait()
 
 
-def told(cluster: dict[str, str], *command: str) -> str:
-    """What a command prints, which must succeed."""
+def output_of(cluster: dict[str, str], *command: str) -> str:
+    """What a command prints; it must succeed."""
     result = subprocess.run(command, env=cluster, capture_output=True, text=True)
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
     return result.stdout
 
 
 def submitted(cluster: dict[str, str], folder: Path, *argv: str) -> dict[str, str]:
-    """Name -> id of the jobs of a submit.py without GPUs for trainings; job files and logs go to the folder."""
+    """Name -> id of the jobs that submit.py submits, with trainings on no GPU and logs in the folder."""
     options = ["--gpus", "0", "--time", "00:30:00", "--folder", str(folder)]
-    out = told(cluster, *SUBMIT, *argv[:2], *options, *argv[2:])
+    out = output_of(cluster, *SUBMIT, *argv[:2], *options, *argv[2:])
     return dict(re.findall(r"^(.*): job (\d+)$", out, flags=re.MULTILINE))
 
 
 def jobs_of(cluster: dict[str, str], number: str) -> list[dict[str, str]]:
-    """What SLURM knows of a job, or of each task of an array."""
-    lines = told(cluster, "scontrol", "show", "job", "--oneliner", number).splitlines()
+    """What SLURM knows about a job, or about each task of an array."""
+    lines = output_of(cluster, "scontrol", "show", "job", "--oneliner", number).splitlines()
     return sorted(
         (dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines), key=lambda job: job.get("ArrayTaskId", "")
     )
 
 
 def wait_for_end(cluster: dict[str, str], number: str, seconds: float = 300) -> str:
-    """The state that a job ends in."""
+    """The state in which a job ends."""
     last = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED")
 
     def state() -> str:
@@ -154,15 +158,15 @@ def wait_for_end(cluster: dict[str, str], number: str, seconds: float = 300) -> 
 
 
 def wait_for_step(cluster: dict[str, str], step: str) -> None:
-    """Waits until srun has started JOB.0, what the job is there for."""
+    """Waits until srun has started the step JOB.0, the work of the job."""
     running = ["squeue", "--steps", "--noheader", "--format=%i"]
-    wait_for(lambda: step in told(cluster, *running).split(), f"step {step} did not start")
+    wait_for(lambda: step in output_of(cluster, *running).split(), f"step {step} did not start")
 
 
 def preempt(cluster: dict[str, str]) -> str:
-    """Submits a job that is more important than all others and needs every node; its id."""
+    """Submits a job that takes precedence over all others and needs every node; returns its id."""
     options = ["--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
-    return told(cluster, "sbatch", *options, "--wrap=true").strip()
+    return output_of(cluster, "sbatch", *options, "--wrap=true").strip()
 
 
 if __name__ == "__main__":

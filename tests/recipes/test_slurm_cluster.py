@@ -1,6 +1,6 @@
-"""Jobs as SLURM runs them: a whole table, time limits, pre-emption and failures; two machines without SLURM.
+"""The jobs on a real SLURM: a complete table, time limits, pre-emption and failures; and two machines without SLURM.
 
-Skipped where SLURM is not installed, but for the two machines; tests/slurm_fixtures.py says what is needed.
+Skipped if SLURM is not installed, except for the two machines; see helpers/slurm.py for what is needed.
 """
 
 import json
@@ -22,10 +22,10 @@ from helpers.slurm import (
     ON_CPU,
     free_port,
     jobs_of,
+    output_of,
     preempt,
     running_cluster,
     submitted,
-    told,
     wait_for,
     wait_for_end,
     wait_for_step,
@@ -37,14 +37,14 @@ RECIPE = REPOSITORY / "recipes" / REDI
 
 @pytest.fixture()
 def cluster() -> Iterator[dict[str, str]]:
-    # A short name: SLURM makes sockets there, whose paths may have 108 characters.
+    # A short name: SLURM makes sockets there, and a socket's path is limited to 108 characters.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, running_cluster(Path(folder)) as environment:
         yield environment
 
 
 @pytest.fixture()
 def training(model_path, tmp_path) -> list[str]:
-    """Options of a run that takes a minute or so."""
+    """Options of a run that takes about a minute."""
     Dataset.from_list(make_pairs(16)).to_parquet(tmp_path / "pairs.parquet")
     argv = ["--model_name_or_path", model_path, "--dataset_name", str(tmp_path / "pairs.parquet")]
     argv += ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--gradient_checkpointing", "false"]
@@ -52,17 +52,17 @@ def training(model_path, tmp_path) -> list[str]:
     return [*argv, "--output_dir", str(tmp_path / "out")]
 
 
-def of_one_process_each(folder: Path, name: str) -> dict[str, str]:
-    """Environment of a training by several machines with one process each, without a GPU."""
+def one_process_per_machine(folder: Path, name: str) -> dict[str, str]:
+    """Environment of a training on several machines, with one process on each and no GPU."""
     settings = yaml.safe_load((REPOSITORY / f"configs/accelerate/{name}.yaml").read_text()) | {"mixed_precision": "no"}
-    if settings["distributed_type"] != "MULTI_GPU":  # else accelerate would start them through MPI
+    if settings["distributed_type"] != "MULTI_GPU":  # otherwise accelerate would start them through MPI
         settings["use_cpu"] = True
     (folder / "accelerate.yaml").write_text(yaml.safe_dump(settings))
     return {"ACCELERATE_CONFIG": str(folder / "accelerate.yaml"), "NUM_PROCESSES": "1"}
 
 
 class Log:
-    """The log of a training job: the steps that it was stopped after."""
+    """The log of a training job: the steps at which it was stopped and resumed."""
 
     def __init__(self, folder: Path, number: str):
         self.path = folder / f"train-redi-{RECIPE.name}-{number}.log"
@@ -89,11 +89,11 @@ def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(clust
     submission = [cluster, tmp_path / "jobs", "train", str(RECIPE), "--grace", "60", "--", *training]
     (number,) = submitted(*submission).values()
     after = ["--parsable", f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
-    dependent = told(cluster, "sbatch", *after, "--wrap=true").strip()
+    dependent = output_of(cluster, "sbatch", *after, "--wrap=true").strip()
     log, out = Log(tmp_path / "jobs", number), tmp_path / "out"
 
-    # Without a grace time SLURM itself puts the job back at once, and kills what still runs after KillWait, 30 s.
-    told(cluster, "scontrol", "update", "PartitionName=low", "GraceTime=0")
+    # Without a grace time SLURM requeues the job itself at once, and kills what still runs after KillWait, 30 s.
+    output_of(cluster, "scontrol", "update", "PartitionName=low", "GraceTime=0")
     wait_for_checkpoint_after(out, 0)
     assert wait_for_end(cluster, preempt(cluster)) == "COMPLETED" and len(log.stops()) == 1
     assert jobs_of(cluster, dependent)[0]["JobState"] == "PENDING"
@@ -102,32 +102,32 @@ def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(clust
     (long_number,) = submitted(*submission, *long).values()
     long_log = Log(tmp_path / "jobs", long_number)
     wait_for_checkpoint_after(tmp_path / "long", 0)
-    # SLURM looks every 30 seconds for jobs with at most 90 left, 60 of which are the grace; see --signal of sbatch.
-    told(cluster, "scontrol", "update", f"JobId={long_number}", "TimeLimit=2")
-    wait_for(lambda: "back into the queue" in long_log.text(), "not stopped before the time limit", 120)
+    # Every 30 seconds SLURM looks for jobs with at most 90 seconds left (60 of grace and 30); see --signal of sbatch.
+    output_of(cluster, "scontrol", "update", f"JobId={long_number}", "TimeLimit=2")
+    wait_for(lambda: "back to the queue" in long_log.text(), "not stopped before the time limit", 120)
     wait_for(lambda: long_log.resumptions() == long_log.stops(), "not resumed")
     wait_for_checkpoint_after(tmp_path / "long", long_log.stops()[0])
-    told(cluster, "scancel", long_number)
+    output_of(cluster, "scancel", long_number)
 
     assert wait_for_end(cluster, number) == "COMPLETED" and log.stops() == log.resumptions()
-    assert "back into the queue" not in log.text() and jobs_of(cluster, number)[0]["Restarts"] == "1"  # by SLURM, once
+    assert "back to the queue" not in log.text() and jobs_of(cluster, number)[0]["Restarts"] == "1"  # by SLURM, once
     assert json.loads((out / "manifest.json").read_text())["counts"]["steps"] == 300
     assert wait_for_end(cluster, dependent, 30) == "COMPLETED"
-    wait_for(lambda: not told(cluster, "squeue", "--noheader"), "the queue is not empty", 60)
+    wait_for(lambda: not output_of(cluster, "squeue", "--noheader"), "the queue is not empty", 60)
     assert [jobs_of(cluster, long_number)[0][key] for key in ("JobState", "Restarts")] == ["CANCELLED", "1"]
 
 
 @pytest.mark.slow
-def test_two_nodes_go_back_into_the_queue_when_stopped_and_not_when_one_fails(cluster, training, tmp_path):
+def test_two_nodes_are_requeued_when_stopped_and_not_when_one_fails(cluster, training, tmp_path):
     training[training.index("--max_steps") + 1] = "5000"
     options = ["--nodes", "2", "--", *training]
     (number,) = submitted(
-        cluster | of_one_process_each(tmp_path, "ddp"), tmp_path / "jobs", "train", str(RECIPE), *options
+        cluster | one_process_per_machine(tmp_path, "ddp"), tmp_path / "jobs", "train", str(RECIPE), *options
     ).values()
     log, out = Log(tmp_path / "jobs", number), tmp_path / "out"
     wait_for_checkpoint_after(out, 0)
     assert wait_for_end(cluster, preempt(cluster)) == "COMPLETED"
-    assert log.text().count("back into the queue") == 1 and len(log.stops()) == 1
+    assert log.text().count("back to the queue") == 1 and len(log.stops()) == 1
 
     wait_for_checkpoint_after(out, log.stops()[0])
     assert log.resumptions() == log.stops()
@@ -139,7 +139,7 @@ def test_two_nodes_go_back_into_the_queue_when_stopped_and_not_when_one_fails(cl
         and "train_redi.py" in " ".join(process.info["cmdline"])
     ]
     worker.kill()
-    # The other node gets SIGTERM and ends with 143, as when it is pre-empted.
+    # The other node gets SIGTERM and ends with 143, as if it were pre-empted.
     assert wait_for_end(cluster, number) == "FAILED", log.text()[-3000:]
     assert jobs_of(cluster, number)[0]["Restarts"] == "1" and jobs_of(cluster, number)[0]["ExitCode"] == "1:0"
     assert not (out / "manifest.json").exists()
@@ -155,27 +155,26 @@ def generations(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_table_is_made_in_order_and_one_that_fails_is_given_up(cluster, tables, tmp_path):
+def test_a_table_runs_in_order_and_a_failing_one_is_cancelled(cluster, tables, tmp_path):
     misspelt = {"ROOT": str(tmp_path / "failing"), "TRAIN_OPTIONS": f"{tables['TRAIN_OPTIONS']} --learning_rte 1"}
     argv = ["pipeline", "table1", "--shards", "2"]
     failing = submitted(cluster | tables | misspelt, tmp_path / "failing-jobs", *argv)
     root, folder = tmp_path / "root", tmp_path / "jobs"
     jobs = submitted(cluster | tables | {"ROOT": str(root)}, folder, *argv)
     sft, redi = SFT.replace("/", "-"), REDI.replace("/", "-")
-    plan = submit.pipeline_jobs(submit.parse([*argv, "--gpus", "0"]), "")
+    plan = submit.pipeline_jobs(submit.parse([*argv, "--gpus", "0"]), [])
 
-    # An option that does not exist: exit code 2 before any GPU is asked for, no second try, and nothing that waits for
-    # it for ever.
+    # An option that does not exist: exit code 2 before any GPU is requested, no second try, and no job waits forever.
     assert wait_for_end(cluster, failing.pop("data")) == "COMPLETED"
     first = failing.pop(f"tokenize-{sft}")
     assert wait_for_end(cluster, first) == "FAILED"
     assert [jobs_of(cluster, first)[0][key] for key in ("ExitCode", "Restarts")] == ["2:0", "0"]
     assert {wait_for_end(cluster, number, 30) for number in failing.values()} == {"CANCELLED"}
 
-    # One task of the array is stopped; its id is that of the whole array.
+    # One task of the array is stopped: the last one, whose job id is that of the array.
     array = jobs[f"evaluate-{sft}-shards"]
     wait_for_step(cluster, f"{array}_2.0")
-    told(cluster, "scancel", "--signal=TERM", f"{array}_2")
+    output_of(cluster, "scancel", "--signal=TERM", f"{array}_2")
     assert wait_for_end(cluster, jobs["table"], 400) == "COMPLETED"
     ended = {name: jobs_of(cluster, number) for name, number in jobs.items()}
     for job in plan:
@@ -187,26 +186,30 @@ def test_a_table_is_made_in_order_and_one_that_fails_is_given_up(cluster, tables
     assert restarts.pop(f"evaluate-{sft}-shards") == ["0", "1"]
     assert {restart for each in restarts.values() for restart in each} == {"0"}
 
+    rows = []
     for run, name in ((SFT, sft), (REDI, redi)):
         model = root / "runs" / run
-        whole = generations(model.parent / "evaluation" / model.name)
-        parts = [generations(model.parent / "evaluation" / model.name / f"shard-{part}-of-2") for part in (1, 2)]
+        (answers,) = (model.parent / "evaluation").glob(f"{model.name}*")  # the name includes EVALUATE_OPTIONS
+        rows.append(answers.name)
+        whole = generations(answers)
+        parts = [generations(answers / f"shard-{part}-of-2") for part in (1, 2)]
         ids = [json.loads(line)["id"] for line in (tmp_path / "task" / "digits.jsonl").read_text().splitlines()]
         assert [[row["id"] for row in part] for part in parts] == [ids[0::2], ids[1::2]]
         assert whole == [*parts[0], *parts[1]] and len(whole) == 4
         log = (folder / f"evaluate-{name}-{jobs[f'evaluate-{name}']}.log").read_text()
-        assert "gathered 4 samples from 2 shards" in log and "samples: " not in log  # no progress: it sampled nothing
+        assert "gathered 4 samples from 2 shards" in log
+        assert "samples: " not in log  # no progress bar: this job sampled nothing
         assert "samples: " in (folder / f"evaluate-{name}-shards-{jobs[f'evaluate-{name}-shards']}_1.log").read_text()
     table = json.loads((root / "runs" / "report" / "table1" / "table.json").read_text())
-    assert [row["name"] for row in table["rows"]] == [Path(SFT).name, Path(REDI).name]
+    assert [row["name"] for row in table["rows"]] == rows
     assert (root / "runs" / "report" / "table1" / "table1.md").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accelerate", ["ddp", "zero2"])
 def test_two_machines_stop_together_with_143_and_resume(training, tmp_path, accelerate):
-    """Two launchers over gloo, as on two machines, without SLURM; SIGTERM goes to one, and both end."""
-    environment = ON_CPU | of_one_process_each(tmp_path, accelerate) | {"NUM_MACHINES": "2"}
+    """Two launchers over gloo, as on two machines, without SLURM; one gets SIGTERM, and both end."""
+    environment = ON_CPU | one_process_per_machine(tmp_path, accelerate) | {"NUM_MACHINES": "2"}
     environment |= {"MAIN_PROCESS_IP": "127.0.0.1", "MAIN_PROCESS_PORT": str(free_port())}
 
     def start(rank: int, log: str, *options: str) -> subprocess.Popen:

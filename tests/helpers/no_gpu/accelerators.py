@@ -1,4 +1,4 @@
-"""accelerate turns to FSDP only where it sees accelerators, so it is told that several CPU processes have some."""
+"""Tells accelerate that CPU processes have accelerators, because it uses FSDP only with accelerators."""
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType

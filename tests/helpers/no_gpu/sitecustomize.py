@@ -1,4 +1,4 @@
-"""Python reads this at its start where the folder is on PYTHONPATH."""
+"""Python imports this at its start if the folder is on PYTHONPATH."""
 
 import os
 
