@@ -3,9 +3,9 @@
 #   launch.sh recipes/STAGE/RUN [--key value ...]
 # Relative paths, in the recipe and on the command line, are relative to the repository.
 #
-# From the environment (read by redi/runs/launch.py):
+# Environment variables (redi/runs/launch.py reads them):
 #   ACCELERATE_CONFIG=FILE  instead of the recipe's accelerate_config
-#   NUM_PROCESSES=N         processes on this machine, instead of one per GPU
+#   NUM_PROCESSES=N         processes on this machine; default: one per GPU
 #   NUM_MACHINES=N          run the same command on N machines, each with its own MACHINE_RANK=0..N-1 and all with the
 #                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/submit.py sets them
 #
@@ -14,11 +14,12 @@
 set -euo pipefail
 
 main() { # one function, read completely before it runs: this file may change during a training
-    local recipe stage train options child="" code=0 stopped=false
+    local recipe stage train code=0
     recipe=$(cd "$1" && pwd)
     shift
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+    source recipes/watch.sh
     stage=$(basename "$(dirname "$recipe")")
     stage=${stage/simpo/redi} # SimPO is an objective of REDI's trainer
     train=("scripts/train_$stage.py" --config "$recipe/config.yaml" "$@")
@@ -26,40 +27,24 @@ main() { # one function, read completely before it runs: this file may change du
     trap 'rm -rf "$files"' EXIT
     export REDI_LAUNCH_FILE=$files/launch REDI_EXIT_CODE_FILE=$files/code
 
-    # 1. One process checks the options and tokenises, so that the others need not wait for it. It writes the options of
+    # One process checks the options and tokenises, so that the others need not wait for it. It writes the options of
     # `accelerate launch` to REDI_LAUNCH_FILE, unless something is wrong or the run is finished.
-    trap 'kill $child || true; exit 143' TERM
-    trap 'kill $child || true; exit 130' INT # a process in the background does not receive it
-    python "${train[@]}" --tokenize_only true </dev/null &
-    child=$!
-    wait "$child" || code=$?
-    trap 'stopped=true' TERM
-    trap - INT
-    if [ "$code" != 0 ] || [ ! -f "$REDI_LAUNCH_FILE" ] || [[ " $* " == *" --tokenize_only"* ]]; then exit "$code"; fi
+    watch leader python "${train[@]}" --tokenize_only true
+    if [ ! -f "$REDI_LAUNCH_FILE" ] || [[ " $* " == *" --tokenize_only"* ]]; then exit; fi
     mapfile -t options <"$REDI_LAUNCH_FILE"
-    if $stopped; then exit 143; fi
 
-    # 2. The training. SIGTERM must reach its processes, which save a checkpoint, but not `accelerate launch`, which would
-    # kill them after 30 s. Job control (set -m) gives it a process group, so that an interrupt can end all of it.
-    set -m
-    (
-        trap '' TERM
-        export PET_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
-        exec accelerate launch --quiet "${options[@]}" "${train[@]}" </dev/null
-    ) &
-    child=$!
-    trap 'kill -INT -- "-$child"' INT
-    wait "$child" || true
-    while kill -0 "$child" 2>/dev/null; do # a signal ended the wait
-        # Repeated, because a process that is still loading does not listen yet.
-        if $stopped; then pkill -TERM -P "$child" || true; fi
-        sleep 1
-    done
-    wait "$child" || code=$?
+    # SIGTERM must reach the training processes, which save a checkpoint, but not `accelerate launch`: it would kill
+    # them after 30 s.
+    watch children launch "${options[@]}" "${train[@]}" || code=$?
     # accelerate ends with 1 whatever its processes end with; they write their code to a file.
-    if [ "$code" != 0 ] && [ -s "$REDI_EXIT_CODE_FILE" ]; then code=$(<"$REDI_EXIT_CODE_FILE"); fi
-    if $stopped && [ "$code" != 0 ]; then code=143; fi
+    if [ "$code" = 1 ] && [ -s "$REDI_EXIT_CODE_FILE" ]; then code=$(<"$REDI_EXIT_CODE_FILE"); fi
     exit "$code"
+}
+
+launch() {
+    trap '' TERM
+    export PET_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    exec accelerate launch --quiet "$@"
 }
 
 main "$@"
