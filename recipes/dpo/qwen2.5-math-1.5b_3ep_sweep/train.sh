@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run a point BETA,RATE; the paper's by default. VALUES=0.1,1e-6 trains that one alone, as a job of its own.
+# Trains one run for each BETA,RATE of the paper's sweep. VALUES=0.1,1e-6 trains only that one, as a separate job.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/../../watch.sh"

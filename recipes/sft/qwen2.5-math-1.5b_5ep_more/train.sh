@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run a learning rate. VALUES=1e-5 trains that one alone, as a job of its own.
+# Trains one run for each learning rate. VALUES=1e-5 trains only that one, as a separate job.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/../../watch.sh"
