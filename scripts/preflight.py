@@ -2,8 +2,8 @@
 
 python scripts/preflight.py recipes/STAGE/RUN/config.yaml [--gpus 8 --gpu-memory 80] [--key value ...]
 
-Every `--key value` that is not an option of its own goes to the recipe's training script. Exit code 2 where the job
-would be wasted. Relative paths, but that of the recipe, are relative to the repository, as for the recipe's train.sh.
+Every other `--key value` is an option of the training, as for the recipe's train.sh. Relative paths, except that of
+the recipe, are relative to the repository. Exit code 2 if the job would be wasted.
 """
 
 import argparse
@@ -12,44 +12,38 @@ import os
 import warnings
 from pathlib import Path
 
+from redi.runs.cli import StrictParser, positive_float, positive_int
 from redi.runs.errors import UsageError, entry_point
 
-REPOSITORY = Path(__file__).parents[1]
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UsageError(message)
+    error = StrictParser.error
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of this script, and the rest, for the training script."""
+    """The options of this script, and the rest, which are the training's."""
     parser = Parser(
-        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        usage="%(prog)s recipes/STAGE/RUN/config.yaml [options] [--key value ...]",
+        description=__doc__.split("\n")[0],
+        epilog="Every other --key value is an option of the training, as for the recipe's train.sh.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("config", type=Path, nargs="?", help="config.yaml of a recipe")
-    add("--gpus", type=count, default=8, help="processes of the job, over all machines")
-    add("--gpu-memory", type=positive, default=80.0, help="GiB of each")
-    add("--accelerate-config", type=Path, help="instead of the one that the recipe's train.sh names")
-    add("--peak-tflops", type=positive, default=312.0, help="dense bfloat16 peak of a GPU: A100 312, H100 989")
-    add("--utilisation", type=positive, help="share of the peak; by default what the paper's Table 5 implies")
+    add("--gpus", type=positive_int, default=8, help="GPUs of the job, over all machines (default: 8)")
+    add("--gpu-memory", type=positive_float, default=80.0, metavar="GIB", help="memory of each GPU (default: 80)")
+    add(
+        "--peak-tflops",
+        type=positive_float,
+        default=312.0,
+        metavar="TFLOPS",
+        help="dense bfloat16 peak of a GPU: A100 312 (the default), H100 989",
+    )
+    add(
+        "--utilisation", type=positive_float, metavar="SHARE", help="of that peak (default: as in the paper's Table 5)"
+    )
     add("--table5", action="store_true", help="print the utilisation that each row of Table 5 implies, and stop")
     options, overrides = parser.parse_known_args(argv)
     if options.config is None and not options.table5:
@@ -63,14 +57,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str]) -> None:
     options, overrides = parse(argv)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing is computed, and the GPUs may be another job's
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing is computed, and another job may be using the GPUs
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     import datasets  # these take seconds to import
     import transformers
 
-    from redi.preflight.check import Machine, preflight
-    from redi.preflight.plan import table_5
+    from redi.preflight.check import preflight
+    from redi.preflight.hours import table_5
+    from redi.preflight.recipe import Machine
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -78,11 +73,10 @@ def main(argv: list[str]) -> None:
         print("\n".join(table_5()))
         return
     config = options.config.resolve()
-    accelerate = options.accelerate_config and options.accelerate_config.resolve()
     os.chdir(REPOSITORY)
+    shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config
     machine = Machine(options.gpus, options.gpu_memory, options.peak_tflops, options.utilisation)
-    shown = config.relative_to(REPOSITORY.resolve()) if config.is_relative_to(REPOSITORY.resolve()) else config
-    preflight(shown, overrides, machine, accelerate)
+    preflight(shown, overrides, machine)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> str:
+    """16 rows that are both pairs and positives."""
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    Dataset.from_list([{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(16)]).to_parquet(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def model_path(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     tokenizer = make_tokenizer()

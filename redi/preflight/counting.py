@@ -1,6 +1,6 @@
-"""Bytes per token of a training step, counted on the model's own code and tensors without data.
+"""Counts the bytes per token of a training step by running the model's own code on tensors without data.
 
-Fake tensors have shapes and dtypes, and nothing is computed. A dispatch mode adds up the storages that are alive.
+Fake tensors have shapes and dtypes, but nothing is computed. A dispatch mode adds up the storages that are alive.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Precision:
-    """weights: dtype that the model is loaded in; autocast: whether bfloat16 autocast is on."""
+    """`weights` is the dtype of the loaded model; `autocast` tells whether bfloat16 autocast is on."""
 
     weights: torch.dtype
     autocast: bool
@@ -44,8 +44,8 @@ class Precision:
 def count_activations(
     config: PreTrainedConfig, precision: Precision, checkpointing: bool, lora: Any = None, on_cpu: bool = False
 ) -> Activations:
-    """Bytes per token of a training step of the model's layers, found with fake tensors: no data, no computing."""
-    sizes = (2**14, 2**15)  # so long that what does not grow with the tokens does not decide where the peak is
+    """Bytes per token of a training step of the model's layers."""
+    sizes = (2**14, 2**15)  # long enough that memory independent of the tokens does not decide where the peak is
     counts = {}
     for layers in (1, 2):
         runs = [_run_layers(config, layers, tokens, precision, checkpointing, lora, on_cpu) for tokens in sizes]
@@ -62,7 +62,7 @@ def with_adapters(model: torch.nn.Module, lora: Any) -> torch.nn.Module:
 
 
 class _Alive(TorchDispatchMode):
-    """Bytes of the tensors made under it that are still referenced, and the most there were at a time."""
+    """Bytes of the tensors created under it that are still referenced, and their maximum so far."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class _Alive(TorchDispatchMode):
 
 
 class _FlashAttention(torch.autograd.Function):
-    """Shapes and memory of a flash kernel: it keeps its inputs, its output and one float32 per head and token."""
+    """Shapes and memory of a flash kernel, which keeps its inputs, its output and one float32 per head and token."""
 
     @staticmethod
     def forward(ctx, query, key, value):
@@ -100,7 +100,7 @@ class _FlashAttention(torch.autograd.Function):
 
 def _counted_attention(module, query, key, value, attention_mask, **kwargs):
     output = _FlashAttention.apply(query, key, value)
-    if module.config.counted_on_cpu:  # `redi.engine.attention` puts the outputs of its traces together there
+    if module.config.counted_on_cpu:  # there, `redi.engine.attention` concatenates the outputs of its traces
         output = torch.cat([output], dim=2)
     return output.transpose(1, 2), None
 
@@ -110,7 +110,7 @@ AttentionMaskInterface.register(COUNTED, lambda **kwargs: None)
 
 
 def _materialize(model: torch.nn.Module) -> None:
-    """Moves a model from the meta device, which knows no autocast, to the CPU; for use under a `FakeTensorMode`."""
+    """Moves a model from the meta device, which has no autocast, to the CPU; for use under a `FakeTensorMode`."""
     for module in model.modules():
         for name, p in module._parameters.items():
             if p is not None:
@@ -136,7 +136,7 @@ def _run_layers(
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:1] * layers
     text.counted_on_cpu = on_cpu
-    text.vocab_size = 8  # the head is counted apart
+    text.vocab_size = 8  # the head is counted separately
     text.pad_token_id = None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=precision.weights, attn_implementation=COUNTED)
@@ -147,7 +147,7 @@ def _run_layers(
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
         for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)  # so that the gradients are not counted with the layers
+            parameter.grad = torch.zeros_like(parameter)  # allocated now, so as not to be counted with the layers
         inputs = torch.zeros(1, tokens, text.hidden_size, dtype=precision.weights, requires_grad=True)
         positions = torch.zeros(1, tokens, dtype=torch.long)
         alive.now = alive.peak = 0

@@ -1,4 +1,4 @@
-"""The lengths of all traces of a dataset in training's tokens, in seconds, however large it is."""
+"""Estimates the lengths of all traces of a dataset, in training's tokens, within seconds for any size."""
 
 import json
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from redi.preflight.recipe import Rows
-from redi.runs.errors import UsageError
+from redi.preflight.recipe import Recipe, Rows
+from redi.runs.errors import UsageError, usage_errors
 from redi.text.encoding import encode, split_conversation, split_pair
 
-ALL_CHARACTERS = 4_000_000  # up to so many, every row is tokenised: some seconds
-SAMPLE, LONGEST = 96, 8  # rows that are tokenised of a larger dataset
+ALL_CHARACTERS = 4_000_000  # up to this size every row is tokenised, in seconds
+SAMPLE, LONGEST = 96, 8  # rows of a larger dataset that are tokenised
 LENGTH_COLUMNS = ("prompt_len", "chosen_len", "rejected_len")
-SPREAD = 8  # tokens by which a column may differ from row to row from what training counts, after its mean difference
+SPREAD = 8  # tokens: how much the difference between a length column and training's count may vary
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of the traces, not yet cut.
+class TraceLengths:
+    """Tokens of the traces, before cutting.
 
     Attributes:
         traces: `(rows, traces of a row)`; chosen before rejected.
         prompt: mean tokens of a prompt.
         problems: which problem each row belongs to, `(rows,)`.
-        how: where they come from.
+        how: they were found, for the report.
     """
 
     traces: np.ndarray
@@ -36,32 +36,33 @@ class Lengths:
     how: str
 
 
-def kind_of(script: str, columns: list[str]) -> str:
+def kind_of(recipe: Recipe, columns: list[str]) -> str:
     """What the rows are: positives, pairs or traces.
 
     Raises:
-        UsageError: none that the script trains on.
+        UsageError: nothing that the stage trains on.
     """
-    wanted = {"positives": {"messages"}} if script == "train_sft" else {"pairs": {"chosen", "rejected"}}
-    if script == "train_redi":
-        wanted["traces"] = {"prompt", "completion", "label"}
-    for kind, names in wanted.items():
+    kinds = recipe.stage.kinds
+    for kind, names in kinds.items():
         if names <= set(columns):
             return kind
-    needed = " or ".join(", ".join(sorted(names)) for names in wanted.values())
-    raise UsageError(f"dataset_name: {script} trains on the columns {needed}; this dataset has {', '.join(columns)}")
+    needed = " or ".join(f"{kind} ({', '.join(sorted(names))})" for kind, names in kinds.items())
+    raise UsageError(
+        f"dataset_name={recipe.run.dataset_name} has the columns {', '.join(columns)}, but {recipe.name} trains on "
+        f"{needed}"
+    )
 
 
-def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> Lengths:
-    """Lengths of all traces, from the dataset's own length columns where they fit, else from characters.
+def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> TraceLengths:
+    """Lengths of all traces, from the dataset's own length columns or from characters.
 
-    With `prompt_len, chosen_len, rejected_len`, their mean difference from training's count on some rows is taken
-    off; where it varies by more than `SPREAD` tokens they were counted with another tokenizer and are not used.
-    Otherwise the rows are tokenised, or of a large dataset a sample and the longest, and tokens are taken to be
-    linear in characters.
+    `prompt_len, chosen_len, rejected_len` are corrected by their median difference from training's count on some rows.
+    If the difference varies by more than `SPREAD` tokens, another tokenizer counted them, and they are not used.
+    Without them the rows are tokenised: all of them, or a sample and the longest ones of a large dataset. Tokens are
+    then a linear function of characters.
 
     Raises:
-        UsageError: a row is not of its kind.
+        UsageError: a row is malformed.
     """
     if kind == "pairs" and set(LENGTH_COLUMNS) <= set(rows.table.schema.names):
         lengths = _from_columns(rows, tokenizer)
@@ -73,20 +74,21 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
     exact = np.array([[total for _, total in sides[i]] for i in known])
     prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
     if len(known) == rows.num_rows:
-        return Lengths(exact, prompt, keys, "every row tokenised")
+        return TraceLengths(exact, prompt, keys, "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
     traces[known] = exact
-    return Lengths(traces, prompt, keys, f"characters; {len(known)} rows, the longest among them, tokenised")
+    return TraceLengths(
+        traces, prompt, keys, f"estimated from characters; {len(known)} rows tokenised, among them the longest"
+    )
 
 
 def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """(tokens of the prompt, of the trace) of each trace of a row, as training counts them."""
-    try:
+    name = row.get("uuid") or f"row {index}"
+    with usage_errors(lambda error: f"dataset_name: {name}: {error}", ValueError, KeyError, TypeError):
         prompt, *completions = _messages(row, kind)
         encoded = [encode(tokenizer, prompt, completion) for completion in completions]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"dataset_name: {row.get('uuid') or f'row {index}'}: {error}") from error
     return [(len(prompt_ids), len(prompt_ids) + len(ids)) for prompt_ids, ids in encoded]
 
 
@@ -100,7 +102,7 @@ def _messages(row: dict[str, Any], kind: str) -> tuple[list[dict], ...]:
     return prompt, [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
-def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | None:
+def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLengths | None:
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
     prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
     traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
@@ -113,8 +115,8 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Lengths | N
     traces = traces - round(float(np.median(differences)))
     traces[: len(sample)] = exact
     mean_prompt = float(np.mean([side[0][0] for side in sides]))
-    how = f"{', '.join(LENGTH_COLUMNS)}, {np.median(differences):+.0f} tokens off training's on {len(sample)} rows"
-    return Lengths(traces, mean_prompt, np.arange(rows.num_rows), how)
+    how = f"from {', '.join(LENGTH_COLUMNS)}, which are {np.median(differences):+.0f} tokens off on {len(sample)} rows"
+    return TraceLengths(traces, mean_prompt, np.arange(rows.num_rows), how)
 
 
 def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict]]:
@@ -125,7 +127,7 @@ def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict
     parts, keys, sample, longest, first = [], [], {}, {}, 0
     step = max(1, rows.num_rows // SAMPLE)
     kept = 0
-    # Little is read ahead: four times less memory than by default for long traces, and no slower.
+    # A small readahead: a quarter of the default's memory for long traces, and no slower.
     for batch in rows.table.to_batches(columns=names, batch_size=256, batch_readahead=2, fragment_readahead=1):
         if not len(batch):
             continue

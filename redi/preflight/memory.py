@@ -1,9 +1,9 @@
-"""Predicted peak memory of a training step, per GPU, from shapes alone.
+"""Predicts the peak memory of a training step, per GPU, from shapes alone.
 
 With P parameters (P_t of them trained, by default all), L layers, V entries in the vocabulary, H hidden size, T tokens
 in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an activation, the peak is
 
-    weights + optimizer + buffers + the greatest of five moments
+    weights + optimizer + buffers + the largest of five moments
 
     strategy      weights    gradients                    optimizer        buffers
     one GPU       w P        w P_t                        2 w P_t          -
@@ -14,27 +14,26 @@ in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an a
                              with several micro-batches
 
 The optimizer is AdamW: two moments in the dtype of the weights; with DeepSpeed the float32 weights as well, and
-4 P_t / N of float32 gradients at its step. A reference model adds its weights again. What is offloaded counts 0.
+4 P_t / N of float32 gradients during its step. A reference model adds its weights again. Offloaded parts count 0.
 
-    head        G + T (f + (L - 1) k) + what the LM head needs besides, see `_head`
+    head        G + T (f + (L - 1) k) + what the LM head adds, see `_head`
     last layer  G + T ((L - 1) k + c) + the head's gradient
-    first layer all gradients + T c + the head's gradient, where it waits for that of the embeddings: one matrix
-    embeddings  all gradients + that of the embeddings, and of the head, where both are one matrix
+    first layer all gradients + T c + the head's gradient, which is kept until now if it shares the embeddings' matrix
+    embeddings  all gradients + that of the embeddings, + that of the head if they share a matrix
     step        all gradients + the optimizer's own, see above
 
-G is all gradients where a step has several micro-batches, else 0, since a step begins without any. In between,
-activations go as gradients come, so that the greatest is at either end.
+G is all gradients if a step has several micro-batches, else 0, because a step begins without any. Between the last and
+the first layer activations are freed as gradients appear, so the largest moment is at one of the two ends.
 
-k is what a layer keeps per token until its turn in the backward pass comes: its input, H d bytes, with gradient
-checkpointing, and everything its backward pass reads without. c is the most that exists per token while the one layer
-is (recomputed and) gone through backwards; f is what one layer and the final norm keep. They are not derived by hand:
-`redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive at a time.
+k is what a layer keeps per token until its backward pass: its input (H d bytes) with gradient checkpointing, all
+that it reads then without checkpointing. c is the most that exists per token during the backward pass of one layer,
+recomputation included; f is what one layer and the final norm keep. They are not derived by hand:
+`redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive.
 
-T holds no pads where traces are packed; padded micro-batches count their pads. scripts/bench/bench_memory.py compares
-with what is measured on the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512
-and 2,048 tokens, with and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11),
-DPO within 1.7 % (8, none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for GPUs, and for
-several of them, are not measured.
+T includes the pads of padded micro-batches. The benchmark bench_memory.py compares the prediction with measurements on
+the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512 and 2,048 tokens, with
+and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11), DPO within 1.7 % (8,
+none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for one or several GPUs are not measured.
 """
 
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class ModelShape:
     """The sizes of a model that memory and FLOPs follow from.
 
     Attributes:
-        params: of the whole model, a matrix shared by head and embeddings counted once.
+        params: of the complete model; a matrix shared by head and embeddings counts once.
         trained: those that get a gradient.
         layer: parameters of a layer.
         layers, hidden, vocab: L, H and V.
@@ -77,7 +76,7 @@ class ModelShape:
 
     @property
     def body(self) -> int:
-        """Parameters that every token is multiplied with, besides the head's."""
+        """Parameters that every token is multiplied with, without the head."""
         return self.layer * self.layers
 
 
@@ -100,8 +99,8 @@ class Load:
         tokens: with pads.
         scored: how many of them go through the head.
         several: whether a step has more micro-batches.
-        signed_sum: whether the head is `redi.engine.logprobs.SignedSum`, else TRL's chunked kernel.
-        masked: elements of the attention mask, rows * length^2; 0 where there is none.
+        signed_sum: whether the head is `redi.engine.logprobs.SignedSum`; otherwise it is TRL's chunked kernel.
+        masked: elements of the attention mask, rows * length^2; 0 without a mask.
     """
 
     tokens: int
@@ -139,8 +138,8 @@ def peak_memory(
     load: Load,
     reference: bool = False,
 ) -> dict[str, float]:
-    """Bytes at the peak by purpose: weights, reference, optimizer, buffers, overhead, and what the greatest of the
-    moments has of gradients, activations, head and optimizer step."""
+    """Bytes at the peak, by purpose: weights, reference, optimizer, buffers, overhead, and the gradients, activations,
+    head and optimizer step of the largest moment."""
     parts = _states(shape, precision, strategy, load.several)
     if reference:
         parts["reference"] = parts["weights"]
@@ -204,10 +203,10 @@ def _optimizer_step(shape: ModelShape, strategy: Strategy) -> float:
 def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trains_head: bool) -> float:
     """Bytes that the LM head adds at its worst moment.
 
-    Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 with, in half
-    precision, one product added to it, and a copy of the matrix where it is computed in another dtype. `SignedSum`
-    has a block of logits: in half precision once so, once in float32, and once more for logsumexp. TRL's kernel has a
-    tile of logits; on the CPU, where no Triton kernel works in place, 7 more in float32 and a mask.
+    Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 (in half precision also
+    one product that is added to it), and a copy of the matrix if it is computed in another dtype. `SignedSum` holds a
+    block of logits: in half precision one copy of that kind, one in float32, and one more for logsumexp. TRL's kernel
+    holds a tile of logits; on the CPU, without the Triton kernel that works in place, 7 more in float32 and a mask.
     """
     d, matrix, on_cpu = precision.compute.itemsize, shape.vocab * shape.hidden, strategy.on_cpu
     half = d < 4

@@ -1,17 +1,4 @@
-"""The plan of a run: steps, tokens, the largest micro-batch, floating-point operations and hours.
-
-FLOPs are those that the objective needs, per trace of n tokens of which s are scored:
-
-    6 * body parameters * n + 6 V H s + 6 L A n^2     (A = heads * head size; causal attention)
-
-with 4 instead of 6 where only adapters are trained, and a third more for DPO's reference model. Pads, and what
-gradient checkpointing computes again, are not in them: they lower the utilisation. Hours = FLOPs / (GPUs * peak *
-utilisation).
-
-The default utilisation is what the paper's Table 5 implies for the same stage, on 8 A100 with a dense bfloat16 peak of
-312 TFLOP/s and Qwen2.5-Math-1.5B. The paper gives no mean lengths. ASSUMED are the means of the lengths that
-scripts/bench/bench_balance.py draws; the implied utilisation is nearly proportional to them.
-"""
+"""The plan of a run: steps, tokens, the largest micro-batch, checkpoints, floating-point operations."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,44 +7,25 @@ import numpy as np
 import torch
 
 from redi.engine.batching import plan_step, step_cost
-from redi.preflight.lengths import Lengths
+from redi.preflight.hours import training_flops
+from redi.preflight.lengths import TraceLengths
 from redi.preflight.memory import Load, ModelShape
 from redi.preflight.recipe import Recipe
-from redi.runs.errors import UsageError
+from redi.preflight.report import Report
+from redi.runs.errors import usage_errors
 
-A100_TFLOPS = 312.0
-QWEN_1_5B = ModelShape(
-    params=1_543_714_304,
-    trained=1_543_714_304,
-    layer=46_797_824,
-    layers=28,
-    hidden=1536,
-    vocab=151_936,
-    attention=1536,
-    tied=True,
-)
-# Mean tokens of prompts and of chosen and rejected completions, and E[n^2] / E[n]^2 of the traces' lengths.
-ASSUMED = {"prompt": 420, "chosen": 4100, "rejected": 5250}
-SQUARE_RATIO = 1.45
-# https://huggingface.co/papers/2505.24850, Table 5: stage, epochs, rows of an epoch, hours on 8 A100.
-TABLE_5 = {
-    "SFT 3 epochs": ("train_sft", 3, 77_629, 8.0),
-    "SFT 5 epochs": ("train_sft", 5, 77_629, 13.0),
-    "DPO": ("train_dpo", 1, 53_175, 5 + 10 / 60),
-    "SimPO": ("train_redi", 1, 53_175, 4 + 50 / 60),
-    "REDI": ("train_redi", 1, 53_175, 4 + 10 / 60),
-}
+HEAVIEST = 200  # global batches whose micro-batches are planned
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """What a run does.
 
     Attributes:
-        rows, problems: of the dataset; a problem is a pair, or the traces of one prompt.
+        rows, problems: of the dataset; a problem is a pair, or all traces of a prompt.
         global_batch: problems of a step. per_epoch: steps of an epoch. steps: of the run. epochs: of the run.
-        tokens: of the whole run, without pads. longest: trace, once cut. cut: traces longer than max_length.
-        load: the largest micro-batch. padded: whether pads are in it. flops: of the whole run.
+        tokens: of the complete run, without pads. longest: longest trace, after cutting. cut: traces that are cut.
+        load: the largest micro-batch. padded: whether it has pads. flops: of the complete run.
         saves: checkpoints that the run writes.
     """
 
@@ -76,13 +44,13 @@ class Plan:
     saves: int
 
 
-def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool = True) -> Plan:
+def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: bool = True) -> Plan:
     """The plan of a recipe on traces of these lengths.
 
     Args:
         recipe, lengths: of the run.
         shape: of the model.
-        packs: whether its attention can be packed, see `engine.attention.enable_packing`; REDI pads where it cannot.
+        packs: whether its attention supports packing (`engine.attention.enable_packing`); without it, REDI pads.
 
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
@@ -92,7 +60,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     cut = 0 if limit is None else int((traces > limit).sum())
     traces = traces if limit is None else traces.clip(max=limit)
     problems = int(lengths.problems.max()) + 1
-    items = _num_packs(traces, recipe) if recipe.script == "train_sft" and args.packing else problems
+    items = _num_packs(traces, recipe) if recipe.name == "sft" and args.packing else problems
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     global_batch = per_device * accumulation * recipe.strategy.gpus
     per_epoch = math.ceil(items / global_batch)
@@ -101,7 +69,7 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     flops = epochs * training_flops(
         shape, float(traces.sum()), float((traces.astype(float) ** 2).sum()), traces.size * lengths.prompt
     )
-    flops *= 4 / 3 if recipe.script == "train_dpo" else 1
+    flops *= 4 / 3 if recipe.stage.has_reference else 1
     load = _largest(recipe, traces, lengths, shape, global_batch, packs)
     return Plan(
         rows=len(traces),
@@ -120,55 +88,18 @@ def make_plan(recipe: Recipe, lengths: Lengths, shape: ModelShape, packs: bool =
     )
 
 
-def training_flops(shape: ModelShape, tokens: float, squares: float, prompts: float) -> float:
-    """FLOPs of training on traces, see the module.
-
-    Args:
-        shape: of the model.
-        tokens, squares: sums over the traces of their lengths and of the squares of those.
-        prompts: sum of the prompts' lengths, which are not scored.
-    """
-    factor = 6 if shape.trained == shape.params else 4
-    products = shape.body * tokens + shape.vocab * shape.hidden * max(0.0, tokens - prompts)
-    return factor * products + 6 * shape.layers * shape.attention * squares
-
-
-def implied_utilisation(row: str) -> tuple[float, float]:
-    """(FLOPs, share of the peak) that a row of Table 5 implies under `ASSUMED`."""
-    script, epochs, num_rows, hours = TABLE_5[row]
-    sides = ["chosen"] if script == "train_sft" else ["chosen", "rejected"]
-    means = [ASSUMED["prompt"] + ASSUMED[side] for side in sides]
-    flops = epochs * training_flops(
-        QWEN_1_5B,
-        num_rows * sum(means),
-        num_rows * sum(SQUARE_RATIO * mean**2 for mean in means),
-        num_rows * len(means) * ASSUMED["prompt"],
-    )
-    flops *= 4 / 3 if script == "train_dpo" else 1
-    return flops, flops / (8 * A100_TFLOPS * 1e12 * hours * 3600)
-
-
-def row_of(recipe: Recipe) -> str:
-    """The row of Table 5 that a recipe is compared with."""
-    if recipe.script == "train_sft":
-        return "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"
-    if recipe.script == "train_dpo":
-        return "DPO"
-    return "SimPO" if recipe.args.objective == "simpo" else "REDI"
-
-
 def _num_packs(traces: np.ndarray, recipe: Recipe) -> int:
     return math.ceil(traces.sum() / recipe.args.max_length)
 
 
 def _largest(
-    recipe: Recipe, traces: np.ndarray, lengths: Lengths, shape: ModelShape, global_batch: int, packs: bool
+    recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
 ) -> Load:
-    """The largest micro-batch of a GPU: exact where the order does not matter, else of the first epoch's order."""
+    """The largest micro-batch of a GPU: exact, or that of the first epoch if the order of the rows matters."""
     args, per_device = recipe.args, recipe.args.per_device_train_batch_size
     several = args.gradient_accumulation_steps > 1
     scored = 1 - lengths.prompt / traces.mean()
-    if recipe.script == "train_sft":
+    if recipe.name == "sft":
         if args.packing:
             tokens = args.max_length * per_device
         elif args.padding_free:
@@ -177,7 +108,7 @@ def _largest(
         else:
             return _padded(recipe, min(per_device, len(traces)), int(traces.max()), scored, several)
         return Load(tokens, int(tokens * scored), several, signed_sum=False)
-    if not getattr(recipe.args, "padding_free", False):
+    if not recipe.trains_on_traces:
         rows = traces.shape[1] * min(per_device, len(traces))
         return _padded(recipe, rows, int(traces.max()), scored, several)
     return _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs, scored)
@@ -189,21 +120,18 @@ def _padded(recipe: Recipe, rows: int, longest: int, scored: float, several: boo
     return Load(tokens, int(tokens * scored), several, signed_sum=False, masked=0 if flash else tokens * longest)
 
 
-HEAVIEST = 200  # global batches whose micro-batches are planned
-
-
 def _largest_of_traces(
     recipe: Recipe,
     traces: np.ndarray,
-    lengths: Lengths,
+    lengths: TraceLengths,
     shape: ModelShape,
     global_batch: int,
     packs: bool,
     scored: float,
 ) -> Load:
-    """The micro-batch with most tokens, planned as `engine.batching.StepDataset` does; a share `scored` is scored.
+    """The micro-batch with the most tokens, of which a share `scored` is scored, planned as in `StepDataset`.
 
-    Of the first epoch's global batches the `HEAVIEST` are planned, by their tokens or their longest trace.
+    Only the `HEAVIEST` global batches of the first epoch are planned, by their tokens or their longest trace.
     """
     args, gpus = recipe.args, recipe.strategy.gpus
     step_of = _steps_of(lengths.problems, args.seed, global_batch)
@@ -218,10 +146,8 @@ def _largest_of_traces(
     largest, count = (0, 0, 0), accumulation
     for step in heaviest:
         sizes = traces[order[ends[step] - num_rows[step] : ends[step]]].flatten().tolist()
-        try:
+        with usage_errors(str, ValueError):  # a trace is longer than max_tokens_per_micro_batch
             plan = plan_step(sizes, cost, gpus, accumulation, args.max_tokens_per_micro_batch)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
         count = max(count, len(plan[0]))
         for batch in (batch for rank in plan for batch in rank if batch):
             real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
@@ -241,7 +167,7 @@ def _steps_of(problems: np.ndarray, seed: int, global_batch: int) -> np.ndarray:
 
 
 def _num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
-    """Checkpoints that the run writes, the last step's included."""
+    """Checkpoints that the run writes, including that of the last step."""
     args = recipe.args
     strategy = args.save_strategy.value
     if strategy == "no":
@@ -258,14 +184,18 @@ def scaled(load: Load, tokens: int) -> Load:
     return replace(load, tokens=tokens, scored=int(load.scored * factor), masked=int(load.masked * factor))
 
 
-def table_5() -> list[str]:
-    """What each row of the paper's Table 5 implies, one line each."""
-    lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in ASSUMED.items())
-    lines = [
-        f"The paper's Table 5: 8 A100 of {A100_TFLOPS:g} TFLOP/s, Qwen2.5-Math-1.5B; assumed mean tokens: {lengths}",
-        f"{'':14}{'rows':>9}{'epochs':>8}{'hours':>7}{'FLOPs':>10}{'utilisation':>13}",
-    ]
-    for name, (_, epochs, rows, hours) in TABLE_5.items():
-        flops, utilisation = implied_utilisation(name)
-        lines.append(f"{name:14}{rows:9,}{epochs:8}{hours:7.2f}{flops:10.2e}{utilisation:13.1%}")
-    return lines
+def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLengths, kind: str) -> None:
+    args, traces = recipe.args, lengths.traces
+    middle, high = (int(value) for value in np.percentile(traces, (50, 95)))
+    mean, longest = traces.mean(), traces.max()
+    report.value("trace length", f"mean {mean:,.0f}, median {middle:,}, 95th percentile {high:,}, longest {longest:,}")
+    report.value("", f"({lengths.how})")
+    factors = f"{recipe.strategy.gpus} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
+    report.value("global batch", f"{plan.global_batch} = {factors} (processes x per device x accumulation)")
+    report.value("steps", f"{plan.steps:,} = {plan.epochs:.3g} x {plan.per_epoch:,} (epochs x steps an epoch)")
+    report.value("tokens", f"{plan.tokens:,.0f}, without pads")
+    report.value("micro-batch", f"at most {plan.load.tokens:,} tokens on one GPU" + ", with pads" * plan.padded)
+    if plan.cut:
+        share = plan.cut / traces.size
+        text = f"max_length={args.max_length} cuts {plan.cut:,} of {traces.size:,} traces ({share:.1%})"
+        (report.note if share < 0.5 else report.fail)(f"{text}: the model does not learn how they end")

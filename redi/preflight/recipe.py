@@ -1,129 +1,114 @@
-"""A recipe as its own training script reads it, its accelerate configuration, and the rows that it names."""
+"""Reads a recipe as training does, with its accelerate configuration, and opens the model and rows that it names."""
 
-import contextlib
 import copy
-import importlib.util
-import io
-import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow.dataset
 import torch
 import yaml
-from datasets import load_dataset_builder
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from redi import training
-from redi.data.training_data import load_rows
+from redi.config import REDIConfig
+from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
-from redi.preflight.memory import Strategy
-from redi.runs.checkpoints import is_finished_run, last_complete_checkpoint, refuse_other_world_size
-from redi.runs.errors import UsageError
+from redi.job import RunArguments, check_job, read_job
+from redi.preflight.counting import Precision
+from redi.preflight.memory import ModelShape, Strategy, shape_of
+from redi.runs.checkpoints import last_complete_checkpoint, refuse_other_world_size
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.launch import accelerate_file
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
+from redi.stages import STAGES, Stage
 
-REPOSITORY = Path(__file__).parents[2]
-SCRIPTS = {"sft": "train_sft", "redi": "train_redi", "simpo": "train_redi", "dpo": "train_dpo"}  # by stage
-LAUNCH = re.compile(r'launch\.sh" (\w+) "\$here" (\w+)')
+A100_TFLOPS = 312.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the job runs on.
+
+    Attributes:
+        gpus: processes of the job, over all machines.
+        memory: GiB of each GPU.
+        tflops: dense bfloat16 peak of each GPU, in TFLOP/s.
+        utilisation: share of the peak that is used; by default the paper's.
+    """
+
+    gpus: int
+    memory: float
+    tflops: float = A100_TFLOPS
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training script makes of a `config.yaml`.
+    """A recipe as training reads it, on a number of GPUs.
 
     Attributes:
-        script: train_sft, train_redi or train_dpo.
-        run, args, given, prepare, make_trainer: what it hands to `redi.training.run_training`.
-        strategy: the accelerate configuration, on how many GPUs.
-        accelerate: its name.
-        lora: the adapters' configuration, or None.
-        is_finished: whether `output_dir` holds this very run already.
+        name: of its stage. stage: that one. run, args, given, lora, is_finished: as of `redi.job.Job`.
+        strategy: what its accelerate configuration does, on how many GPUs.
+        accelerate: name of that configuration.
     """
 
-    script: str
-    run: training.RunArguments
+    name: str
+    stage: Stage
+    run: RunArguments
     args: TrainingArguments
     given: dict[str, Any]
-    prepare: Callable[..., Any]
-    make_trainer: Callable[..., Trainer]
-    strategy: Strategy
-    accelerate: str
     lora: Any
     is_finished: bool
+    strategy: Strategy
+    accelerate: str
+
+    @property
+    def trains_on_traces(self) -> bool:
+        return isinstance(self.args, REDIConfig) and self.args.padding_free
 
 
-def read_recipe(config: Path, overrides: list[str], gpus: int, accelerate: Path | None) -> Recipe:
-    """Runs the recipe's training script up to the point where it would start, as on `gpus` GPUs.
+def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
+    """Checks a recipe as training does before it loads anything, as on `gpus` GPUs.
 
     Args:
-        config: a recipe's `config.yaml`; its `train.sh` names script and accelerate configuration, or, without one,
-            the folder above the recipe names the stage.
-        overrides: `--key value ...` of the script.
+        config: `config.yaml` of a recipe; the folder above the recipe's names the stage.
+        overrides: `--key value ...` as for its training.
         gpus: processes of the job; 1 with `use_cpu: true`.
-        accelerate: an accelerate configuration instead of the recipe's.
 
     Raises:
-        UsageError: whatever the script refuses; no script is found; or the configuration cannot be on so many GPUs.
+        UsageError: whatever training refuses; the stage is unknown; or the configuration is not for so many GPUs.
     """
     if not config.is_file():
         raise UsageError(f"{config} does not exist; name the config.yaml of a recipe")
-    launcher = config.parent / "train.sh"
-    match = LAUNCH.search(launcher.read_text(encoding="utf-8")) if launcher.is_file() else None
     stage = config.resolve().parent.parent.name
-    if match is None and stage not in SCRIPTS:
-        raise UsageError(
-            f"{config}: which script trains it is unknown: there is no train.sh beside it that calls launch.sh, and "
-            f"it does not lie in recipes/STAGE/RUN/ with a STAGE of {', '.join(SCRIPTS)}"
-        )
-    script, name = match.groups() if match else (SCRIPTS[stage], "zero3" if stage == "dpo" else "zero2")
-    has_use_cpu = re.search(r"^use_cpu\s*:", config.read_text(encoding="utf-8"), re.MULTILINE) is not None
-    has_use_cpu = has_use_cpu or any(option.split("=")[0] == "--use_cpu" for option in overrides)
-    # Without a GPU, bf16 is refused unless use_cpu is set; nothing is computed here.
-    argv = ["--config", str(config), *overrides, *([] if has_use_cpu else ["--use_cpu", "true"])]
-    run, args, given, prepare, make_trainer = _handed_over(script, argv)
-    on_cpu = has_use_cpu and args.use_cpu
-    if not has_use_cpu:
-        del given["use_cpu"]
-    strategy = read_strategy(accelerate or REPOSITORY / f"configs/accelerate/{name}.yaml", gpus, on_cpu)
-    args = _on_processes(args, strategy.gpus)
-    run.check_only = True
-    with contextlib.redirect_stdout(io.StringIO()):  # it says what it finds
-        training.run_training(run, args, given, prepare, make_trainer)  # checks, and splits the global batch
-        is_finished = is_finished_run(args, given, training.inputs_of(run))
-    newest = last_complete_checkpoint(args.output_dir)[0]
-    if newest is not None and not is_finished:
+    if stage not in STAGES:
+        raise UsageError(f"{config} is not in a folder STAGE/RUN with STAGE one of {', '.join(STAGES)}")
+    # Training refuses bf16 on a machine without a GPU unless use_cpu is set; nothing is computed here.
+    job = read_job(stage, ["--config", str(config), *overrides], assumed={"use_cpu": True})
+    on_cpu = job.given.get("use_cpu", False)
+    path = accelerate_file(job.run.accelerate_config, 0 if on_cpu else gpus)
+    strategy = read_strategy(path, gpus, on_cpu)
+    job = check_job(job, strategy.gpus)
+    newest = last_complete_checkpoint(job.args.output_dir)[0]
+    if newest is not None and not job.is_finished:
         refuse_other_world_size(newest, strategy.gpus)
-    lora = training.lora_config(run)
-    if lora is not None and strategy.kind in ("zero3", "fsdp2"):
-        raise UsageError(f"lora_r={run.lora_r} works on whole models: use single_gpu, ddp or zero2, not {name}")
-    accelerate_name = accelerate.stem if accelerate else name
-    if strategy.kind == "none":  # as launch.sh does
-        accelerate_name = "cpu" if on_cpu else "single_gpu"
-    return Recipe(script, run, args, given, prepare, make_trainer, strategy, accelerate_name, lora, is_finished)
+    if job.lora is not None and strategy.kind in ("zero3", "fsdp2"):
+        raise UsageError(
+            f"lora_r={job.run.lora_r} needs unsharded weights: use accelerate_config single_gpu, ddp or zero2, not "
+            f"{path.stem}"
+        )
+    return Recipe(stage, job.stage, job.run, job.args, job.given, job.lora, job.is_finished, strategy, path.stem)
 
 
 def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     """How an accelerate configuration spreads a model over GPUs.
 
     Raises:
-        UsageError: there is none, or it is not for so many GPUs, or its kind is not known here.
+        UsageError: it is not for so many GPUs, or its kind is not known here.
     """
     if on_cpu:
         return Strategy("none", 1, on_cpu=True)
-    if not path.is_file():
-        raise UsageError(f"--accelerate-config {path} does not exist")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     kind = config["distributed_type"]
     if kind == "DEEPSPEED":
@@ -136,100 +121,81 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     if kind == "MULTI_GPU":
         return Strategy("ddp" if gpus > 1 else "none", gpus)
     if kind != "NO":
-        raise UsageError(f"--accelerate-config {path}: distributed_type={kind} is not known here")
+        raise UsageError(f"accelerate_config={path}: distributed_type={kind} is not known to preflight")
     if gpus > 1:
-        raise UsageError(f"--gpus {gpus}: {path.name} runs one process; use --gpus 1, or another configuration")
+        raise UsageError(f"--gpus {gpus}: {path.name} runs one process; use --gpus 1 or another accelerate_config")
     return Strategy("none", 1)
-
-
-def _handed_over(script: str, argv: list[str]) -> tuple[Any, ...]:
-    """The arguments with which the script's `main` calls `run_training`, which is replaced meanwhile."""
-    module = _load_script(script)
-    calls = []
-    original = module.run_training
-    module.run_training = lambda run, args, given, prepare, trainer_class: calls.append(
-        (run, args, given, prepare, trainer_class)
-    )
-    try:
-        module.main.__wrapped__(argv)  # without `entry_point`, which would end the process on an error
-    finally:
-        module.run_training = original
-    return calls[0]
-
-
-def _load_script(name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    path = REPOSITORY / "scripts" / f"{name}.py"
-    if not path.is_file():
-        raise UsageError(f"the recipe's train.sh names scripts/{name}.py, which does not exist")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _on_processes(args: TrainingArguments, count: int) -> TrainingArguments:
-    """The options as each of `count` processes would have them."""
-    args = copy.copy(args)
-    args.__class__ = type(args.__class__.__name__, (args.__class__,), {"world_size": count})
-    return args
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that training starts from: its configuration, its tokenizer, and the attention it is loaded with."""
+    """The model that training starts from, without its weights.
+
+    Attributes:
+        config, tokenizer: its own.
+        attention: the implementation that training loads it with.
+        shape: its sizes, with adapters.
+        precision: of the training.
+    """
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     attention: str | None
+    shape: ModelShape
+    precision: Precision
 
 
 def open_model(recipe: Recipe) -> Model:
-    """Configuration and tokenizer of the start model, whose weights must be there.
+    """Configuration and tokenizer of the start model; its weights are checked, not loaded.
 
     Raises:
-        UsageError: there is no such model, it is not whole, or the attention that is asked for leaves out its cap.
+        UsageError: the model does not exist or is incomplete, or the attention asked for ignores its cap on logits.
     """
     path = recipe.run.model_name_or_path
     tokenizer = load_tokenizer(path)
-    try:
+    option = f"model_name_or_path={path}"
+    with usage_errors(lambda error: f"{option} has no config.json that can be loaded: {error}", OSError, ValueError):
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model_name_or_path={path} has no config.json that can be loaded: {error}") from error
     if Path(path).is_dir():
-        check_weights(Path(path), f"model_name_or_path={path}")
+        check_weights(Path(path), option)
     size, vocabulary = len(tokenizer), config.get_text_config().vocab_size
     if size > vocabulary:
         raise UsageError(
-            f"model_name_or_path={path}: its tokenizer has {size} tokens, its embeddings only {vocabulary} rows; "
-            "resize them, or use the model's own tokenizer"
+            f"{option}: its tokenizer has {size} tokens, but its embeddings have only {vocabulary} rows; resize them, "
+            "or use the model's own tokenizer"
         )
-    return Model(config, tokenizer, attention_of(path, recipe.run.attn_implementation))
+    attention = attention_of(path, recipe.run.attn_implementation)
+    return Model(config, tokenizer, attention, shape_of(config, recipe.lora), precision_of(recipe, config))
 
 
-def why_padded(recipe: Recipe, model: Model) -> str | None:
-    """Why REDI will pad the traces that it is to pack; None where it will not.
+def precision_of(recipe: Recipe, config: PreTrainedConfig) -> Precision:
+    name = recipe.run.dtype or (recipe.args.model_init_kwargs or {}).get("dtype") or "float32"
+    dtype = config.dtype if name == "auto" else getattr(torch, str(name).removeprefix("torch."))
+    return Precision(dtype or torch.float32, autocast=bool(recipe.args.bf16 or recipe.args.fp16))
 
-    As `redi.engine.attention.enable_packing` says of a model without data.
+
+def why_padded(recipe: Recipe, config: PreTrainedConfig) -> str | None:
+    """Why REDI will pad traces instead of packing them; None if it packs them.
+
+    The answer of `redi.engine.attention.enable_packing` for a model without data.
     """
-    if recipe.script != "train_redi" or not recipe.args.padding_free:
+    if not recipe.trains_on_traces:
         return None
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
-    if recipe.run.attn_implementation is not None:  # set here, since its package need not be installed
+        empty = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    if recipe.run.attn_implementation is not None:  # set here: its package need not be installed
         empty.config.get_text_config()._attn_implementation = recipe.run.attn_implementation
     return enable_packing(empty)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows to train on, read where they lie.
+    """The rows to train on, read from their files.
 
     Attributes:
-        table: to read batches of columns from.
-        num_rows: how many.
-        note: what was checked of them.
+        table: gives batches of columns.
+        num_rows: in all files.
+        note: how they compare with their manifest.
     """
 
     table: pyarrow.dataset.Dataset
@@ -237,24 +203,20 @@ class Rows:
     note: str
 
     def first(self, count: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """The first rows, with these columns or all."""
-        # By default Arrow reads many files ahead: seconds, and gigabytes, for rows of long traces.
+        """The first rows, with these columns or all of them."""
+        # By default Arrow prefetches many files: seconds, and gigabytes, for rows of long traces.
         ahead = {"batch_readahead": 0, "fragment_readahead": 0}
         return self.table.head(count, columns=columns, batch_size=count, **ahead).to_pylist()
 
 
 def open_rows(recipe: Recipe) -> Rows:
-    """The dataset's rows, as many as its manifest counts.
+    """Opens the dataset's files and compares them with its manifest.
 
     Raises:
-        UsageError: there is no such dataset, its manifest counts other rows or files, or it has none.
+        UsageError: the dataset does not exist, has no rows, or is not what its manifest counts.
     """
     name, split = recipe.run.dataset_name, recipe.run.dataset_train_split
-    files = _parquet_files(name, split)
-    if files is None:
-        table = pyarrow.dataset.dataset(load_rows(name, split).with_format("arrow")[:])
-    else:
-        table = pyarrow.dataset.dataset(files, format="parquet")
+    table, files = scan_rows(name, split), split_files(name, split)
     num_rows = table.count_rows()
     if num_rows == 0:
         raise UsageError(f"dataset_name={name} has no rows")
@@ -262,29 +224,12 @@ def open_rows(recipe: Recipe) -> Rows:
     if manifest is None:
         return Rows(table, num_rows, "no manifest.json to compare with")
     counted = manifest["counts"]["rows"]
-    others = sorted({str(Path(file).relative_to(Path(name).resolve())) for file in files or []})
-    others = [file for file in others if file not in manifest["counts"].get("files", others)]
+    known = manifest["counts"].get("files")
+    others = [file.name for file in files if known is not None and file.name not in known]
     if counted != num_rows or others:
-        extra = f", and {', '.join(others[:3])} is not its own" if others else ""
+        extra = f", and does not list {', '.join(others[:3])}" if others else ""
         raise UsageError(
             f"dataset_name={name} has {num_rows:,} rows in split {split}, but its manifest.json counts "
             f"{counted:,}{extra}; build it again into an empty folder"
         )
-    return Rows(table, num_rows, "as its manifest.json counts")
-
-
-def _parquet_files(name: str, split: str) -> list[str] | None:
-    """The files that `load_dataset` would take for the split; None where they are not local parquet files."""
-    path = Path(name)
-    if path.is_file():
-        return [str(path)]
-    if not path.is_dir():
-        return None
-    try:
-        found = load_dataset_builder(name).config.data_files or {}
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"dataset_name={name} cannot be loaded: {error}") from error
-    if split not in found:
-        raise UsageError(f"dataset_train_split={split}: dataset_name={name} has {', '.join(map(str, found))}")
-    files = [str(Path(file).resolve()) for file in found[split]]
-    return files if all(file.endswith(".parquet") for file in files) else None
+    return Rows(table, num_rows, "as many as its manifest.json counts")

@@ -1,4 +1,4 @@
-"""One real row as training and as evaluation present it to the model: the same tokens, all that should be scored."""
+"""Renders one row as training and as evaluation do, and checks that the tokens agree and the right ones are scored."""
 
 import contextlib
 import copy
@@ -12,23 +12,60 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.preflight.recipe import Model, Recipe
-from redi.runs.errors import UsageError
+from redi.preflight.lengths import LENGTH_COLUMNS
+from redi.preflight.recipe import Model, Recipe, Rows
+from redi.preflight.report import Report
+from redi.runs.errors import UsageError, usage_errors
 from redi.text.prompts import THINK, make_prompt
 
 TAG = THINK.strip()
 
 
+TRIED = 64  # rows; the shortest of them is rendered
+
+
+def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
+    """Renders a row, shows the end of its prompt and compares training with evaluation.
+
+    Raises:
+        UsageError: `max_length` cuts the row, or as `train_rendering` and `check_tokens`.
+    """
+    limit = recipe.args.max_length
+    columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
+    row = min(rows.first(TRIED, columns), key=lambda row: len(str(row)))
+    trained = train_rendering(recipe, model, row)
+    if limit is not None and len(trained.ids) >= limit:
+        raise UsageError(
+            f"max_length={limit} cuts even the shortest of the first {TRIED} rows, so the model would not learn its "
+            "end and eos; raise it"
+        )
+    problem = _problem(row)
+    for line in side_by_side(model.tokenizer, trained, problem):
+        report.line(line)
+    for text in check_tokens(model.tokenizer, trained, problem):
+        report.ok(text)
+
+
+def _problem(row: dict[str, Any]) -> str:
+    """The user's message of a row."""
+    messages = row.get("messages") or row.get("chosen")
+    if messages is None or messages[0]["role"] == "assistant":
+        messages = row["prompt"]
+    if isinstance(messages, str):
+        return messages
+    return next(message["content"] for message in messages if message["role"] == "user")
+
+
 @dataclass(frozen=True)
 class Rendering:
-    """A trace as it comes out of the trainer's own data loader: its tokens, and which of them are scored."""
+    """A trace from the trainer's own data loader: its tokens, and which of them are scored."""
 
     ids: list[int]
     scored: list[bool]
 
     @property
     def num_prompt(self) -> int:
-        """Tokens before the first that is scored; all, where none is."""
+        """Tokens before the first scored one; all tokens if none is scored."""
         return self.scored.index(True) if any(self.scored) else len(self.ids)
 
 
@@ -36,26 +73,23 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
     """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind.
 
     Raises:
-        UsageError: the script or the trainer refuses the row.
+        UsageError: training refuses the row.
     """
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
         args = copy.copy(recipe.args)
-        args.__class__ = type(recipe.args).__bases__[0]  # one process
         args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
         args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
         args.dataset_num_proc = args.run_name = None
         args.push_to_hub = False
-        if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs on GPUs alone
+        if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs only on GPUs
             args.padding_free = args.packing = False
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the trainer describes a run that is none
-                rows = recipe.prepare(Dataset.from_list([row]), model.tokenizer)
-                trainer = recipe.make_trainer(
-                    model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
-                )
-        except ValueError as error:
-            raise UsageError(f"training refuses the row that was tried: {error}") from error
+        quiet = contextlib.redirect_stdout(io.StringIO())  # the trainer describes a run that does not happen
+        with quiet, usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
+            rows = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
+            trainer = recipe.stage.trainer(
+                model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
+            )
         return _first_trace(next(iter(trainer.get_train_dataloader())))
 
 
@@ -90,7 +124,7 @@ def _first_trace(batch: Any) -> Rendering:
     return Rendering(ids[real].tolist(), scored[real].tolist())
 
 
-def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[tuple[str, str]]:
+def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
     """Compares a trace as trained with the prompt that evaluation makes of its problem.
 
     Args:
@@ -99,10 +133,10 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
         problem: the user's message of the same row.
 
     Returns:
-        What agrees, as ("ok" or "note", text).
+        What agrees.
 
     Raises:
-        UsageError: what would make the trained model differ from the evaluated one, with the tokens where it shows.
+        UsageError: training and evaluation would differ; shows the tokens at that place.
     """
     prompt = make_prompt(tokenizer, problem, "bare")[1]
     evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
@@ -112,8 +146,8 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
     if at is not None:
         raise UsageError(
             f"tokens: training and evaluation differ at token {at}: training "
-            f"{around(tokenizer, trained.ids, at)}, evaluation {around(tokenizer, evaluated, at)}; the chat template "
-            f"or the traces' beginning ({THINK!r}) must be changed so that both agree"
+            f"{around(tokenizer, trained.ids, at)}, evaluation {around(tokenizer, evaluated, at)}; change the chat "
+            f"template, or what traces begin with ({THINK!r})"
         )
     if trained.num_prompt != len(prompt):
         at, what = min((trained.num_prompt, len(prompt))), "scored" if trained.num_prompt < len(prompt) else "masked"
@@ -136,9 +170,9 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
             f"learn to stop with {tokenizer.decode([eos])!r}"
         )
     return [
-        ("ok", f"prompt of {len(prompt)} tokens and the first {len(evaluated) - len(prompt)} after it agree"),
-        ("ok", f"one {TAG}, no second system block, all {len(trained.ids) - len(prompt)} tokens after it scored"),
-        ("ok", f"eos {tokenizer.decode([eos])!r} is scored last"),
+        f"the {len(prompt)} tokens of the prompt and the next {len(evaluated) - len(prompt)} are the same",
+        f"one {TAG}, no second system block; all {len(trained.ids) - len(prompt)} tokens after the prompt are scored",
+        f"the last scored token is eos, {tokenizer.decode([eos])!r}",
     ]
 
 
@@ -163,14 +197,14 @@ def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int
 
 
 def first_difference(trained: list[int], evaluated: list[int]) -> int | None:
-    """Where the tokens of a trace leave the beginning that evaluation forces; None where they do not."""
+    """The first token of a trace that differs from what evaluation starts with; None if there is none."""
     pairs = zip(trained, evaluated, strict=False)
     differing = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     return len(trained) if differing is None and len(trained) < len(evaluated) else differing
 
 
 def around(tokenizer: PreTrainedTokenizerBase, ids: list[int], at: int) -> str:
-    """The tokens around a position, that one in brackets: `'user' [' x'] 'y'`."""
+    """The tokens around a position, with brackets at it: `'user' [' x'] 'y'`."""
     shown = []
     for i in range(max(0, at - 2), min(len(ids), at + 3)):
         token = f"{tokenizer.decode([ids[i]])!r}"
@@ -179,12 +213,12 @@ def around(tokenizer: PreTrainedTokenizerBase, ids: list[int], at: int) -> str:
 
 
 def shortened(text: str, room: int = 60) -> str:
-    """The beginning and the end of a text."""
+    """The start and the end of a text."""
     return text if len(text) <= 2 * room else f"{text[:room]} ... {text[-room:]}"
 
 
 def side_by_side(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
-    """The tokens around the end of the prompt, marked by a bar, as trained and as evaluated; one line each."""
+    """The tokens around the end of the prompt, which a bar marks: a line for training, one for evaluation."""
     evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
     begin = max(0, trained.num_prompt - 3)
     width = max(len(evaluated), trained.num_prompt + 3)

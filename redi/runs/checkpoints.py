@@ -1,4 +1,4 @@
-"""What lies in a run's folder: the finished run, or a start and checkpoints, of which the newest whole one counts."""
+"""A run's folder: the record of its start, its checkpoints, and whether it holds the finished run."""
 
 import json
 import re
@@ -6,75 +6,71 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
 STARTED = "started.json"  # options and inputs of a run that is not finished
-# What a resumed run may change: how long, how often it says or saves something, and what fits the machine.
+# What a resumed run may change: its length, how often it logs or saves, and what depends on the machine.
 _MAY_CHANGE = ("max_steps", "save_", "logging_", "log_", "eval_", "report_to", "run_name", "disable_tqdm")
 _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_implementation", "dataset_num_proc")
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 
 
 def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Notes the options and the inputs, with their fingerprints, of a run that begins or goes on."""
+    """Records the options of a run that starts or resumes, and its inputs with their fingerprints."""
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
     write_text(folder / STARTED, json.dumps({"config": given, "inputs": hashes}, indent=2, default=str) + "\n")
 
 
 def read_start(folder: Path) -> dict[str, Any] | None:
-    """What `write_start` has noted; None where it has not."""
+    """What `write_start` has recorded; None if it has not."""
     path = folder / STARTED
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def is_finished_run(args: TrainingArguments, given: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether `output_dir` holds this very run, finished.
+def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str], check_inputs: bool) -> bool:
+    """Whether a folder holds exactly this run, finished.
 
     Args:
-        args: the trainer's options.
+        folder: the run's `output_dir`.
         given: the options that were set.
         inputs: name -> path or Hub id of what the run starts from.
+        check_inputs: whether to compare the content of the inputs too, which takes a while for a large model.
 
     Raises:
-        UsageError: it holds the result of another run, or checkpoints of one that was started with other options or
-            from other inputs.
+        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs: resuming
+            with different options is refused.
     """
-    manifest, folder = read_manifest(args.output_dir), Path(args.output_dir)
+    manifest = read_manifest(folder)
     record, what = manifest, "a finished run"
     if manifest is None and last_complete_checkpoint(folder)[0] is not None:
         record, what = read_start(folder), "checkpoints of a run"
     if record is None:
         return False
     remedy = "choose another output_dir or remove that one"
-    wanted = json.loads(json.dumps(given, default=str))  # as the record gives it back
+    wanted = json.loads(json.dumps(given, default=str))  # as the record holds it
     for key in sorted(record["config"].keys() | wanted.keys()):
         before, now = record["config"].get(key), wanted.get(key)
         if before != now and (manifest is not None or not _may_change(key, given)):
             raise UsageError(f"output_dir={folder} holds {what} with {key}={before}, not {now}; {remedy}")
-    if args.world_size == 1:  # so train.sh's first process alone: reading a large model takes a while
-        for name, path in inputs.items():
-            if Path(path).exists() and record["inputs"][name]["sha256"] != fingerprint(path):
-                raise UsageError(f"output_dir={folder} holds {what} from another {name} than {path} is now; {remedy}")
-    if manifest is not None and args.process_index == 0:
-        print(f"{args.output_dir} is finished already: nothing to do", flush=True)
+    for name, path in inputs.items() if check_inputs else ():
+        if Path(path).exists() and record["inputs"][name]["sha256"] != fingerprint(path):
+            raise UsageError(f"output_dir={folder} holds {what} from another {name}: {path} has changed; {remedy}")
     return manifest is not None
 
 
 def _may_change(key: str, given: dict[str, Any]) -> bool:
-    """Whether a run may be gone on with under another value of an option: it is the same run, on another machine."""
+    """Whether a run may resume with another value of an option: it is the same run, on another machine."""
     if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         return "global_batch_size" in given
     return key.startswith(_MAY_CHANGE)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint to resume from, and the newer ones that a kill cut off, which are left as they are."""
+    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
     checkpoints = {
         int(match[1]): path
         for path in Path(output_dir).glob("checkpoint-*")
@@ -89,31 +85,32 @@ def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[
 
 
 def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
-    """Refuses a checkpoint of DeepSpeed's that another number of processes has written; it holds a part for each.
+    """Refuses a DeepSpeed checkpoint from another number of processes: it holds one part for each of them.
 
     Raises:
-        UsageError: so it is.
+        UsageError: another number of processes wrote the checkpoint.
     """
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1  # one process leaves rng_state.pth
     if (checkpoint / "latest").is_file() and saved != world_size:
         raise UsageError(
-            f"output_dir={checkpoint.parent}: {checkpoint.name} was written by {saved} process(es), this run has "
-            f"{world_size}, and DeepSpeed cannot share its state out anew; use {saved} GPU(s), or another output_dir"
+            f"output_dir={checkpoint.parent}: {checkpoint.name} was written by {saved} process(es), but this run has "
+            f"{world_size}, and DeepSpeed cannot redistribute its state; use {saved} GPU(s), or another output_dir"
         )
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether all that a resume reads is there and readable to its end; reads little of each file.
+    """Whether every file that resuming reads exists and is complete; reads only a little of each file.
 
-    transformers 5.19 writes model, optimizer, scheduler, random states and at last `trainer_state.json`, in place. So
-    without that file the rest is cut off, but with it a file may still be, on a disk that lost what was not flushed.
+    transformers 5.19 writes model, optimizer, scheduler, random states and finally `trainer_state.json`, in place. If
+    that file is missing, the others are incomplete. If it exists, they can still be: a disk may have lost data that
+    was not flushed.
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         if find_damage(checkpoint):
             return False
         parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
-        if (checkpoint / "latest").is_file():  # DeepSpeed's, written when all ranks have written theirs
+        if (checkpoint / "latest").is_file():  # DeepSpeed writes it after all ranks' parts
             parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
         if not all(any(checkpoint.glob(part)) for part in parts):
             return False

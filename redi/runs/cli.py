@@ -8,7 +8,7 @@ from redi.runs.errors import UsageError, nearest
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help texts with their defaults, where there is one to tell."""
+    """Help texts with their defaults, if they have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default is not None and action.default is not False and action.default != []
@@ -22,8 +22,8 @@ class StrictParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        """Names an unknown option before argparse can complain of the required one that it was meant to be."""
-        if self._subparsers is None:  # else the command's own parser knows them
+        """Reports a misspelt option before argparse can report that the required one it stands for is missing."""
+        if self._subparsers is None:  # otherwise the parser of the command knows them
             for option in (arg.split("=")[0] for arg in (sys.argv[1:] if args is None else args)):
                 if option.startswith("--") and option != "--" and option not in self._option_string_actions:
                     self.error(f"unknown option '{option}'{nearest(option, list(self._option_string_actions))}")
@@ -37,3 +37,21 @@ class StrictParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+def positive_int(text: str) -> int:
+    """For `type=` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """For `type=` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value

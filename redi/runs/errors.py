@@ -1,4 +1,4 @@
-"""User errors: one line on stderr and exit code 2."""
+"""User errors: each becomes one line on stderr and exit code 2."""
 
 import difflib
 import functools
@@ -16,7 +16,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -> Iterator[None]:
-    """Turns a library's errors of these kinds into a `UsageError` with the message made of them.
+    """Turns a library's errors of these kinds into a `UsageError` with the message that `message` makes of them.
 
     ```python
     with usage_errors(lambda error: f"--config {path} is not valid YAML: {error}", yaml.YAMLError):
@@ -26,7 +26,7 @@ def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -
     try:
         yield
     except kinds as error:
-        if isinstance(error, UsageError):  # a ValueError too, but already in the user's words
+        if isinstance(error, UsageError):  # a ValueError as well, but already a message for the user
             raise
         raise UsageError(message(error)) from error
 
@@ -34,8 +34,8 @@ def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -
 def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
     """Decorates a command's `main(argv)`: a `UsageError` becomes one line on stderr and exit code 2.
 
-    Under a distributed launcher only rank 0 prints the line. Since `accelerate launch` ends with 1 whatever the code
-    of its processes is, the code is also written to the file that the environment variable REDI_EXIT_CODE_FILE names.
+    Under a distributed launcher only rank 0 prints the line. `accelerate launch` ends with 1 whatever its processes
+    end with, so the code is also written to the file named by the environment variable REDI_EXIT_CODE_FILE.
     """
 
     @functools.wraps(main)
@@ -60,6 +60,6 @@ def _end(code: Any) -> NoReturn:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known name, or the empty string where nothing is close."""
+    """`"; did you mean 'x'?"` for the closest known name; empty if none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""Output folders and files that are either whole or absent, and the hashes that identify inputs."""
+"""Output folders and files that are either complete or absent, and the hashes that identify inputs."""
 
 import errno
 import hashlib
@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
 
-# The checkout's configs/, which a symbolic link puts into the package, so that an installed package has it too.
+# A symbolic link to the checkout's configs/, so that an installed package holds the files too.
 CONFIGS = Path(__file__).parents[1] / "configs"
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -19,23 +18,21 @@ CARD = "README.md"
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary sibling of `path` to write into and renames it to `path` at the end.
+    """Yields a temporary folder next to `path` to write into, and renames it to `path` at the end.
 
-    When the body raises (or is interrupted), the temporary folder is removed and `path` is left as it was.
+    If the body raises or is interrupted, the temporary folder is removed and `path` stays as it was.
 
     Raises:
-        UsageError: `path` exists and is not an empty folder, and `overwrite` is false; it cannot be made; or the disk
-            is full.
+        UsageError: `path` exists, is not an empty folder, and `overwrite` is false; the folder cannot be created; or
+            the disk is full.
     """
     path = Path(path)
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"--output {path} exists; choose another folder, or pass --overwrite to replace it")
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    with usage_errors(lambda error: f"--output {path} cannot be made: {error}; choose another folder", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
-    except OSError as error:
-        raise UsageError(f"--output {path} cannot be made: {error}; choose another folder") from error
     try:
         yield temporary
         if path.is_dir():
@@ -51,17 +48,17 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file through a temporary name, so that a reader never sees half of it."""
+    """Writes a file under a temporary name and renames it: a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def fingerprint(source: str | Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of a folder's own files (its subfolders left out).
+    """SHA-256 of a file, or of the names and hashes of the files directly in a folder.
 
-    Anything that is not a local path is taken for a Hub id and returned as `hub:<id>`. A manifest and a card are left
-    out of their folder's hash, since they hold times, and scores that are added later.
+    Anything that is not a local path is treated as a Hub id and returned as `hub:<id>`. A folder's manifest and card
+    are not hashed: they hold times, and scores that are added later.
     """
     path = Path(source)
     if path.is_dir():
@@ -70,17 +67,10 @@ def fingerprint(source: str | Path) -> str:
         return hashlib.sha256(lines.encode()).hexdigest()
     if path.is_file():
         with path.open("rb") as stream:
-            return _sha256(stream)
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     return f"hub:{source}"
 
 
-def _sha256(stream: BinaryIO) -> str:  # hashlib.file_digest is new in Python 3.11
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def cpus() -> int:
-    """How many processor cores this process may use: a job on a cluster has a part of the machine's."""
+    """How many processor cores this process may use: on a cluster a job may get a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

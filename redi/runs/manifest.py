@@ -1,4 +1,4 @@
-"""`manifest.json`: what an output folder was made from, and by what."""
+"""`manifest.json`: what made an output folder, from which inputs and options."""
 
 import importlib.metadata
 import json
@@ -24,16 +24,16 @@ def write_manifest(
     started: float | None = None,
     fingerprints: dict[str, str] | None = None,
 ) -> None:
-    """Writes `manifest.json`: everything needed to trace a number to what made it. Written last in its folder.
+    """Writes `manifest.json`, which traces every number to what made it. It is the last file to be written.
 
     Args:
         folder: the output folder.
         config: the resolved options of the run.
         inputs: name -> path or Hub id; stored with its `fingerprint`.
-        counts: what came out, and what was dropped and why.
+        counts: of the output, and of what was dropped and why.
         seed: the seed of the run, if it has one.
         started: `time.time()` at the start; gives `wall_seconds`.
-        fingerprints: those of inputs that are known already, by name.
+        fingerprints: of the inputs that are hashed already, by name.
     """
     known = fingerprints or {}
     manifest = {
@@ -54,7 +54,7 @@ def write_manifest(
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where there is none."""
+    """The folder's manifest; None if it has none."""
     path = Path(folder) / MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -70,7 +70,7 @@ def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, st
 
 
 def git_revision() -> str | None:
-    """The commit of the checkout this package lies in, with `-dirty` for uncommitted changes; None outside git."""
+    """The commit of the checkout that holds this package, with `-dirty` for uncommitted changes; None outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     if shutil.which("git") is None:
         return None

@@ -1,4 +1,4 @@
-"""What a recipe's `config.yaml` says, read without torch.
+"""Reads a recipe's `config.yaml`, without torch.
 
 Shell scripts ask `python -m redi.runs.recipe RECIPE_FOLDER KEY [KEY ...]`, which prints a line for each key.
 A key that the recipe does not set gives an empty line.

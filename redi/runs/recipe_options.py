@@ -1,19 +1,18 @@
-"""Strict options for the training scripts: a YAML file, overridden on the command line, into dataclasses."""
+"""Strict options of training: a YAML file, overridden on the command line, into dataclasses."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import HfArgumentParser
 
 from redi.runs.cli import StrictParser
-from redi.runs.errors import UsageError, nearest
+from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.recipe import read_config
 
-# Where things are and what watches the run, not what it is: left out of its name.
-_PLACES = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "report_to", "project"}
-_PLACES |= {"disable_tqdm", "push_to_hub", "hub_model_id", "hub_token"}
+# Left out of a run's name: where things are, how it is started and what watches it.
+_NOT_IN_NAME = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "accelerate_config"}
+_NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id", "hub_token"}
 
 
 class _Parser(HfArgumentParser):
@@ -29,15 +28,15 @@ def parse_options(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
 
-    YAML keys and command-line options have one spelling, the dataclass fields' names. A YAML value goes through the
-    same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, where
+    YAML keys and command-line options are spelled alike: the names of the dataclass fields. A YAML value goes through
+    the same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, if
     it is an option and not given, becomes the recipe's name and what the command line overrides.
 
     Args:
         argv: the command line, without the program's name.
         dataclass_types: the dataclasses that define the options.
-        unread: options that exist in a dataclass but that the calling script does not read, with the reason.
-        assumed: options that have this value where they are not given; they do not count as given.
+        unread: options of a dataclass that have no effect, with the reason.
+        assumed: values of options that are not given; they do not count as given.
 
     Returns:
         The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
@@ -74,12 +73,8 @@ def parse_options(
     for key, value in (assumed or {}).items():
         if key not in given:
             arguments += _as_arguments(key, value)
-    try:
+    with usage_errors(str, ValueError, TypeError):  # a dataclass refuses its values
         instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
-    except UsageError:
-        raise
-    except (ValueError, TypeError) as error:  # a dataclass refused its values
-        raise UsageError(str(error)) from error
     values = {name: value for instance in instances for name, value in vars(instance).items()}
     for instance in instances:
         if path is not None and getattr(instance, "run_name", "") is None:
@@ -87,19 +82,10 @@ def parse_options(
     return list(instances), {key: values[key] for key in given}
 
 
-def without_gpu(argv: list[str]) -> dict[str, Any]:
-    """What to assume where rows are only tokenised, or options checked, on a machine without a GPU.
-
-    TrainingArguments refuse bf16, the default, where there is none; but nothing is computed then.
-    """
-    computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
-    return {} if computes or torch.cuda.is_available() else {"use_cpu": True}
-
-
 def run_name(config: Path, overrides: dict[str, Any]) -> str:
-    """STAGE/RUN of a recipe, and the options that override it but for places: `redi/alpha0.8 alpha=0.5 seed=7`."""
+    """STAGE/RUN of a recipe, and the options that override it: `redi/alpha0.8 alpha=0.5 seed=7`."""
     parts = ["/".join(config.resolve().parent.parts[-2:])]
-    return " ".join(parts + [f"{key}={value}" for key, value in overrides.items() if key not in _PLACES])
+    return " ".join(parts + [f"{key}={value}" for key, value in overrides.items() if key not in _NOT_IN_NAME])
 
 
 def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str], Path | None]:

@@ -1,22 +1,22 @@
-"""Predicted against measured memory of training steps on the CPU: how far `redi.preflight.memory` can be trusted.
+"""Compares the memory that `redi.preflight.memory` predicts for a training step with the memory measured on the CPU.
 
 python scripts/bench/bench_memory.py [--json FILE]
 
 Models of about 5, 20 and 80 million parameters are trained on two traces a step, in one micro-batch, at several trace
-lengths, with and without gradient checkpointing. The sides train as their scripts do, on the CPU and in float32:
+lengths, with and without gradient checkpointing, on the CPU in float32. What trains is called a side:
 
 - `redi`: a pair of equal lengths, packed, by the trace engine.
 - `sft`: two conversations of equal lengths, `padding_free`, as in recipes/sft/qwen2.5-math-1.5b_5ep.
 - `sft_padded`: two conversations, one half as long as the other, padded.
 - `dpo`: a pair, the chosen trace half as long as the rejected one, padded, with its reference model.
 
-Each case runs in a process of its own, with MALLOC_ARENA_MAX=2 and every larger block given back to the system when it
-is freed (MALLOC_MMAP_THRESHOLD_), so that resident memory is memory in use.
+Each case runs in a separate process. MALLOC_ARENA_MAX=2 and MALLOC_MMAP_THRESHOLD_ return every larger block to the
+system when it is freed, so resident memory is memory in use.
 
-- `measured_mb`: the high-water mark of resident memory over two optimizer steps, minus what was resident before the
-  model was loaded and after a step of a tiny model has loaded all libraries. It holds weights, gradients, AdamW's
+- `measured_mb`: the high-water mark of resident memory over two optimizer steps, minus the resident memory before the
+  model is loaded (a step of a tiny model has loaded all libraries by then). It includes weights, gradients, AdamW's
   moments and activations.
-- `predicted_mb`: `peak_memory` for the same, from the model's configuration and the lengths alone.
+- `predicted_mb`: `peak_memory` for the same step, from the model's configuration and the lengths alone.
 - `error`: predicted / measured - 1.
 """
 
@@ -34,8 +34,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import train_sft
-from bench_balance import positive
 from bench_trainer import EOS, PAD, make_pairs, make_tokenizer, resident_mb
 from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.trainer_callback import PrinterCallback
@@ -46,9 +44,10 @@ from redi import REDIConfig, REDITrainer
 from redi.dpo import PreparedDPOTrainer
 from redi.preflight.counting import Precision, count_activations
 from redi.preflight.memory import Load, Strategy, peak_memory, shape_of
-from redi.runs.cli import StrictParser
+from redi.runs.cli import StrictParser, positive_int
 from redi.runs.errors import entry_point
 from redi.runs.files import write_text
+from redi.sft import PackedSFTTrainer
 
 VOCAB, PROMPT = 8192, 16
 SIZES = {
@@ -60,8 +59,8 @@ SIZES = {
 # What trains, its configuration, and whether traces are packed.
 SIDES = {
     "redi": (REDITrainer, REDIConfig, True),
-    "sft": (train_sft.make_trainer, SFTConfig, True),
-    "sft_padded": (train_sft.make_trainer, SFTConfig, False),
+    "sft": (PackedSFTTrainer, SFTConfig, True),
+    "sft_padded": (PackedSFTTrainer, SFTConfig, False),
     "dpo": (PreparedDPOTrainer, DPOConfig, False),
 }
 PRECISION = Precision(torch.float32, autocast=False)
@@ -80,7 +79,7 @@ def model_config(size: str) -> Qwen2Config:
 
 
 def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -> None:
-    """Two steps of two traces: one of `length` tokens, the other alike or (where it is padded) half as long."""
+    """Two steps of two traces: one of `length` tokens, the other as long or, on a padded side, half as long."""
     torch.manual_seed(0)
     path = f"{folder}/{size}"
     AutoModelForCausalLM.from_config(model_config(size)).save_pretrained(path)
@@ -113,7 +112,7 @@ def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -
 
 
 def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """Both traces of each pair, as `train_sft.tokenize` makes them: the loss is on the completion alone."""
+    """Both traces of each pair, as `redi.sft.tokenize_positives` makes them: only the completion is scored."""
     return [
         {"input_ids": pair["prompt_ids"] + pair[name], "labels": [-100] * len(pair["prompt_ids"]) + pair[name]}
         for pair in pairs
@@ -122,7 +121,7 @@ def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]
 
 
 def measure(size: str, side: str, length: int, checkpointing: bool, threads: int) -> float:
-    """Peak memory of the training, in MiB; to be called in a process of its own."""
+    """Peak memory of the training, in MiB; for use in a separate process."""
     torch.set_num_threads(threads)
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -135,7 +134,7 @@ def measure(size: str, side: str, length: int, checkpointing: bool, threads: int
 
 
 def predict(size: str, side: str, length: int, checkpointing: bool) -> dict[str, float]:
-    """The same from the configuration, in MiB by purpose."""
+    """The same, predicted from the configuration, in MiB by purpose."""
     config = model_config(size)
     load = Load(
         tokens=2 * length,
@@ -151,7 +150,7 @@ def predict(size: str, side: str, length: int, checkpointing: bool) -> dict[str,
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a case, printed as it comes."""
+    """Measures and predicts every case; prints a row for each."""
     print(f"{'size':6}{'side':12}{'checkpointing':15}{'trace':>6}{'measured MiB':>14}{'predicted':>11}{'error':>8}")
     results = []
     cases = [
@@ -184,11 +183,11 @@ def main(argv: list[str]) -> None:
     add = parser.add_argument
     add("--sizes", nargs="+", choices=list(SIZES)[1:], default=list(SIZES)[1:], help="of the models, in parameters")
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="what trains")
-    add("--lengths", type=positive, nargs="+", default=[512, 2048], help="tokens of a trace; a step has two")
-    add("--threads", type=positive, default=2, help="of the CPU")
+    add("--lengths", type=positive_int, nargs="+", default=[512, 2048], help="tokens of a trace; a step has two")
+    add("--threads", type=positive_int, default=2, help="of the CPU")
     add("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
-    # Read when a process starts, by the ones that measure.
+    # The measuring processes read these when they start.
     os.environ.update(MALLOC_ARENA_MAX="2", MALLOC_MMAP_THRESHOLD_=str(2**17), OMP_NUM_THREADS=str(options.threads))
     os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
     results = compare(options)

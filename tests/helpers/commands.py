@@ -1,4 +1,4 @@
-"""The training scripts as functions, their options on a CPU, and what a run leaves."""
+"""What tests of training share: options for the CPU, what a run leaves, and a run in another process."""
 
 import json
 import os
@@ -15,9 +15,13 @@ from transformers import AutoModelForCausalLM
 from helpers.paths import REPOSITORY
 
 CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--disable_tqdm", "true"]
-
-
 STEPS = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
+
+
+def arguments(model_path: str, rows_file: str, folder: Path, *extra: str) -> list[str]:
+    """Options of two steps of training on the CPU."""
+    paths = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(folder)]
+    return [*paths, *CPU, *STEPS, *extra]
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -32,7 +36,7 @@ def weights_of(folder: Path | str) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def started(launcher: list[str], arguments: list[str], folder: Path) -> Iterator[subprocess.Popen]:
-    """train_redi.py in another process, its output in `folder/log.txt`; gone at the end."""
+    """train_redi.py in another process, with its output in `folder/log.txt`; killed on leaving."""
     process = subprocess.Popen(
         [sys.executable, *launcher, str(REPOSITORY / "scripts/train_redi.py"), *arguments],
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(torch.get_num_threads())},

@@ -1,4 +1,4 @@
-"""What the tests of the check before a job share: a job on disk, and what the command says of it."""
+"""A job on disk for the tests of preflight, and what the command reports about it."""
 
 import json
 import logging
@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import preflight
+import pyarrow.dataset
 import pytest
 from datasets import Dataset
 
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
+from redi.preflight.recipe import Rows
 
 NUM_PAIRS = 16
 
 
 class Job:
-    """A recipe on disk, and what the check says of it."""
+    """A recipe on disk, and what preflight reports about it."""
 
     def __init__(self, folder: Path, model: Path, data: Path, capsys):
         self.folder, self.model, self.data, self.capsys = folder, model, data, capsys
@@ -37,7 +39,7 @@ class Job:
 
     @staticmethod
     def on_disk(row: dict) -> dict:
-        """A pair as `build_pairs.py` writes it, with the columns of a positive."""
+        """A pair as `build_pairs.py` writes it, with the columns of a positive too."""
         prompt = row["prompt"]
         chosen, rejected = prompt + row["chosen"], prompt + row["rejected"]
         return {"prompt": prompt[0]["content"], "chosen": chosen, "rejected": rejected, "messages": chosen}
@@ -49,6 +51,10 @@ class Job:
         counts = {"rows": len(rows), "files": {name: len(rows)}}
         (self.data / "manifest.json").write_text(json.dumps({"config": {}, "counts": counts}))
 
+    def rows(self) -> Rows:
+        table = pyarrow.dataset.dataset(str(self.data / "train-00000-of-00001.parquet"))
+        return Rows(table, table.count_rows(), "")
+
     def config(self, stage: str = "redi") -> Path:
         path = self.folder / "recipes" / stage / "run" / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ class Job:
         return path
 
     def check(self, *argv: str, stage: str = "redi", code: int = 0) -> str:
-        """What the command prints; with code 2, the one line on stderr."""
+        """What the command prints; if it is to end with code 2, its one line on stderr."""
         argv = [str(self.config(stage)), "--gpus", "4", *argv]
         if code == 0:
             preflight.main(argv)
@@ -71,10 +77,10 @@ class Job:
 
 @pytest.fixture()
 def job(tmp_path, model_path, capsys, monkeypatch) -> Iterator[Job]:
-    """A job that is fine: pairs that are positives too, counted by a manifest, and a tiny model."""
+    """A job without a problem: pairs that are positives too, counted by a manifest, and a tiny model."""
     data = tmp_path / "data"
     data.mkdir()
-    # The command changes folder, environment and logging, which is its own to do but not a test's.
+    # The command changes folder, environment and logging: undone after each test.
     monkeypatch.chdir(REPOSITORY)
     for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
         monkeypatch.setenv(name, os.environ.get(name, "cpu"))

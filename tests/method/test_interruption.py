@@ -132,7 +132,7 @@ def test_resuming_names_the_checkpoints_it_skips(long_run, tmp_path, capsys):
     train_redi.main(argv)
     out = capsys.readouterr().out
     names = f"{tmp_path}/checkpoint-20, {tmp_path}/checkpoint-18"
-    assert f"skipping checkpoints that were not written to the end: {names}\n" in out
+    assert f"skipping incomplete checkpoints: {names}\n" in out
     assert f"resuming from {tmp_path}/checkpoint-9\n" in out
     assert all(torch.equal(expected[name], weights) for name, weights in weights_of(tmp_path).items())
 
@@ -151,7 +151,7 @@ def test_resuming_with_different_options_or_inputs_is_refused(long_run, model_pa
     assert not (tmp_path / "out" / "started.json").exists()
     with (model / "config.json").open("a") as stream:
         stream.write("\n")
-    assert f"holds a finished run from another model than {model} is now" in refusal()
+    assert f"holds a finished run from another model: {model} has changed" in refusal()
 
     start = {"config": json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]}
     start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
@@ -162,7 +162,7 @@ def test_resuming_with_different_options_or_inputs_is_refused(long_run, model_pa
     assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
         "--per_device_train_batch_size", "2"
     )
-    assert f"holds checkpoints of a run from another model than {model} is now" in refusal()
+    assert f"holds checkpoints of a run from another model: {model} has changed" in refusal()
     shutil.copy(Path(model_path) / "config.json", model)
     train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
@@ -221,7 +221,7 @@ def test_a_deepspeed_checkpoint_is_refused_with_another_number_of_processes_or_a
     with started([*launcher, "--num_processes", "1"], argv, tmp_path) as process:
         pass
     assert process.returncode != 0
-    assert "checkpoint-10 was written by 2 process(es), this run has 1, and" in (tmp_path / "log.txt").read_text()
+    assert "checkpoint-10 was written by 2 process(es), but this run has 1, and" in (tmp_path / "log.txt").read_text()
 
     older, newer = out / "checkpoint-9", out / "checkpoint-10"
     assert last_complete_checkpoint(out) == (newer, [])

@@ -1,4 +1,4 @@
-"""Every recipe and accelerate configuration that is there, without a list of them: parsed, trained and evaluated."""
+"""Every recipe and accelerate configuration in the repository, without a list of them: parsed, trained, evaluated."""
 
 import json
 import os
@@ -11,24 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
-import train_dpo
-import train_redi
-import train_sft
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from datasets import Dataset
 from helpers.evaluation import write_benchmark
 from helpers.paths import REPOSITORY
-from helpers.tiny import make_pairs
-from trl import DPOConfig, SFTConfig
 
-from redi import REDIConfig
-from redi.config import UNREAD_OPTIONS
-from redi.runs.recipe_options import parse_options
-from redi.training import RunArguments
+from redi.job import read_job
+from redi.runs.errors import UsageError
+from redi.runs.launch import accelerate_file
+from redi.stages import STAGES
+from redi.training import train
 
-CONFIGS = {"train_sft": SFTConfig, "train_redi": REDIConfig, "train_dpo": DPOConfig}
-UNREAD = {"train_sft": train_sft.UNREAD_OPTIONS, "train_redi": UNREAD_OPTIONS, "train_dpo": train_dpo.UNREAD_OPTIONS}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
 ACCELERATE = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
 SCRIPTS = sorted(
@@ -39,6 +32,11 @@ SCRIPTS = sorted(
 )
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "recipes").rglob("*.md"))]
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
+METHODS = {
+    "sft": "Supervised fine-tuning",
+    "simpo": "The SimPO baseline",
+    "dpo": "The DPO baseline",
+}  # in the model card
 CPU = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--gradient_checkpointing", "false"]
 ON_CPU = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 LENGTH = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1", "--disable_tqdm", "true"]
@@ -48,24 +46,18 @@ def name_of(recipe: Path) -> str:
     return "/".join(recipe.parts[-3:-1])
 
 
-def launched(recipe: Path) -> tuple[str, str]:
-    """The script and the accelerate configuration in a recipe's train.sh."""
-    text = (recipe.parent / "train.sh").read_text()
-    return re.search(r'launch\.sh" (\w+) "\$here" (\w+)', text).groups()
-
-
 # --- parsing -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_recipes_parse_strictly_and_say_only_what_they_must(recipe):
-    script, accelerate = launched(recipe)
-    (run, args), given = parse_options(
-        ["--config", str(recipe), *CPU[:4]], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
-    )
-    assert (REPOSITORY / "configs" / "accelerate" / f"{accelerate}.yaml").is_file()
+def test_recipes_parse_strictly(recipe):
+    stage = recipe.parts[-3]
+    job = read_job(stage, ["--config", str(recipe), *CPU[:4]])
+    run, args = job.run, job.args
+    assert accelerate_file(run.accelerate_config, num_processes=8).is_file()
+    assert (getattr(args, "objective", None) == "simpo") == (stage == "simpo")
     assert args.output_dir.startswith("runs/")
-    if "quickstart" not in str(recipe):  # each has a folder of its own, named like the recipe
+    if "quickstart" not in str(recipe):  # each has its own folder, named like the recipe
         assert args.output_dir == f"runs/{name_of(recipe)}"
         assert run.global_batch_size == (128 if recipe.parts[-3] == "sft" else 32)
 
@@ -78,7 +70,7 @@ def test_the_global_batch_splits_over_any_usual_number_of_gpus(recipe, num_gpus)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_what_a_recipe_starts_from_is_what_another_writes(recipe):
+def test_a_recipe_starts_from_what_another_one_writes(recipe):
     config = yaml.safe_load(recipe.read_text())
     outputs = [yaml.safe_load(path.read_text())["output_dir"] for path in RECIPES]
     start = config["model_name_or_path"]
@@ -105,15 +97,7 @@ def test_shell_scripts_pass_shellcheck():
     assert result.returncode == 0, result.stdout
 
 
-# --- two steps of everything -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rows_file(tmp_path_factory) -> str:
-    """16 rows that are positives and pairs alike."""
-    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
-    Dataset.from_list([{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(16)]).to_parquet(path)
-    return str(path)
+# --- two steps of training ---------------------------------------------------------------------------------------
 
 
 def overrides(recipe: Path, model_path: str, rows_file: str) -> list[str]:
@@ -125,6 +109,36 @@ def overrides(recipe: Path, model_path: str, rows_file: str) -> list[str]:
     if config.get("global_batch_size") == 128:
         argv += ["--global_batch_size", "16", "--per_device_train_batch_size", "4"]  # the corpus has 16 rows
     return argv
+
+
+def train_sh(recipe: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a recipe's train.sh from another folder."""
+    command = ["bash", str(recipe.parent / "train.sh"), *options]
+    return subprocess.run(command, cwd="/", env=ON_CPU | environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("stage", ["sft", "simpo", "dpo"])  # redi comes below
+def test_two_steps_through_train_sh_of_every_stage(stage, model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes" / stage / "quickstart" / "config.yaml"
+    result = train_sh(recipe, *overrides(recipe, model_path, rows_file), "--output_dir", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert (counts["steps"], counts["rows"]) == (2, 16)
+    assert f"# out\n\n{METHODS[stage]}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_train_sh_refuses_a_mistake_with_one_line_trains_and_knows_a_finished_run(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/redi/quickstart/config.yaml"
+    out = tmp_path / "out"
+    options = [*overrides(recipe, model_path, rows_file), "--output_dir", str(out)]
+    result = train_sh(recipe, *options, "--alhpa", "0.5")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == "error: unknown option '--alhpa'; did you mean '--alpha'?"
+    assert "Traceback" not in result.stderr
+    result = train_sh(recipe, *options)
+    assert result.returncode == 0 and (out / "model.safetensors").is_file(), result.stderr[-3000:]
+    result = train_sh(recipe, *options)
+    assert (result.returncode, result.stdout) == (0, f"{out} is finished already: nothing to do\n")
 
 
 @pytest.mark.slow
@@ -156,15 +170,11 @@ def test_two_steps_through_train_sh_and_an_evaluation_of_every_recipe(recipe, mo
 def test_a_recipe_of_a_gpu_is_tokenised_without_one(stage, model_path, rows_file, tmp_path, capsys):
     """As it is: only places are given."""
     recipe = next(path for path in RECIPES if path.parts[-3] == stage and "use_cpu" not in path.read_text())
-    trainers = {"sft": train_sft, "redi": train_redi, "dpo": train_dpo}
     paths = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(tmp_path / "out")]
-    trainers[stage].main(["--config", str(recipe), *paths, "--tokenize_only", "true"])
+    train(stage, ["--config", str(recipe), *paths, "--tokenize_only", "true"])
     assert "16 of 16 rows tokenised" in capsys.readouterr().out and not (tmp_path / "out").exists()
-    with pytest.raises(SystemExit, match="2"):  # but not trained
-        trainers[stage].main(["--config", str(recipe), *paths])
-
-
-STAGES = sorted({recipe.parts[-3] for recipe in RECIPES})
+    with pytest.raises(UsageError, match="bf16"):  # but not trained
+        train(stage, ["--config", str(recipe), *paths])
 
 
 @pytest.mark.slow
@@ -176,36 +186,39 @@ def test_train_sh_under_every_accelerate_file(number, path, model_path, rows_fil
         settings["use_cpu"] = True
     (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
     several = settings["distributed_type"] != "NO"
-    environment = ON_CPU | {"ACCELERATE_CONFIG": str(tmp_path / "accelerate.yaml")}
+    environment = {"ACCELERATE_CONFIG": str(tmp_path / "accelerate.yaml")}
     environment["NUM_PROCESSES"] = "2" if several else "1"
-    environment["PYTHONPATH"] = str(REPOSITORY / "tests" / "helpers" / "no_gpu")
+    environment["PYTHONPATH"] = f"{REPOSITORY}/tests/helpers/no_gpu:{REPOSITORY}"
     if path.stem == "zero3_offload" and shutil.which("g++") is None:
         pytest.skip("DeepSpeed compiles its Adam for the CPU, and there is no g++")
-    stage = STAGES[number % len(STAGES)]
+    stage = sorted(STAGES)[number % len(STAGES)]
     recipe = next(recipe for recipe in RECIPES if recipe.parts[-3] == stage and "sweep" not in str(recipe))
-    command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
-    command += ["--output_dir", str(tmp_path / "out")]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    options = [*overrides(recipe, model_path, rows_file), "--output_dir", str(tmp_path / "out")]
+    result = train_sh(recipe, *options, **environment)
     assert result.returncode == 0, result.stderr[-3000:]
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert (counts["steps"], counts["world_size"]) == (2, 2 if several else 1)
 
 
 @pytest.mark.slow
-def test_train_sh_ends_with_the_code_of_its_processes_and_knows_a_finished_run(model_path, rows_file, tmp_path):
+def test_train_sh_ends_with_the_code_of_the_launched_process(model_path, rows_file, tmp_path):
+    """accelerate ends with 1 for any error; the collapse guard's 3 is not lost."""
     recipe = REPOSITORY / "recipes/redi/quickstart/config.yaml"
+    options = [*overrides(recipe, model_path, rows_file), "--output_dir", str(tmp_path / "out"), "--max_steps", "30"]
+    options += ["--learning_rate", "0.1", "--alpha", "1", "--collapse_guard", "stop", "--collapse_window", "1"]
+    options += ["--collapse_logps_drop", "1e-6", "--collapse_grad_norm_ratio", "1e-6", "--collapse_patience", "1"]
+    result = train_sh(recipe, *options)
+    assert result.returncode == 3, result.stderr[-3000:]
+    assert "stopped by collapse_guard; no model was written" in result.stdout
 
-    def train(*options: str) -> subprocess.CompletedProcess:
-        command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file), *options]
-        command += ["--output_dir", str(tmp_path / "out")]
-        return subprocess.run(command, env=ON_CPU, capture_output=True, text=True)
 
-    result = train("--max_length", "10")  # which only the launched process can know
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 2 and len(errors) == 1 and "no row is left to train on" in errors[0]
-    assert train().returncode == 0
-    result = train()
-    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/out is finished already: nothing to do\n")
+@pytest.mark.slow
+def test_tokenizing_only_starts_no_training(model_path, rows_file, tmp_path):
+    recipe = REPOSITORY / "recipes/redi/quickstart/config.yaml"
+    options = [*overrides(recipe, model_path, rows_file), "--output_dir", str(tmp_path / "out")]
+    result = train_sh(recipe, *options, "--tokenize_only", "true")
+    assert result.returncode == 0 and "16 of 16 rows tokenised" in result.stdout
+    assert not (tmp_path / "out").exists()
 
 
 SWEEPS = [path for path in RECIPES if "VALUES" in (path.parent / "train.sh").read_text()]
@@ -222,13 +235,10 @@ def test_every_point_of_a_sweep_parses_and_has_a_folder_of_its_own(recipe):
 
     folders = set()
     for line in launches():
-        script, options = line[1], line[4:]
-        (_, args), given = parse_options(
-            ["--config", str(recipe), *CPU[:4], *options], [RunArguments, CONFIGS[script]], unread=UNREAD[script]
-        )
-        assert given["seed"] == 7 and given.keys() & {"alpha", "beta", "learning_rate"}
-        folders.add(args.output_dir)
-        assert args.output_dir.startswith(yaml.safe_load(recipe.read_text())["output_dir"] + "/")
+        job = read_job(recipe.parts[-3], ["--config", str(recipe), *CPU[:4], *line[2:]])
+        assert job.given["seed"] == 7 and job.given.keys() & {"alpha", "beta", "learning_rate"}
+        folders.add(job.args.output_dir)
+        assert job.args.output_dir.startswith(yaml.safe_load(recipe.read_text())["output_dir"] + "/")
     assert len(folders) == len(launches()) > 1
     first = launches()[0]
     point = ",".join(first[i + 1] for i, word in enumerate(first) if word in ("--alpha", "--beta", "--learning_rate"))

@@ -12,11 +12,11 @@ import bench_trainer
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import train_sft
 from datasets import Dataset
 from helpers.tiny import make_pairs
 from trl import SFTConfig
 
+from redi.sft import tokenize_positives
 from redi.text.training_rows import tokenize_problems
 
 SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
@@ -177,5 +177,5 @@ def test_conversations_of_the_memory_bench_are_as_training_makes_them(tokenizer)
     both = [{"messages": row["prompt"] + row[side]} for row in rows for side in ("chosen", "rejected")]
     args = SFTConfig(output_dir="unused", use_cpu=True, bf16=False)
     assert bench_memory.conversations(list(pairs)) == list(
-        train_sft.tokenize(Dataset.from_list(both), tokenizer, args)
+        tokenize_positives(Dataset.from_list(both), tokenizer, args, "both")
     )

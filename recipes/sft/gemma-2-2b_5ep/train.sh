@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
-exec bash "$here/../../launch.sh" train_sft "$here" zero2 "$@"
+exec bash "$here/../../launch.sh" "$here" "$@"

@@ -1,9 +1,7 @@
-"""A model whose attention caps logits (Gemma-2) is trained and sampled with its cap, which SDPA would leave out."""
+"""Model folders: tokenizers, and models whose attention caps logits (Gemma-2), which SDPA would ignore."""
 
 import pytest
 import torch
-import train_dpo
-import train_sft
 from datasets import Dataset
 from helpers.commands import CPU, STEPS, log_of
 from helpers.evaluation import main, rows_of, write_benchmark
@@ -12,7 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 from trl import SFTConfig
 
 from redi.runs.errors import UsageError
-from redi.runs.model_folder import attention_of
+from redi.runs.model_folder import attention_of, load_tokenizer
+from redi.sft import tokenize_positives
+from redi.training import train
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_attention_that_a_model_is_loaded_with(gemma, model_path):
     assert attention_of(gemma, None) == "eager"
     assert attention_of(gemma, "flash_attention_2") == "flash_attention_2"
     assert (attention_of(model_path, None), attention_of(model_path, "sdpa")) == (None, "sdpa")
-    with pytest.raises(UsageError, match="attn_implementation=sdpa leaves out the cap on attention logits"):
+    with pytest.raises(UsageError, match="attn_implementation=sdpa ignores the cap on attention logits"):
         attention_of(gemma, "sdpa")
 
 
@@ -43,12 +43,12 @@ def test_sft_and_dpo_train_with_the_cap(gemma, tmp_path):
     rows = [{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(8)]
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
     argv = ["--model_name_or_path", gemma, "--dataset_name", str(tmp_path / "rows.parquet"), *CPU, *STEPS]
-    for script, name in ((train_sft, "sft"), (train_dpo, "dpo")):
-        script.main([*argv, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / name)])
+    for stage in ("sft", "dpo"):
+        train(stage, [*argv, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / stage)])
     assert log_of(tmp_path / "dpo")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
     args = SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-    tokens = train_sft.tokenize(Dataset.from_list(rows), AutoTokenizer.from_pretrained(gemma), args)
+    tokens = tokenize_positives(Dataset.from_list(rows), AutoTokenizer.from_pretrained(gemma), args, "rows")
     losses = {}
     for attention in ("eager", "sdpa"):
         model, total, count = AutoModelForCausalLM.from_pretrained(gemma, attn_implementation=attention), 0.0, 0
@@ -77,3 +77,11 @@ def test_answers_are_sampled_with_the_cap(gemma, tmp_path):
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
             answers[attention].append(tokenizer.decode(ids[length:], skip_special_tokens=True))
     assert [row["response"] for row in rows] == answers["eager"] != answers["sdpa"]
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="has no chat template"):
+        load_tokenizer(str(tmp_path))

@@ -1,0 +1,192 @@
+"""A training job as its command line describes it: reads the options and checks what needs no model and no data."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from redi.runs.checkpoints import is_finished_run
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.recipe_options import parse_options
+from redi.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+@dataclass
+class RunArguments:
+    """The options of a run that are not its trainer's.
+
+    Parameters:
+        model_name_or_path (`str`): model folder or Hub id to start from.
+        dataset_name (`str`): folder built by `data_preprocess/`, parquet file, or Hub id.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`): split to train on.
+        dtype (`str`, *optional*): dtype of the weights; TRL's default is float32, with bfloat16 autocast.
+        attn_implementation (`str`, *optional*): attention of the model, for example `flash_attention_2`.
+        global_batch_size (`int`, *optional*): rows of an optimizer step over all processes, however many there are.
+            `gradient_accumulation_steps` follows from it; with `max_tokens_per_micro_batch`, so do the micro-batches.
+        accelerate_config (`str`, *optional*): accelerate configuration that `train.sh` launches with, by its name in
+            `configs/accelerate` or as a path; the stage has a default.
+        lora_r (`int`, *optional*), lora_alpha (`int`, *optional*), lora_target_modules (`list[str]`, *optional*):
+            train LoRA adapters of this rank, scale and place.
+        check_only (`bool`, *optional*): check the options and stop.
+        tokenize_only (`bool`, *optional*): check the options, tokenise the rows into the datasets cache and stop. One
+            process can do that before several are started, which would wait for it.
+    """
+
+    model_name_or_path: str = field(metadata={"help": "Model folder or Hub id to start from."})
+    dataset_name: str = field(metadata={"help": "Folder built by data_preprocess/, parquet file, or Hub id."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dtype: str | None = field(default=None, metadata={"help": "dtype of the weights: float32, bfloat16, float16."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "e.g. sdpa or flash_attention_2"})
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Rows of an optimizer step over all processes; gradient_accumulation_steps follows."},
+    )
+    accelerate_config: str | None = field(
+        default=None, metadata={"help": "What train.sh launches with: a name in configs/accelerate, or a YAML file."}
+    )
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of LoRA adapters; without it, no adapters."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the adapters, times lora_r; 2 * lora_r."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules that get adapters; default: all linear ones but the head."}
+    )
+    tokenize_only: bool = field(
+        default=False, metadata={"help": "Check the options, tokenise into the datasets cache, and stop."}
+    )
+    check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {"model": self.model_name_or_path, "dataset": self.dataset_name}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job as its command line describes it.
+
+    Attributes:
+        stage: of `redi.stages.STAGES`.
+        run, args: the options of the run and of its trainer.
+        given: the options that were set; they identify the run.
+        batch: how the global batch is split over processes, in one line; empty without `global_batch_size`.
+        lora: the adapters to train, if any.
+        is_finished: whether `output_dir` holds this run, finished.
+    """
+
+    stage: Stage
+    run: RunArguments
+    args: TrainingArguments
+    given: dict[str, Any]
+    batch: str = ""
+    lora: "LoraConfig | None" = None
+    is_finished: bool = False
+
+
+def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None) -> Job:
+    """Reads a command line, see `redi.runs.recipe_options.parse_options`. `check_job` completes the result."""
+    kind = STAGES[stage]
+    (run, args), given = parse_options(argv, [RunArguments, kind.config], unread=kind.unread, assumed=assumed)
+    run.accelerate_config = run.accelerate_config or kind.accelerate_config
+    for name in ("check_only", "tokenize_only", "accelerate_config"):  # how the run is started, not what it is
+        given.pop(name, None)
+    return Job(kind, run, args, given)
+
+
+def check_job(job: Job, num_processes: int) -> Job:
+    """Checks what can be checked without model and data, and splits the global batch.
+
+    Args:
+        job: its `args` get the number of rows per device and accumulation steps.
+        num_processes: that the job runs on.
+
+    Raises:
+        UsageError: an option cannot be used, or `output_dir` holds the result of other options.
+    """
+    _check_saving(job)
+    batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
+    lora = lora_config(job.run)
+    # train.sh's first process compares the inputs, alone: hashing a large model takes a while.
+    finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs=num_processes == 1)
+    return replace(job, batch=batch, lora=lora, is_finished=finished)
+
+
+def _check_saving(job: Job) -> None:
+    """Refuses options that leave nothing to resume from or are not read. Pushes only once, at the end."""
+    if job.args.save_only_model:
+        raise UsageError(
+            "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
+        )
+    if job.args.enable_jit_checkpoint:
+        raise UsageError(
+            "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
+        )
+    if job.args.push_to_hub:
+        if "hub_strategy" in job.given:
+            raise UsageError("hub_strategy is not read: push_to_hub pushes the final model with its card. Remove it")
+        job.args.hub_strategy = HubStrategy.END
+
+
+def _split_global_batch(job: Job, num_processes: int) -> str:
+    """Sets what each process does in an optimizer step of `global_batch_size` rows; describes it in one line.
+
+    Raises:
+        UsageError: the batch cannot be split evenly, or an option that follows from it was given as well.
+    """
+    size, args = job.run.global_batch_size, job.args
+    if size is None:
+        return ""
+    cuts_by_tokens = getattr(args, "max_tokens_per_micro_batch", None) is not None
+    for name in ["gradient_accumulation_steps"] + ["per_device_train_batch_size"] * cuts_by_tokens:
+        if name in job.given:
+            raise UsageError(f"{name}={job.given[name]} follows from global_batch_size={size}: remove it")
+    if cuts_by_tokens:  # the trainer makes as many micro-batches as it needs
+        args.per_device_train_batch_size = max(1, size // num_processes)
+    per_device = args.per_device_train_batch_size
+    args.gradient_accumulation_steps, rest = divmod(size, per_device * num_processes)
+    if size < 1 or rest or not args.gradient_accumulation_steps:
+        raise UsageError(
+            f"global_batch_size={size} is not a multiple of {per_device * num_processes}: {num_processes} process(es) "
+            f"times per_device_train_batch_size={per_device}; change one of them"
+        )
+    factors = f"{num_processes} x {per_device} x {args.gradient_accumulation_steps}"
+    return f"global batch of {size} = {factors} (processes x per device x accumulation)"
+
+
+def lora_config(run: RunArguments) -> "LoraConfig | None":
+    """The adapters that the options ask for.
+
+    Raises:
+        UsageError: an option has no effect, or peft is missing.
+    """
+    if run.lora_r is None:
+        for name in ("lora_alpha", "lora_target_modules"):
+            if getattr(run, name) is not None:
+                raise UsageError(f"{name}={getattr(run, name)} is read only with lora_r: set it, or remove {name}")
+        return None
+    if run.lora_r < 1:
+        raise UsageError(f"lora_r={run.lora_r} must be at least 1")
+    missing = "lora_r needs the package peft: .venv/bin/python -m pip install -e '.[peft]'"
+    with usage_errors(lambda error: missing, ImportError):
+        from peft import LoraConfig
+    return LoraConfig(
+        r=run.lora_r,
+        lora_alpha=run.lora_alpha or 2 * run.lora_r,
+        target_modules=run.lora_target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def lost_updates(dtype: str, learning_rate: float) -> str:
+    """What is wrong with half-precision weights that are the only ones the optimizer has.
+
+    bfloat16 numbers are 2^-8 apart, relatively, and AdamW changes a weight by about the learning rate.
+    """
+    return (
+        f"dtype={dtype} without DeepSpeed or FSDP keeps no float32 weights, and updates as small as "
+        f"learning_rate={learning_rate:g} are lost in rounding; remove dtype (bf16: true still computes in bfloat16), "
+        "or set accelerate_config: zero2"
+    )

@@ -1,0 +1,62 @@
+"""The options of `accelerate launch` for a run: the configuration, and the number of machines and processes."""
+
+import os
+from pathlib import Path
+
+from redi.runs.errors import UsageError
+from redi.runs.files import CONFIGS
+
+
+def accelerate_file(name: str, num_processes: int) -> Path:
+    """The accelerate configuration of a run; the environment variable ACCELERATE_CONFIG, a file, overrides it.
+
+    Args:
+        name: of a file in `configs/accelerate` without `.yaml`, or a path ending in `.yaml`.
+        num_processes: of the run. Without any GPU (0) it is `cpu`, and `ddp` of one process is `single_gpu`.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    folder = CONFIGS / "accelerate"
+    if num_processes == 0:
+        name = "cpu"
+    elif num_processes == 1 and name == "ddp":
+        name = "single_gpu"  # the others keep float32 weights next to the bfloat16 ones, on one GPU too
+    if override := os.environ.get("ACCELERATE_CONFIG"):
+        if not Path(override).is_file():
+            raise UsageError(f"ACCELERATE_CONFIG={override} is not a file; name a YAML file of accelerate")
+        return Path(override)
+    path = Path(name if name.endswith(".yaml") else folder / f"{name}.yaml")
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UsageError(f"accelerate_config={name} does not exist; use one of {known}, or the path of a YAML file")
+    return path
+
+
+def launch_options(name: str, num_gpus: int) -> list[str]:
+    """The options of `accelerate launch` on this machine.
+
+    From the environment come NUM_PROCESSES, on this machine (by default one per GPU), and, with NUM_MACHINES above 1,
+    MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT.
+
+    Args:
+        name: of the accelerate configuration, as in `accelerate_file`.
+        num_gpus: of this machine; 0 on the CPU.
+
+    Raises:
+        UsageError: the configuration does not exist, or the environment lacks a variable.
+    """
+    machines = int(os.environ.get("NUM_MACHINES") or 1)
+    total = machines * int(os.environ.get("NUM_PROCESSES") or num_gpus)
+    options = ["--config_file", str(accelerate_file(name, total if num_gpus else 0))]
+    if total:
+        options += ["--num_processes", str(total)]
+    if machines > 1:
+        options += ["--num_machines", str(machines)]
+        for variable in ("MACHINE_RANK", "MAIN_PROCESS_IP", "MAIN_PROCESS_PORT"):
+            if not os.environ.get(variable):
+                raise UsageError(f"NUM_MACHINES={machines} needs {variable} as well; see the top of launch.sh")
+            options += [f"--{variable.lower()}", os.environ[variable]]
+    elif total > 1:
+        options += ["--main_process_port", "0"]  # any free port: another run may be on this machine
+    return options

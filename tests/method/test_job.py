@@ -1,0 +1,77 @@
+"""Options of a training job: what is refused, and how the global batch splits."""
+
+import pytest
+from helpers.commands import CPU
+
+from redi.job import check_job, read_job
+from redi.runs.errors import UsageError
+from redi.stages import STAGES
+
+PLACES = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", *CPU]
+
+
+@pytest.mark.parametrize(
+    "stage, accelerate", [("sft", "zero2"), ("redi", "zero2"), ("simpo", "zero2"), ("dpo", "zero3")]
+)
+def test_a_stage_has_a_default_accelerate_configuration_which_does_not_identify_the_run(stage, accelerate):
+    assert read_job(stage, PLACES).run.accelerate_config == accelerate
+    job = read_job(stage, [*PLACES, "--accelerate_config", "ddp", "--check_only", "true", "--seed", "7"])
+    assert job.run.accelerate_config == "ddp" and job.run.check_only
+    assert job.given.keys() - {"use_cpu", "bf16", "gradient_checkpointing", "disable_tqdm"} == {
+        "model_name_or_path",
+        "dataset_name",
+        "output_dir",
+        "seed",
+    }
+    assert job.stage is STAGES[stage]
+
+
+def split(global_batch_size: int, *options: str, num_processes: int = 8) -> tuple[int, int, str]:
+    """Pairs per device and accumulation steps of REDI, and the line that reports them."""
+    job = read_job("redi", [*PLACES, "--global_batch_size", str(global_batch_size), *options])
+    job = check_job(job, num_processes)
+    return job.args.per_device_train_batch_size, job.args.gradient_accumulation_steps, job.batch
+
+
+def test_a_global_batch_is_split_over_the_processes():
+    assert split(32, "--per_device_train_batch_size", "1")[:2] == (1, 4)  # the paper's 8 GPUs
+    per_device, accumulation, line = split(32, "--per_device_train_batch_size", "2", num_processes=1)
+    assert (per_device, accumulation) == (2, 16)
+    assert line == "global batch of 32 = 1 x 2 x 16 (processes x per device x accumulation)"
+    assert split(32, "--max_tokens_per_micro_batch", "20000")[:2] == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "total, options, message",
+    [
+        (32, ["--per_device_train_batch_size", "3"], "=32 is not a multiple of 24: 8 process.* times .*batch_size=3;"),
+        (4, ["--per_device_train_batch_size", "1"], "=4 is not a multiple of 8: 8 process"),
+        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is not a multiple of 32: 8 process"),
+        (
+            32,
+            ["--gradient_accumulation_steps", "4"],
+            "gradient_accumulation_steps=4 follows from global_batch_size=32",
+        ),
+    ],
+)
+def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, options, message):
+    with pytest.raises(UsageError, match=message):
+        split(total, *options)
+
+
+@pytest.mark.parametrize(
+    "stage, options, message",
+    [
+        ("redi", ["--lora_alpha", "8"], "lora_alpha=8 is read only with lora_r"),
+        ("redi", ["--lora_r", "0"], "lora_r=0 must be at least 1"),
+        ("redi", ["--save_only_model", "true"], "save_only_model=true leaves nothing to resume from"),
+        ("redi", ["--enable_jit_checkpoint", "true"], "enable_jit_checkpoint=true is not read"),
+        ("redi", ["--push_to_hub", "true", "--hub_strategy", "every_save"], "hub_strategy is not read"),
+        ("redi", ["--beta", "0.1"], "option 'beta' is not read here: REDI has no reference model"),
+        ("sft", ["--eos_token", "x"], "option 'eos_token' is not read here: the eos token comes with"),
+        ("dpo", ["--padding_free", "true"], "option 'padding_free' is not read here: TRL's DPOTrainer pads"),
+    ],
+)
+def test_options_without_effect_are_refused(stage, options, message):
+    with pytest.raises(UsageError, match=message):
+        check_job(read_job(stage, [*PLACES, *options]), 1)

@@ -1,0 +1,132 @@
+"""The check before a job as a user runs it: it finds every waste, in one line with exit code 2, and nothing else."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoModelForCausalLM, Gemma2Config
+
+from redi.preflight import disk
+from redi.preflight.check import check_updates
+from redi.preflight.recipe import precision_of, read_recipe
+from redi.runs.errors import UsageError
+
+pytest_plugins = ["helpers.preflight"]
+
+
+@pytest.mark.parametrize("stage, objective", [("sft", None), ("redi", None), ("simpo", "simpo"), ("dpo", None)])
+def test_a_job_without_a_problem_passes_with_its_plan(job, stage, objective):
+    job.options["objective"] = objective
+    said = job.check(stage=stage)
+    assert "FAIL" not in said and said.rstrip().endswith("No problem found.")
+    assert f"16 {'positives' if stage == 'sft' else 'pairs'} (as many as its manifest.json counts)" in said
+    assert "global batch   8 = 4 x 1 x 2 (processes x per device x accumulation)" in said
+    assert "steps          2 = 1 x 2 (epochs x steps an epoch)" in said  # 16 rows, 8 a step
+    assert "checkpoints    1 of" in said  # after step 2
+    assert "the last scored token is eos, '<|endoftext|>'" in said
+    assert "zero3" in said.splitlines()[0] if stage == "dpo" else "zero2" in said.splitlines()[0]
+
+
+def test_padding_free_sft_renders_the_same(job):
+    def tokens(said: str) -> str:
+        return said.partition("\nTokens of one row")[2].partition("\nPlan\n")[0]
+
+    padded = tokens(job.check(stage="sft"))
+    job.options["padding_free"] = "true"
+    assert padded and tokens(job.check(stage="sft")) == padded
+
+
+@pytest.mark.parametrize("kernel", [None, "eager", "flash_attention_2"])
+def test_a_model_that_cannot_be_packed_is_reported_as_padded(job, kernel):
+    """As training does: see `redi.engine.attention.enable_packing`."""
+    config = Gemma2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        pad_token_id=0,
+    )
+    (job.model / "config.json").unlink()
+    AutoModelForCausalLM.from_config(config).save_pretrained(job.model)
+    job.options["attn_implementation"] = kernel
+    said = job.check()
+    note = "traces are padded, not packed: its attention caps logits"
+    assert (note in said) == ("with pads" in said) == (kernel != "flash_attention_2")
+    assert ("eager attention keeps all scores" in said) == (kernel != "flash_attention_2")
+    job.options["attn_implementation"] = "sdpa"
+    assert "attn_implementation=sdpa ignores the cap on attention logits" in job.check(code=2)
+
+
+def test_eager_attention_is_noted_where_it_runs(job):
+    job.options["attn_implementation"] = "eager"
+    assert "eager attention keeps all scores" not in job.check()  # packed, by another kernel
+    job.options["padding_free"] = "false"
+    assert "eager attention keeps all scores" in job.check()
+
+
+def test_half_precision_that_would_lose_updates_is_refused(job):
+    """Weights of dtype bfloat16 are spaced 2^-8 apart, relatively; an update of lr 1e-6 is far below that."""
+    message = job.check("--accelerate_config", "ddp", "--learning_rate", "1e-6", code=2)
+    assert "accelerate_config=ddp: dtype=bfloat16 without DeepSpeed or FSDP keeps no float32" in message
+    assert "learning_rate=1e-06" in message
+
+    def check(*options: str, gpus: int = 4, config: str = "ddp") -> None:
+        recipe = read_recipe(job.config(), ["--accelerate_config", config, *options], gpus)
+        check_updates(recipe, SimpleNamespace(precision=precision_of(recipe, None)))
+
+    with pytest.raises(UsageError, match="accelerate_config=single_gpu: dtype=bfloat16"):
+        check(gpus=1)
+    with pytest.raises(UsageError, match="accelerate_config=ddp: dtype=float16"):
+        check("--dtype", "float16")
+    check("--dtype", "float32")
+    check("--lora_r", "4")
+    check("--use_cpu", "true", "--bf16", "false")
+    check(config="zero2")
+
+
+def test_options_are_those_of_training(job):
+    assert job.check("--alhpa", "0.5", code=2) == "error: unknown option '--alhpa'; did you mean '--alpha'?"
+    job.options["learning_rte"] = 1e-6
+    assert job.check(code=2) == "error: unknown key 'learning_rte'; did you mean 'learning_rate'?"
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("max_steps", "many", "invalid int value: 'many'"),
+        ("beta", 0.1, "option 'beta' is not read here: REDI has no reference model"),
+        ("global_batch_size", 6, "global_batch_size=6 is not a multiple of 4: 4 process(es)"),
+        ("save_only_model", "true", "save_only_model=true leaves nothing to resume from"),
+        ("model_name_or_path", "/no/model", "model_name_or_path=/no/model does not exist"),
+        ("dataset_name", "/no/data", "dataset_name=/no/data does not exist"),
+        ("dataset_train_split", "dev", 'cannot be loaded: Unknown split "dev"'),
+        ("max_length", 20, "no row is left to train on"),
+        ("max_length", 100, "max_length=100 cuts even the shortest of the first 64 rows"),
+        ("max_tokens_per_micro_batch", 50, "does not fit max_tokens_per_micro_batch=50"),
+    ],
+)
+def test_options_that_would_waste_the_job(job, option, value, message):
+    job.options[option] = value
+    if option == "max_tokens_per_micro_batch":
+        job.options["per_device_train_batch_size"] = None
+    assert message in job.check(code=2)
+
+
+def test_a_model_with_too_few_positions_is_refused(job):
+    config = json.loads((job.model / "config.json").read_text())
+    (job.model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    assert "max_position_embeddings=64" in job.check(code=2)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
+    message = job.check("--gpu-memory", "1", code=2)
+    assert "GiB, but --gpu-memory is 1: " in message and "set accelerate_config: zero3" in message
+
+
+def test_a_full_disk_is_refused(job, monkeypatch):
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 10**7)
+    message = job.check(code=2)
+    assert "0.0 GB are free; choose another disk" in message

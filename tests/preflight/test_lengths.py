@@ -1,0 +1,57 @@
+"""Lengths of all traces, against the tokens of training."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from helpers.tiny import make_pairs
+
+from redi.preflight import lengths
+from redi.preflight.lengths import trace_lengths
+from redi.text.training_rows import tokenize_problems
+
+pytest_plugins = ["helpers.preflight"]
+
+
+def exact(rows: list[dict], tokenizer) -> np.ndarray:
+    problems, _ = tokenize_problems(Dataset.from_list(rows), tokenizer, None)
+    prompt, *sides = (np.array([len(ids) for ids in problems[name]]) for name in problems.column_names[:3])
+    return np.stack([prompt + side for side in sides], axis=1)
+
+
+def test_lengths_of_all_rows_are_those_of_training(job, tokenizer):
+    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in map(job.on_disk, make_pairs(16))]
+    assert (found.traces == exact(rows, tokenizer)).all()
+    assert found.how == "every row tokenised"
+
+
+def test_lengths_of_many_rows_come_from_characters(job, tokenizer, monkeypatch):
+    rows = [job.on_disk(row) for row in make_pairs(64)]
+    rows[37]["rejected"][1] = {"role": "assistant", "content": "<think>\n" + "so " * 900}
+    job.write_rows(rows)
+    monkeypatch.setattr(lengths, "ALL_CHARACTERS", 0)
+    monkeypatch.setattr(lengths, "SAMPLE", 16)
+    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    real = exact([{name: row[name] for name in ("chosen", "rejected")} for row in rows], tokenizer)
+    assert found.traces.max() == real.max()  # the longest is always tokenised
+    assert found.traces.sum() == pytest.approx(real.sum(), rel=0.05)
+    assert "estimated from characters; 17 rows tokenised" in found.how
+
+
+@pytest.mark.parametrize("factor, used", [(1, True), (2, False)])
+def test_length_columns_are_used_where_they_fit_the_tokenizer(job, tokenizer, factor, used):
+    rows = [job.on_disk(row) for row in make_pairs(16)]
+    real = exact([{name: row[name] for name in ("chosen", "rejected")} for row in rows], tokenizer)
+    for row, (chosen, rejected) in zip(rows, real.tolist(), strict=True):  # counted with 30 tokens more
+        row |= {"prompt_len": 10, "chosen_len": factor * chosen + 20, "rejected_len": factor * rejected + 20}
+    job.write_rows(rows)
+    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    assert (found.traces == real).all()
+    assert ("+30 tokens off" in found.how) == used
+
+
+def test_traces_of_one_prompt_are_one_problem(job, tokenizer):
+    prompts = ["a", "b", "a", "a"]
+    job.write_rows([{"prompt": p, "completion": "<think>\nx", "label": True} for p in prompts])
+    found = trace_lengths(job.rows(), "traces", tokenizer)
+    assert found.problems.tolist() == [0, 1, 0, 0] and found.traces.shape == (4, 1)

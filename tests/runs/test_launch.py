@@ -1,0 +1,65 @@
+"""The options of `accelerate launch`, without launching anything."""
+
+from pathlib import Path
+
+import pytest
+
+from redi.runs.errors import UsageError
+from redi.runs.launch import accelerate_file, launch_options
+
+MACHINES = {"MACHINE_RANK": "1", "MAIN_PROCESS_IP": "10.0.0.1", "MAIN_PROCESS_PORT": "29500"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("ACCELERATE_CONFIG", "NUM_PROCESSES", "NUM_MACHINES", *MACHINES):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch.setenv
+
+
+def options_of(name: str, num_gpus: int) -> tuple[str, list[str]]:
+    """The name of the configuration, and the options after it."""
+    option, path, *rest = launch_options(name, num_gpus)
+    assert option == "--config_file" and Path(path).is_file()
+    return Path(path).stem, rest
+
+
+def test_there_is_one_process_for_each_gpu():
+    assert options_of("zero2", 8) == ("zero2", ["--num_processes", "8", "--main_process_port", "0"])
+    assert options_of("zero2", 1) == ("zero2", ["--num_processes", "1"])
+    assert options_of("ddp", 1) == ("single_gpu", ["--num_processes", "1"])
+    assert options_of("zero3", 0) == ("cpu", [])
+
+
+def test_the_environment_sets_processes_and_configuration(environment, tmp_path):
+    environment("NUM_PROCESSES", "2")
+    assert options_of("ddp", 8)[1][:2] == ["--num_processes", "2"]
+    assert options_of("ddp", 0) == ("cpu", ["--num_processes", "2", "--main_process_port", "0"])
+    own = tmp_path / "own.yaml"
+    own.write_text("")
+    assert accelerate_file(str(own), 8) == own
+    environment("ACCELERATE_CONFIG", str(own))
+    assert options_of("ddp", 8)[0] == options_of("zero2", 0)[0] == "own"
+    environment("ACCELERATE_CONFIG", "none.yaml")
+    with pytest.raises(UsageError, match="ACCELERATE_CONFIG=none.yaml is not a file"):
+        accelerate_file("ddp", 8)
+
+
+def test_several_machines_need_their_variables(environment):
+    environment("NUM_MACHINES", "4")
+    environment("MACHINE_RANK", "1")
+    with pytest.raises(UsageError, match="NUM_MACHINES=4 needs MAIN_PROCESS_IP as well"):
+        launch_options("zero2", 8)
+    for name, value in MACHINES.items():
+        environment(name, value)
+    name, options = options_of("ddp", 1)  # one process on each of four machines
+    assert name == "ddp"
+    assert options == [
+        *["--num_processes", "4", "--num_machines", "4", "--machine_rank", "1"],
+        *["--main_process_ip", "10.0.0.1", "--main_process_port", "29500"],
+    ]
+
+
+def test_an_unknown_configuration_names_the_known_ones():
+    with pytest.raises(UsageError, match="accelerate_config=zero9 does not exist; use one of cpu, ddp, fsdp2"):
+        accelerate_file("zero9", 8)
