@@ -7,7 +7,7 @@
 #   ACCELERATE_CONFIG=FILE  instead of the recipe's accelerate_config
 #   NUM_PROCESSES=N         processes on this machine; default: one per GPU
 #   NUM_MACHINES=N          run the same command on N machines, each with its own MACHINE_RANK=0..N-1 and all with the
-#                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/submit.py sets them
+#                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/train_multinode.sbatch sets them
 #
 # Exit codes: 2 bad options or data; 3 stopped by the collapse guard; 143 stopped by SIGTERM, with a checkpoint saved.
 # The same command resumes.

@@ -18,24 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunArguments:
-    """The options of a run that are not its trainer's.
-
-    Parameters:
-        model_name_or_path (`str`): model folder or Hub id to start from.
-        dataset_name (`str`): folder built by `data_preprocess/`, parquet file, or Hub id.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`): split to train on.
-        dtype (`str`, *optional*): dtype of the weights; TRL's default is float32, with bfloat16 autocast.
-        attn_implementation (`str`, *optional*): attention of the model, for example `flash_attention_2`.
-        global_batch_size (`int`, *optional*): rows of an optimizer step over all processes, however many there are.
-            `gradient_accumulation_steps` follows from it; with `max_tokens_per_micro_batch`, so do the micro-batches.
-        accelerate_config (`str`, *optional*): accelerate configuration that `train.sh` launches with, by its name in
-            `configs/accelerate` or as a path; the stage has a default.
-        lora_r (`int`, *optional*), lora_alpha (`int`, *optional*), lora_target_modules (`list[str]`, *optional*):
-            train LoRA adapters of this rank, scale and place.
-        check_only (`bool`, *optional*): check the options and stop.
-        tokenize_only (`bool`, *optional*): check the options, tokenise the rows into the datasets cache and stop. One
-            process can do that before several are started, which would wait for it.
-    """
+    """The options of a run that are not its trainer's; their `help` describes them."""
 
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id to start from."})
     dataset_name: str = field(metadata={"help": "Folder built by data_preprocess/, parquet file, or Hub id."})
@@ -55,7 +38,7 @@ class RunArguments:
         default=None, metadata={"help": "Modules that get adapters; default: all linear ones but the head."}
     )
     tokenize_only: bool = field(
-        default=False, metadata={"help": "Check the options, tokenise into the datasets cache, and stop."}
+        default=False, metadata={"help": "Check the options, tokenise the rows into the datasets cache, and stop."}
     )
     check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
 

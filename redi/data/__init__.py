@@ -1,1 +1,1 @@
-"""From a raw corpus of graded generations to positives and pairs."""
+"""Turns a raw corpus of graded generations into positives and pairs, and studies them."""

@@ -1,9 +1,9 @@
-"""What the commands of `data_preprocess/` share: their options, and the way from a corpus to a finished folder."""
+"""Builds positives and pairs: a corpus is selected from, shuffled, filtered by length and written as a dataset."""
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,59 +12,136 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.dataset_card import write_card
-from redi.data.lengths.measure import NO_SOURCE, Lengths, Recorder
-from redi.data.reading.corpus import open_corpus
-from redi.data.reading.prefetch import ahead
-from redi.data.selection import CHECKS
+from redi.data.dataset_folder import (
+    already_done,
+    check_expected,
+    count_table,
+    is_complete,
+    refuse_output_over_input,
+    write_card_and_manifest,
+)
+from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, LengthRecorder
+from redi.data.lengths.length_filter import (
+    MAX_PROMPT_TOKENS,
+    MAX_RESPONSE_TOKENS,
+    PROMPT_TOO_LONG,
+    RESPONSE_TOO_LONG,
+    filter_by_length,
+)
+from redi.data.lengths.length_rules import load_counting_tokenizer
+from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
+from redi.data.reading.prefetch import prefetch
+from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import shuffled, write_shards
-from redi.runs.cli import StrictParser
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
-from redi.runs.manifest import is_finished, read_manifest, write_manifest
 
 Select = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Counter[str]]]
 Filter = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
 
+POSITIVES = {
+    "both": "Problems with their first trace that both verifiers accept.",
+    "either": "Problems with their first trace that both verifiers accept, or else their first that one accepts.",
+}
+PAIRS = {
+    "not-both": "Pairs of each problem's first trace that both verifiers accept, and its first that not both accept.",
+    "neither": "Pairs of each problem's first trace that both verifiers accept, and its first that neither accepts.",
+}
 
-def whole_number(text: str) -> int:
-    """An argparse type: an integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not '{text}'")
-    return int(text)
 
-
-def build_parser(description: str) -> StrictParser:
-    """A parser with the options that all builds have; `excluded_sources` resolves two of them."""
-    parser = StrictParser(description=description)
-    parser.add_argument(
-        "--input", required=True, help="parquet or JSONL file, folder of either, or Hub dataset as owner/name"
+def build_positives(
+    source: str,
+    output: Path,
+    *,
+    rule: str = "both",
+    revision: str | None = None,
+    exclude_source: list[str] | None = None,
+    seed: int = 42,
+    expect_rows: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
+    config = {"rule": rule, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    return build(
+        output,
+        summary=POSITIVES[rule],
+        config=config,
+        inputs={"corpus": pinned_input(source, revision)},
+        reasons=[NO_POSITIVE],
+        select=partial(select_positives, rule=rule, exclude_sources=config["exclude_source"]),
+        expect_rows=expect_rows,
+        overwrite=overwrite,
     )
-    parser.add_argument("--revision", help="branch, tag or commit of a Hub dataset; its newest commit by default")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write train-*.parquet into")
-    sources = parser.add_mutually_exclusive_group()
-    sources.add_argument(
-        "--exclude-source",
-        action="append",
-        metavar="NAME",
-        help="drop the rows whose source is exactly NAME, may be repeated; without it, cn_k12 is dropped",
+
+
+def build_pairs(
+    source: str,
+    output: Path,
+    *,
+    negatives: str = "not-both",
+    tokenizer: str | None = None,
+    length_rule: str | None = None,
+    max_prompt_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+    revision: str | None = None,
+    exclude_source: list[str] | None = None,
+    seed: int = 42,
+    expect_rows: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Builds the pairs of stage 2, as `build`; `redi.data.selection.select_pairs` has the rule.
+
+    With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
+    """
+    config = {"negatives": negatives, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    inputs = {"corpus": pinned_input(source, revision)}
+    reasons = [NO_POSITIVE, NO_NEGATIVE]
+    load_filter = None
+    given = {
+        "length_rule": length_rule,
+        "max_prompt_tokens": max_prompt_tokens,
+        "max_response_tokens": max_response_tokens,
+    }
+    limits = _length_options(given, tokenizer)
+    if tokenizer is not None:
+        config |= limits
+        inputs["tokenizer"] = tokenizer
+        reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
+        load_filter = partial(_load_length_filter, tokenizer, **limits)
+    return build(
+        output,
+        summary=PAIRS[negatives],
+        config=config,
+        inputs=inputs,
+        reasons=reasons,
+        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=negatives),
+        load_filter=load_filter,
+        expect_rows=expect_rows,
+        overwrite=overwrite,
     )
-    sources.add_argument("--keep-all-sources", action="store_true", help="drop no source, not even cn_k12")
-    parser.add_argument("--seed", type=whole_number, default=42, help="of the shuffle before the selection")
-    parser.add_argument("--expect-rows", type=whole_number, metavar="N", help="fail unless exactly N rows come out")
-    parser.add_argument("--overwrite", action="store_true", help="build again, and replace --output where it exists")
-    return parser
 
 
-def excluded_sources(options: argparse.Namespace) -> list[str]:
-    """The sources to drop, sorted: those given, or by default the paper's, cn_k12."""
-    if options.keep_all_sources:
-        return []
-    return sorted(set(options.exclude_source or ["cn_k12"]))
+def _length_options(given: dict[str, Any], tokenizer: str | None) -> dict[str, Any]:
+    """The options of the length filter, with defaults for those that are None."""
+    for name, value in given.items():
+        if value is not None and tokenizer is None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
+    defaults = {
+        "length_rule": "paper",
+        "max_prompt_tokens": MAX_PROMPT_TOKENS,
+        "max_response_tokens": MAX_RESPONSE_TOKENS,
+    }
+    return defaults | {name: value for name, value in given.items() if value is not None}
+
+
+def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filter:
+    loaded = load_counting_tokenizer(tokenizer, length_rule)
+    return partial(filter_by_length, tokenizer=loaded, rule=length_rule, **limits)
 
 
 def build(
-    options: argparse.Namespace,
+    output: Path,
     *,
     summary: str,
     config: dict[str, Any],
@@ -72,65 +149,75 @@ def build(
     reasons: list[str],
     select: Select,
     load_filter: Callable[[], Filter] | None = None,
-) -> None:
-    """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `--output`.
+    expect_rows: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `output`.
 
-    Nothing is done where the same options on the same inputs are finished already, unless `--overwrite` is given.
-    Nothing is left behind by a build that fails.
+    Nothing is done if the same options on the same inputs are finished already, unless `overwrite` is given. A build
+    that fails leaves nothing behind.
 
     Args:
-        options: of a `build_parser`.
+        output: the folder.
         summary: what the rows are, for the card.
-        config: the resolved options that decide what comes out.
+        config: the resolved options that decide what comes out; holds the seed of the shuffle.
         inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.reading.corpus.pinned_input`, is read.
-        reasons: for the rows that `select` and the filter drop, besides the `CHECKS` that all builds share.
+        reasons: why `select` and the filter drop rows, in addition to the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
             which reason. Called once the build is known to be needed, since it may be slow to load.
+        expect_rows: the number of rows that must come out.
+        overwrite: build again, and replace `output`.
+
+    Returns:
+        The table of counts, to be printed.
 
     Raises:
-        UsageError: an input or output is unfit, no rows come out, or not as many as `--expect-rows` says.
+        UsageError: an input or output is unfit, no rows come out, or not `expect_rows` of them.
     """
     started = time.time()
-    refuse_output_over_input(options.output, inputs)
-    if not options.overwrite and is_complete(options.output, config, inputs):
-        counts = read_manifest(options.output)["counts"]
-        check_expected(options.expect_rows, counts["rows"])
-        print(f"{options.output}: already done, {counts['rows']} rows")
-        return
-
+    refuse_output_over_input(output, inputs)
+    if not overwrite and is_complete(output, config, inputs):
+        return already_done(output, expect_rows)
     corpus = open_corpus(inputs["corpus"])
-    hashes = _hashes(inputs)
-    with new_folder(options.output, options.overwrite) as folder:
-        dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-        sources: Counter[str] = Counter()
-        selected = _counting(map(select, _counting_sources(ahead(corpus.batches, 2), sources)), dropped)
-        rows = shuffled(selected, corpus.num_rows, config["seed"], folder)
-        if load_filter is not None:
-            rows = _counting(map(load_filter(), rows), dropped)
-        recorder = Recorder()
-        files = write_shards(recorder.recording(ahead(rows)), folder)
-        counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
-        assert counts["input_rows"] == dropped.total() + counts["rows"]
+    hashes = _start_hashing(inputs)
+    with new_folder(output, overwrite) as folder:
+        counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
         if counts["rows"] == 0:
-            raise UsageError(f"--input {options.input}: no rows are left; {_describe_drops(dropped)}")
-        check_expected(options.expect_rows, counts["rows"])
-        lengths = recorder.lengths()
-        counts["sources"] = _sources(sources, lengths)
-        about = {"config": config, "inputs": inputs, "counts": counts}
-        write_card(
-            folder,
-            title=options.output.resolve().name,
-            summary=summary,
-            **about,
-            lengths=lengths,
-        )
-        write_manifest(folder, **about, seed=config["seed"], started=started, fingerprints=hashes())
-    print(count_table(counts))
+            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(counts['dropped'])}")
+        check_expected(expect_rows, counts["rows"])
+        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
+        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes())
+    return count_table(counts)
 
 
-def _hashes(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
-    """Starts hashing the inputs beside all other work; the function returned waits for the hashes, by name."""
+def _write_rows(
+    folder: Path,
+    corpus: Corpus,
+    seed: int,
+    reasons: list[str],
+    select: Select,
+    load_filter: Callable[[], Filter] | None,
+) -> tuple[dict[str, Any], DatasetLengths | None]:
+    """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
+    dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
+    sources: Counter[str] = Counter()
+    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
+    rows = shuffled(selected, corpus.num_rows, seed, folder)
+    if load_filter is not None:
+        rows = _counting(map(load_filter(), rows), dropped)
+    recorder = LengthRecorder()
+    files = write_shards(recorder.recording(prefetch(rows)), folder)
+    counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
+    assert counts["input_rows"] == dropped.total() + counts["rows"]
+    if not files:
+        return counts, None
+    lengths = recorder.lengths()
+    return counts | {"sources": _rows_by_source(sources, lengths)}, lengths
+
+
+def _start_hashing(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
+    """Hashes the inputs in a thread; the function returned waits for the hashes, by name."""
     found: dict[str, str] = {}
     thread = Thread(target=lambda: found.update({name: fingerprint(inputs[name]) for name in inputs}), daemon=True)
     thread.start()  # a daemon, since a build that fails should not wait for it
@@ -140,20 +227,6 @@ def _hashes(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
         return found
 
     return hashes
-
-
-def refuse_output_over_input(output: Path, inputs: dict[str, str]) -> None:
-    """Raises a `UsageError` where `--overwrite` would replace an input."""
-    for path in map(Path, inputs.values()):
-        if path.exists() and path.resolve().is_relative_to(output.resolve()):
-            raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
-
-
-def is_complete(output: Path, config: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Whether `output` is the finished result of the same options and inputs, all its shards included."""
-    if not is_finished(output, config, inputs):
-        return False
-    return all((output / name).is_file() for name in read_manifest(output)["counts"]["files"])
 
 
 def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) -> Iterator[Any]:
@@ -171,26 +244,12 @@ def _counting_sources(batches: Iterator[pa.RecordBatch], total: Counter[str]) ->
         yield batch
 
 
-def _sources(total: Counter[str], lengths: Lengths) -> dict[str, dict[str, int]]:
+def _rows_by_source(total: Counter[str], lengths: DatasetLengths) -> dict[str, dict[str, int]]:
     """For each source its rows in the input and its rows kept, the largest input first."""
     kept = dict(zip(lengths.sources, np.bincount(lengths.source_of).tolist(), strict=True))
     return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
 
 
-def check_expected(expected: int | None, num_rows: int) -> None:
-    """Raises a `UsageError` naming both numbers where a number of rows is expected and another came out."""
-    if expected is not None and num_rows != expected:
-        raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
-
-
-def _describe_drops(dropped: Counter[str]) -> str:
+def _describe_drops(dropped: dict[str, int]) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
     return f"dropped: {reasons}" if reasons else "it has none to begin with"
-
-
-def count_table(counts: dict[str, Any]) -> str:
-    """The counts of a build as aligned lines: what came in, what was dropped for each reason, what is kept."""
-    lines = {"input rows": counts["input_rows"]}
-    lines |= {f"  {reason}": -count for reason, count in counts["dropped"].items()}
-    lines["kept"] = counts["rows"]
-    return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())

@@ -1,16 +1,16 @@
-"""The dataset card of an output folder: README.md as the Hub reads it, and the picture of the lengths beside it."""
+"""Writes the dataset card of an output folder: README.md as the Hub reads it, and a plot of the lengths."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redi.data.lengths.measure import Lengths
-from redi.data.lengths.tables import markdown, summarise, tables
-from redi.runs.files import write_text
+from redi.data.lengths.dataset_lengths import DatasetLengths
+from redi.data.lengths.tables import length_tables, summarise
+from redi.runs.files import CARD, write_text
+from redi.runs.markdown import grid
 
-CARD = "README.md"
-PICTURE = "lengths.png"
+PLOT = "lengths.png"
 
 # The Hub's names for sizes: each holds fewer rows than its number.
 SIZES = {
@@ -31,19 +31,19 @@ def write_card(
     config: Mapping[str, Any],
     inputs: Mapping[str, str | Path],
     counts: Mapping[str, Any],
-    lengths: Lengths | None = None,
+    lengths: DatasetLengths | None = None,
 ) -> None:
-    """Writes `README.md`, and `lengths.png` where lengths are given, into a folder of `train-*.parquet`.
+    """Writes `README.md`, and `lengths.png` if lengths are given, into a folder of `train-*.parquet`.
 
-    `load_dataset(folder)` and the Hub find the rows by the name `train-*.parquet`, and take nothing else for data.
+    `load_dataset(folder)` and the Hub find the rows by the name `train-*.parquet`, and ignore everything else.
 
     Args:
         folder: the output folder.
         title: its heading.
         summary: what the rows are, in a sentence or two.
-        config: the options that decided what came out.
-        inputs: name -> path or Hub id of what it was made from.
-        counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and where known `sources`: name -> `input` and
+        config: the resolved options.
+        inputs: name -> path or Hub id.
+        counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and optionally `sources`: name -> `input` and
             `kept` rows.
         lengths: of the rows.
     """
@@ -58,18 +58,18 @@ def write_card(
     if "sources" in counts:
         parts += ["## Sources", _source_table(counts["sources"], counts["rows"])]
     if lengths is not None:
-        from redi.data.lengths.plots import plot  # imports matplotlib, which `--help` does without
+        from redi.data.lengths.plots import plot_lengths  # imports matplotlib, which `--help` does not need
 
-        plot(lengths, folder / PICTURE, config.get("max_prompt_tokens"), config.get("max_response_tokens"))
-        parts += ["## Lengths", f"![Distributions of the lengths in {lengths.unit}]({PICTURE})"]
-        parts.append(tables(summarise(lengths)).rstrip())
+        plot_lengths(lengths, folder / PLOT, config.get("max_prompt_tokens"), config.get("max_response_tokens"))
+        parts += ["## Lengths", f"![Distributions of the lengths in {lengths.unit}]({PLOT})"]
+        parts.append(length_tables(summarise(lengths)).rstrip())
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
 
 
 def _front_matter(num_rows: int) -> str:
     size = next((name for limit, name in SIZES.items() if num_rows < limit), "100M<n<1B")
-    # No `configs` here: with them, datasets 5.2 knows a local folder by its name and this text alone, and gives back
-    # what it cached of another folder of that name, or of this one before it was built again.
+    # No `configs` here: with them, datasets 5.2 identifies a local folder by its name and this text alone. It then
+    # returns what it cached for another folder of that name, or for this one before it was rebuilt.
     return f"""---
 size_categories:
 - {size}
@@ -89,7 +89,7 @@ def _origin(config: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
 
 def _count_table(counts: Mapping[str, Any]) -> str:
     dropped = [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
-    return markdown(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
+    return grid(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
 
 
 def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> str:
@@ -97,4 +97,4 @@ def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> st
         [name, found["input"], found["kept"], f"{100 * found['kept'] / num_rows:.1f} %"]
         for name, found in sources.items()
     ]
-    return markdown(["source", "input", "kept", "of all kept"], rows)
+    return grid(["source", "input", "kept", "of all kept"], rows)

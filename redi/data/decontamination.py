@@ -1,100 +1,113 @@
-"""Which problems share text with the benchmarks: overlap of word n-grams, as the original counts it.
+"""Reports which rows share text with the benchmarks, and drops them on request."""
 
-Text is compared in lower case and with its white space folded (`text.lower().split()`), nothing else: punctuation and
-LaTeX are parts of their words. Two texts overlap where they share 8 consecutive words. This is the normalisation and
-the rule of https://github.com/huggingface/open-r1/blob/main/scripts/decontaminate.py, which the paper's repository
-ships. A question of fewer than 8 words has no such n-gram, so that rule never finds it (32 of MATH-500's 500); here a
-problem with the same words, no more and no fewer, overlaps with it.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from redi.data.reading.table_files import Rows
+from redi.data.dataset_folder import count_table, is_complete, refuse_output_over_input, write_card_and_manifest
+from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
+from redi.data.reading.local_files import Rows, open_rows
+from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import load_benchmarks
 from redi.runs.errors import UsageError
+from redi.runs.files import new_folder, write_text
 from redi.runs.jsonl import iter_jsonl
+from redi.runs.manifest import read_manifest, write_manifest
 from redi.runs.markdown import grid
 
-NGRAM_WORDS = 8
+REPORT = "report.json"
+SUMMARY = "The rows of a dataset whose problem shares no n-gram with a question of the benchmarks, unchanged."
+OVERLAPS = "overlaps a benchmark"  # the reason for a drop
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question of a benchmark."""
-
-    benchmark: str
-    id: str | int
-    text: str
-
-
-class OverlapIndex:
-    """The n-grams of the questions of any number of benchmarks.
-
-    Nearly all problems are decided without looking at their n-grams. Cut a problem's words into blocks of half an
-    n-gram whose starts are so far apart that every n-gram holds exactly one of them; where no block occurs anywhere in
-    a question, no n-gram does. That reads a fifth as many tuples, in C.
+def decontaminate(
+    source: str,
+    output: Path,
+    *,
+    benchmark: Sequence[str],
+    benchmark_folder: Path,
+    jsonl: Sequence[Path],
+    ngram_words: int,
+    drop: bool,
+    overwrite: bool,
+    show: int,
+) -> str:
+    """Writes `report.json` and `manifest.json` to `output`, and with `drop` the rows without overlaps.
 
     Args:
-        questions: of all benchmarks.
-        num_words: in an n-gram.
+        source: parquet or JSON lines with `problem`, or positives or pairs.
+        output: the folder.
+        benchmark, benchmark_folder, jsonl: the questions, as in `load_questions`.
+        ngram_words: consecutive words that make an overlap.
+        drop: write the remaining rows.
+        overwrite: check again, and replace `output`.
+        show: overlaps per benchmark in the text returned.
+
+    Returns:
+        The report as text, to be printed.
     """
+    if ngram_words == 0:
+        raise UsageError("--ngram-words 0: an overlap has at least 1 word; the original's has 8")
+    questions = load_questions(benchmark, benchmark_folder, jsonl)
+    inputs = {"corpus": source} | {path.stem: str(path) for path in questions}
+    config = {"ngram_words": ngram_words, "drop": drop, "benchmarks": [path.stem for path in questions]}
+    refuse_output_over_input(output, inputs)
+    parts = []
+    if (output / REPORT).is_file() and not overwrite and is_complete(output, config, inputs):
+        parts.append(f"{output}: already done\n")
+    else:
+        _write(output, OverlapIndex(chain(*questions.values()), ngram_words), config, inputs, overwrite)
+    return "".join([*parts, _describe(output, drop, show)])
 
-    def __init__(self, questions: Iterable[Question], num_words: int = NGRAM_WORDS):
-        if num_words < 1:
-            raise ValueError(f"num_words={num_words} must be at least 1")
-        self.num_words = num_words
-        self.questions = tuple(questions)
-        self._block_words = max(1, num_words // 2)
-        self._stride = num_words - self._block_words + 1
-        self._blocks: set[tuple[str, ...]] = set()
-        self._numbers_of: dict[tuple[str, ...], list[int]] = {}  # n-gram -> positions in `questions`
-        for number, question in enumerate(self.questions):
-            words = question.text.lower().split()
-            self._blocks.update(_ngrams(words, self._block_words))
-            # A question shorter than an n-gram is found under all of its words; no n-gram has that length.
-            for ngram in set(_ngrams(words, num_words)) if len(words) >= num_words else [tuple(words)]:
-                self._numbers_of.setdefault(ngram, []).append(number)
 
-    def is_short(self, question: Question) -> bool:
-        """Whether the question has no n-gram, so that only a problem of the same words overlaps with it."""
-        return len(question.text.split()) < self.num_words
-
-    def find(self, problem: str) -> dict[Question, str]:
-        """The questions that a problem overlaps with, each with the first words they share, in lower case."""
-        words = problem.lower().split()
-        if len(words) < self.num_words:
-            ngrams = [tuple(words)]
+def _write(output: Path, index: OverlapIndex, config: dict[str, Any], inputs: dict[str, str], overwrite: bool) -> None:
+    started = time.time()
+    rows = open_rows(inputs["corpus"])
+    column = problem_column(rows.schema, inputs["corpus"])
+    tally, files = OverlapTally(), {}
+    with new_folder(output, overwrite) as folder:
+        if config["drop"]:
+            files = write_shards(without_overlaps(rows, column, index, tally), folder)
+            if not files:
+                raise UsageError(f"--input {rows.source}: no rows are left of {tally.num_rows}; nothing is written")
         else:
-            blocks = zip(*(words[k :: self._stride] for k in range(self._block_words)), strict=False)
-            ngrams = [] if self._blocks.isdisjoint(blocks) else _ngrams(words, self.num_words)
-        first: dict[int, tuple[str, ...]] = {}
-        for ngram in ngrams:
-            for number in self._numbers_of.get(ngram, ()):
-                first.setdefault(number, ngram)
-        return {self.questions[number]: " ".join(ngram) for number, ngram in first.items()}
+            for batch in rows.batches([column]):
+                tally.add(problem_texts(batch[column]), index)
+        write_text(folder / REPORT, json.dumps(make_report(tally, index), indent=1) + "\n")
+        counts = {"input_rows": tally.num_rows, "overlapping_rows": len(tally.overlaps), "files": files}
+        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
+        if config["drop"]:
+            counts |= {"dropped": {OVERLAPS: len(tally.overlaps)}, "rows": sum(files.values())}
+            write_card_and_manifest(folder, output, SUMMARY, **about)
+        else:
+            write_manifest(folder, **about)
 
 
-def _ngrams(words: list[str], num_words: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[k:] for k in range(num_words)), strict=False)
-
-
-def find_overlaps(problems: Iterable[str | None], index: OverlapIndex) -> list[dict[Question, str]]:
-    """What `OverlapIndex.find` says of each problem, in order; a missing problem overlaps with nothing."""
-    return [index.find(problem) if problem else {} for problem in problems]
+def _describe(output: Path, drop: bool, show: int) -> str:
+    found = json.loads((output / REPORT).read_text(encoding="utf-8"))
+    parts = [report_table(found)]
+    if found["rows_without_problem"]:
+        parts.append(f"Rows without a problem, with nothing to compare: {found['rows_without_problem']:,}")
+    if show and found["overlaps"]:
+        parts.append(examples(found, show))
+    if drop:
+        parts.append(count_table(read_manifest(output)["counts"]))
+    return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
 
 
 def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) -> dict[Path, list[Question]]:
     """The questions of benchmarks, by file.
 
     Args:
-        names: known names, looked up in `folder`, or files of `id, problem, answer`.
-        folder: of the known names.
-        jsonl: files of which only `problem` is read, and `id` where they have it.
+        names: known names, looked up in `folder`, or files with `id, problem, answer`.
+        folder: of the known benchmarks.
+        jsonl: files of which only `problem` is read, and `id` if they have it.
 
     Raises:
         UsageError: a benchmark is missing or malformed, or two have the same name.
@@ -103,7 +116,7 @@ def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) ->
     found = {b.path: [Question(b.name, row.id, row.problem) for row in b.problems] for b in benchmarks}
     for path in jsonl:
         if path.stem in {known.stem for known in found}:
-            raise UsageError(f"--jsonl {path}: there is another benchmark named '{path.stem}'; rename the file")
+            raise UsageError(f"--jsonl {path}: another benchmark is named '{path.stem}' too; rename the file")
         found[path] = [_question(path, number, row) for number, row in enumerate(iter_jsonl(path, ("problem",)), 1)]
         if not found[path]:
             raise UsageError(f"--jsonl {path} has no rows")
@@ -113,15 +126,15 @@ def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) ->
 def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
     text = row["problem"]
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"--jsonl {path}, row {number}: 'problem' is no text, or empty")
+        raise UsageError(f"--jsonl {path}, row {number}: 'problem' is empty or not text")
     return Question(path.stem, row.get("id", f"row {number}"), text)
 
 
 def problem_column(schema: pa.Schema, source: str) -> str:
-    """Where the problem is: `problem`, or in the user turn of `messages` (positives), or `prompt` (pairs).
+    """The column with the problem: `problem`, or the user turn of `messages` (positives), or `prompt` (pairs).
 
     Raises:
-        UsageError: there is none of these columns, or it holds neither text nor messages.
+        UsageError: none of these columns exists, or it holds neither text nor messages.
     """
     for name in ("problem", "messages", "prompt"):
         if name in schema.names:
@@ -156,13 +169,13 @@ def _first_user_turn(messages: list[dict[str, str]]) -> str | None:
 
 
 @dataclass
-class Tally:
-    """What has been found so far.
+class OverlapTally:
+    """The overlaps found so far.
 
     Attributes:
-        num_rows: rows looked at.
-        without_problem: those without any text to compare.
-        overlaps: by row number, its problem and the questions that it overlaps with.
+        num_rows: rows checked.
+        without_problem: rows without any text to compare.
+        overlaps: row number -> its problem and the questions that it overlaps with.
     """
 
     num_rows: int = 0
@@ -170,7 +183,7 @@ class Tally:
     overlaps: dict[int, tuple[str, dict[Question, str]]] = field(default_factory=dict)
 
     def add(self, problems: list[str | None], index: OverlapIndex) -> list[bool]:
-        """Looks at the next rows, and returns for each whether it overlaps with no question."""
+        """Checks the next rows, and returns for each whether it overlaps with no question."""
         found = find_overlaps(problems, index)
         self.without_problem += sum(not (problem or "").strip() for problem in problems)
         for number, (problem, questions) in enumerate(zip(problems, found, strict=True), self.num_rows):
@@ -180,15 +193,15 @@ class Tally:
         return [not questions for questions in found]
 
 
-def without_overlaps(rows: Rows, column: str, index: OverlapIndex, tally: Tally) -> Iterator[pa.Table]:
-    """Yields the rows that overlap with no question, all their columns as they were, and counts into `tally`."""
+def without_overlaps(rows: Rows, column: str, index: OverlapIndex, tally: OverlapTally) -> Iterator[pa.Table]:
+    """Yields the rows that overlap with no question, with all columns unchanged, and counts into `tally`."""
     for batch in rows.batches():
         kept = tally.add(problem_texts(batch[column]), index)
         yield pa.Table.from_batches([batch]).filter(pa.array(kept, pa.bool_()))
 
 
-def report(tally: Tally, index: OverlapIndex) -> dict[str, Any]:
-    """What `report.json` holds: counts per benchmark, and every overlap with the first words that are shared."""
+def make_report(tally: OverlapTally, index: OverlapIndex) -> dict[str, Any]:
+    """The content of `report.json`: counts per benchmark, and every overlap with the first shared words."""
     pairs = [(row, question) for row, (_, questions) in tally.overlaps.items() for question in questions]
     benchmarks = {}
     for name in dict.fromkeys(question.benchmark for question in index.questions):
@@ -221,22 +234,19 @@ def report(tally: Tally, index: OverlapIndex) -> dict[str, Any]:
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """The counts of a report as a Markdown table, one row a benchmark."""
+    """The counts of a report as a Markdown table, one row per benchmark."""
     keys = ("questions", "short_questions", "questions_hit", "overlapping_rows")
     counts = {name: [counts[key] for key in keys] for name, counts in report["benchmarks"].items()}
     # A row that overlaps with two benchmarks counts once.
     counts["any"] = [*map(sum, list(zip(*counts.values(), strict=True))[:-1]), report["overlapping_rows"]]
     under = f"under {report['ngram_words']} words"
     header = ["benchmark", "questions", under, "questions hit", "rows hit", "% of rows"]
-    lines = [
-        [name, *(f"{number:,}" for number in numbers), f"{100 * numbers[-1] / max(1, report['rows']):.2f}"]
-        for name, numbers in counts.items()
-    ]
+    lines = [[name, *numbers, f"{100 * numbers[-1] / max(1, report['rows']):.2f}"] for name, numbers in counts.items()]
     return grid(header, lines)
 
 
 def examples(report: dict[str, Any], number: int) -> str:
-    """The first overlaps with each benchmark: the words shared, and both texts, cut to a line each."""
+    """The first overlaps with each benchmark: the shared words, and both texts cut to a line each."""
     parts = []
     for name in report["benchmarks"]:
         found = [overlap for overlap in report["overlaps"] if overlap["benchmark"] == name]
@@ -250,7 +260,7 @@ def examples(report: dict[str, Any], number: int) -> str:
 
 
 def _one_line(text: str, shared: str, width: int = 100) -> str:
-    """The part of a text around the words shared, its white space folded."""
+    """The part of a text around the shared words, with its white space folded."""
     words = " ".join(text.split())
     start = max(0, words.lower().find(shared) - 20)
     part = words[start : start + width]

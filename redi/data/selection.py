@@ -1,6 +1,6 @@
-"""The paper's selection rules: which problems are kept, and which of their generations become positives and pairs.
+"""Selects positives and pairs by the paper's rules: which problems are kept, and which of their generations.
 
-The rules work on whole record batches of `reading.schema.SCHEMA`; a "generation" below is its position in its row.
+The rules work on record batches of `reading.schema.SCHEMA`; a "generation" below is its position in its row.
 """
 
 import hashlib
@@ -17,10 +17,15 @@ from redi.runs.errors import UsageError
 RULES = ("both", "either")
 NEGATIVES = ("not-both", "neither")
 
-# In the order of the checks: a row is counted under the first that it fails.
+# In the order of the checks; a row is counted under the first that it fails.
 CHECKS = ("problem not valid", "source excluded", "problem empty", "no generations", "verifier lists mismatch")
 NO_POSITIVE = "no positive generation"
 NO_NEGATIVE = "no negative generation"
+
+
+def excluded_sources(sources: list[str] | None) -> list[str]:
+    """The sources to drop, sorted; by default the paper's, cn_k12."""
+    return ["cn_k12"] if sources is None else sorted(set(sources))
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,9 @@ class Generations:
 
     Attributes:
         texts: all generations of all rows, one row after the other, `(generations,)`.
-        counts: how many each row has, 0 where the list is null, `(rows,)`.
-        starts: where each row's begin in `texts`, `(rows,)`.
-        original_index: each row's in the corpus, `(rows,)`.
+        counts: of each row, 0 if the list is null, `(rows,)`.
+        starts: where the generations of each row begin in `texts`, `(rows,)`.
+        original_index: the position of each row in the corpus, `(rows,)`.
     """
 
     texts: pa.StringArray
@@ -46,7 +51,7 @@ class Generations:
         return cls(batch["generations"].flatten(), counts, starts, batch["original_index"])
 
     def take(self, rows: np.ndarray, generation: np.ndarray) -> pa.StringArray:
-        """The text of one generation of each of `rows`; a `UsageError` where one is null, for want of any text."""
+        """The text of one generation of each of `rows`; a null one is a `UsageError`."""
         texts = self.texts.take(pa.array(self.starts[rows] + generation))
         if texts.null_count:
             where = np.flatnonzero(texts.is_null())[0]
@@ -63,7 +68,7 @@ def list_lengths(lists: pa.ListArray) -> np.ndarray:
 
 
 def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.ndarray:
-    """The index in `CHECKS` of the first check that each row fails, `len(CHECKS)` where it passes all, `(rows,)`."""
+    """The index in `CHECKS` of the first check that each row fails, `len(CHECKS)` if it passes all, `(rows,)`."""
     valid = [text is not None and text.strip().lower() == "yes" for text in batch["problem_is_valid"].to_pylist()]
     excluded = pc.is_in(batch["source"], value_set=pa.array(exclude_sources, pa.string()))
     length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
@@ -87,17 +92,17 @@ def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np
 
 
 def verdicts(batch: pa.RecordBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the verifiers say of each generation of eligible `rows`, `(generations,)` each; None counts as False."""
+    """Each verifier's verdicts on the generations of eligible `rows`, `(generations,)`; None counts as False."""
     lists = (batch[name].take(pa.array(rows)).flatten() for name in VERIFIERS)
     first, second = (pc.fill_null(flags, False).to_numpy(zero_copy_only=False) for flags in lists)
     return first, second
 
 
 def first_true(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The first generation of each row whose flag is set, -1 where none is.
+    """The first generation of each row whose flag is set, -1 if none is.
 
     Args:
-        flags: bool, the rows one after the other, `(counts.sum(),)`.
+        flags: bool, one row after the other, `(counts.sum(),)`.
         counts: generations per row, `(rows,)`.
     """
     first = np.full(len(counts), -1)
@@ -108,16 +113,16 @@ def first_true(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def content_hashes(batch: pa.RecordBatch, generations: Generations, rows: np.ndarray) -> list[str]:
-    """The `uuid` of each of `rows`: a hash of its problem and of all its generations, and of nothing else.
+    """The `uuid` of each of `rows`: a hash of its problem and all its generations, and nothing else.
 
-    It is the first 32 hexadecimal digits of the SHA-256 of one line, the JSON list of the lengths in UTF-8 bytes of
-    the problem and of each generation, followed by a newline, then by these texts themselves in the same order. So it
-    is the same on every machine, and the same in positives and pairs, whatever the rule.
+    It is the first 32 hexadecimal digits of a SHA-256. Hashed are a JSON list of lengths in UTF-8 bytes (of the
+    problem and each generation), a newline, and then these texts in the same order. The result is the same on every
+    machine, and the same in positives and pairs, whatever the rule.
     """
     problems, problem_ends = _utf8(batch["problem"])
     texts, ends = _utf8(generations.texts)
     text_lengths = np.diff(ends).tolist()
-    problem_ends, ends = problem_ends.tolist(), ends.tolist()  # Python's integers are the faster indices
+    problem_ends, ends = problem_ends.tolist(), ends.tolist()  # Python integers index faster
     hashes = []
     places = (rows.tolist(), generations.starts[rows].tolist(), generations.counts[rows].tolist())
     for row, start, count in zip(*places, strict=True):
@@ -131,7 +136,7 @@ def content_hashes(batch: pa.RecordBatch, generations: Generations, rows: np.nda
 
 
 def _utf8(array: pa.StringArray) -> tuple[memoryview, np.ndarray]:
-    """The bytes that a string array lies on, uncopied, and the `(len + 1,)` offsets of its texts in them."""
+    """The bytes of a string array, not copied, and the `(len + 1,)` offsets of its texts in them."""
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
     return memoryview(data if data is not None else b""), ends
@@ -154,8 +159,8 @@ def select_positives(
 
     Args:
         batch: rows of `reading.schema.SCHEMA`.
-        rule: "both": a generation is positive where both verifiers accept it. "either": the first that both accept,
-            or else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
+        rule: "both": a generation is positive if both verifiers accept it. "either": the first that both accept, or
+            else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
         exclude_sources: values of `source` whose rows are dropped.
 
     Returns:
@@ -192,8 +197,8 @@ def select_pairs(
     Args:
         batch: rows of `reading.schema.SCHEMA`.
         exclude_sources: values of `source` whose rows are dropped.
-        negatives: "not-both": a generation is negative where not both verifiers accept it, so one may have, and its
-            text may even equal the chosen one's. "neither": where none does.
+        negatives: "not-both": a generation is negative unless both verifiers accept it, so one may have, and its text
+            may even equal the chosen one's. "neither": negative if neither accepts it.
 
     Returns:
         The rows (`prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx`), in the

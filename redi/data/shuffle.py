@@ -1,4 +1,4 @@
-"""Putting selected rows into shuffled order on disk, and writing them as parquet shards, in bounded memory."""
+"""Puts selected rows into shuffled order on disk, and writes them as parquet shards, in bounded memory."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-# Rows of the corpus that share a bucket: the pairs of one bucket are held in memory, about 100 MB at 15 kB a trace.
+# Rows of the corpus per bucket. Memory holds the pairs of one bucket: about 100 MB at 15 kB a trace.
 BUCKET_ROWS = 4096
-SCATTER_BYTES = 64_000_000  # selected rows collected before they are dealt to the buckets, some hundred at a time
-SHARD_BYTES = 500_000_000  # of uncompressed Arrow data, what `datasets` cuts its own shards at
+SCATTER_BYTES = 64_000_000  # selected rows collected before they are written to the buckets
+SHARD_BYTES = 500_000_000  # of uncompressed Arrow data; `datasets` cuts its shards at the same size
 ROW_GROUP_ROWS = 1000
 
 
 def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder: Path) -> Iterator[pa.Table]:
-    """Yields the rows of `batches` in the order of a shuffle of the whole corpus, a bucket at a time.
+    """Yields the rows of `batches` in the order of a shuffle of the complete corpus, a bucket at a time.
 
     Row `numpy.random.default_rng(seed).permutation(num_rows)[i]` of the corpus comes i-th, which is the order of
-    `datasets.Dataset.shuffle(seed)`. Rows that were not selected leave no gap.
+    `datasets.Dataset.shuffle(seed)`. Rows that were not selected are skipped.
 
     Args:
         batches: selected rows with a column `original_index`, their row in the corpus.
@@ -32,12 +32,12 @@ def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder
 
 
 def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
-    """Where each row of the corpus comes in the order of its shuffle, `(num_rows,)`."""
+    """The place of each row of the corpus in its shuffled order, `(num_rows,)`."""
     return places_of(np.random.default_rng(seed).permutation(num_rows), num_rows)
 
 
 def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
-    """Where each row comes in `order`, a sequence of some of `num_rows` rows; anything for rows that are not in it."""
+    """The place of each row in `order`, which holds some of `num_rows` rows; undefined for the others."""
     place = np.empty(num_rows, dtype=np.int64)
     place[order] = np.arange(len(order))
     return place
@@ -46,13 +46,13 @@ def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
 def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """Yields the rows of `batches` by their place, a bucket at a time.
 
-    The place of every row is known before the first is read, so each goes to the bucket file of its stretch of the
-    order at once; a bucket is then small enough to be sorted in memory. All file access is sequential.
+    The place of every row is known before the first is read, so each row goes directly to the bucket file of its
+    stretch of the order. A bucket is small enough to be sorted in memory. All file access is sequential.
 
     Args:
         batches: rows with a column `original_index`, in any order.
-        place: for each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
-        folder: where the bucket files are written; each is removed once it is read.
+        place: of each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
+        folder: for the bucket files; each is removed once it has been read.
     """
     buckets, schema = _scatter(batches, place, folder)
     for bucket in tqdm(sorted(buckets), desc="writing", unit=" buckets", disable=None):
@@ -64,7 +64,7 @@ def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) 
 def _scatter(
     batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path
 ) -> tuple[dict[int, Path], pa.Schema | None]:
-    """Writes each row into the bucket of its place, and returns the files of buckets with rows, and their schema."""
+    """Writes each row into the bucket of its place; returns the files of non-empty buckets, and their schema."""
     files: dict[int, Path] = {}
     schema = None
     for batch in _collected(batches):
@@ -105,14 +105,14 @@ def write_shards(tables: Iterator[pa.Table], folder: Path) -> dict[str, int]:
     """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
 
     Returns:
-        Rows per file name; nothing is written, and nothing returned, where the tables hold no rows.
+        Rows per file name; without rows, nothing is written and the result is empty.
     """
     num_rows: list[int] = []
     num_bytes, writer = 0, None
     for table in tables:
         for part in (table.slice(start, ROW_GROUP_ROWS) for start in range(0, len(table), ROW_GROUP_ROWS)):
             if writer is None:
-                # Traces do not repeat, so a dictionary of them would only be built to be thrown away.
+                # Traces do not repeat, so a dictionary of them would be built and discarded.
                 path = folder / f"train-{len(num_rows):05d}.parquet"
                 writer = pq.ParquetWriter(path, part.schema, use_dictionary=["source"])
                 num_rows.append(0)

@@ -1,29 +1,36 @@
-"""Traces of a teacher: the problems of a corpus to be sampled, and the corpus with the traces added."""
+"""Adds a teacher's traces to a corpus: reads its problems, and writes it with the traces sampled for them."""
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from redi.data.dataset_folder import write_card_and_manifest
+from redi.data.reading.local_files import Rows, open_rows
 from redi.data.reading.schema import DEFAULTS, SCHEMA, check_schema
-from redi.data.reading.table_files import Rows
+from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import Benchmark, Problem
+from redi.evaluation.files import GENERATIONS
 from redi.runs.errors import UsageError
+from redi.runs.files import new_folder
+from redi.runs.manifest import read_manifest
 from redi.text.prompts import THINK
 
-NAME = "problems"  # what the samples call the corpus
+NAME = "problems"  # the corpus, as a benchmark to sample
+SUMMARY = "Problems with traces that a teacher wrote for them; verify.py decides which are correct."
 FINISH_REASONS = "finish_reasons"
 CORRECTNESS = "correctness"
-TABLE_ROWS = 128  # whose traces are in memory together
+TABLE_ROWS = 128  # rows whose traces are in memory together
 
 
 @dataclass
-class Counts:
+class TraceTally:
     """What became of the rows of a corpus."""
 
     rows: int = 0
@@ -34,15 +41,15 @@ class Counts:
 
 
 def problem_id(problem: str) -> str:
-    """A problem's id among the samples, from its text: so rows may be added or moved, and equal ones share traces."""
+    """A problem's id among the samples: a hash of its text, so rows may be added or moved; equal ones share traces."""
     return hashlib.sha256(problem.encode()).hexdigest()[:16]
 
 
 def read_problems(rows: Rows) -> Benchmark:
-    """The distinct problems of a corpus, in its order; rows without one are left out.
+    """The distinct problems of a corpus, in its order; rows without a problem are left out.
 
     Raises:
-        UsageError: there is no column `problem` or `answer`, one is of another type, or all problems are empty.
+        UsageError: `problem` or `answer` is missing or of another type, or all problems are empty.
     """
     check_schema(rows.schema, str(rows.source), ("problem", "answer", "generations"), optional=("generations",))
     problems: dict[str, Problem] = {}
@@ -56,25 +63,25 @@ def read_problems(rows: Rows) -> Benchmark:
     return Benchmark(NAME, rows.source, tuple(problems.values()))
 
 
-def add_traces(rows: Rows, generations: Path, counts: Counts) -> Iterator[pa.Table]:
-    """Yields all rows in order, each with its problem's samples after the generations that it has.
+def add_traces(rows: Rows, generations: Path, tally: TraceTally) -> Iterator[pa.Table]:
+    """Yields all rows in order, each with its problem's samples after the generations that it already has.
 
-    All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` gets what ended each trace,
-    null for generations of which that is not known. The verifiers' labels of a row that got traces are removed, since
-    unlabelled traces would pass for negatives; `verify.py` fills them.
+    All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` says what ended each trace,
+    null if that is not known. The verifiers' labels of a row that got traces are removed, since unlabelled traces
+    would count as negatives; `verify.py` fills them.
 
     Args:
         rows: the corpus.
         generations: the `generations.jsonl` of its problems.
-        counts: gets what became of the rows.
+        tally: gets what became of the rows.
     """
     traces = _Traces(generations)
     for batch in rows.batches():
         for start in range(0, len(batch), TABLE_ROWS):
-            yield _with_traces(pa.table(batch.slice(start, TABLE_ROWS)), traces, counts)
+            yield _with_traces(pa.table(batch.slice(start, TABLE_ROWS)), traces, tally)
 
 
-def _with_traces(table: pa.Table, traces: "_Traces", counts: Counts) -> pa.Table:
+def _with_traces(table: pa.Table, traces: "_Traces", tally: TraceTally) -> pa.Table:
     problems = table["problem"].to_pylist()
     asked = [_has_problem(problem) for problem in problems]
     added = [traces.of(problem_id(problem)) if ask else [] for problem, ask in zip(problems, asked, strict=True)]
@@ -92,13 +99,13 @@ def _with_traces(table: pa.Table, traces: "_Traces", counts: Counts) -> pa.Table
             table = table.append_column(name, pa.array([value] * len(table)))
     if CORRECTNESS in table.column_names:
         labels = table[CORRECTNESS]
-        counts.labels_removed += pc.sum(pc.and_(pa.array(asked), labels.is_valid())).as_py() or 0
+        tally.labels_removed += pc.sum(pc.and_(pa.array(asked), labels.is_valid())).as_py() or 0
         table = _set(table, CORRECTNESS, pc.if_else(pa.array(asked), pa.scalar(None, labels.type), labels))
-    counts.rows += len(table)
-    counts.rows_without_problem += asked.count(False)
+    tally.rows += len(table)
+    tally.rows_without_problem += asked.count(False)
     for _, reason in (trace for new in added for trace in new):
-        counts.traces_added += 1
-        counts.finish_reasons[reason] = counts.finish_reasons.get(reason, 0) + 1
+        tally.traces_added += 1
+        tally.finish_reasons[reason] = tally.finish_reasons.get(reason, 0) + 1
     return table
 
 
@@ -117,11 +124,11 @@ def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.T
 
 
 class _Traces:
-    """Samples in a file, read from it when they are asked for: together they may be larger than the memory."""
+    """The samples in a file, read on demand: together they may be larger than the memory."""
 
     def __init__(self, generations: Path):
         self._stream = generations.open("rb")
-        self._places: dict[str, dict[int, int]] = {}  # of each problem: sample index -> place in the file
+        self._places: dict[str, dict[int, int]] = {}  # problem id -> sample index -> place in the file
         place = 0
         for line in self._stream:
             row = json.loads(line)
@@ -131,7 +138,7 @@ class _Traces:
     def of(self, name: str) -> list[tuple[str, str]]:
         """A problem's traces, in the order of their sample indices, and why each ended.
 
-        Where the prompt opened the thought, the trace does too: it is what a student is to write.
+        If the prompt opened the thought, the trace does too, since a student has to write it.
         """
         traces = []
         for _, place in sorted(self._places[name].items()):
@@ -140,3 +147,30 @@ class _Traces:
             opened = row["prompt"].rstrip().endswith(THINK.strip())
             traces.append((THINK + row["response"] if opened else row["response"], row["finish_reason"]))
         return traces
+
+
+def refuse_other_output(output: Path, samples: Path) -> None:
+    """Raises a `UsageError` unless `output` is absent, empty, or was made from these samples and may be replaced."""
+    manifest = read_manifest(output) if output.is_dir() else None
+    made_of = (manifest or {}).get("inputs", {}).get("samples", {}).get("path")
+    ours = made_of is not None and Path(made_of).resolve() == (samples / GENERATIONS).resolve()
+    if output.exists() and not ours and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"--output {output} exists; choose another folder, or pass --overwrite to replace it")
+
+
+def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any]) -> str:
+    """Writes the corpus with the traces of the folder `samples` to `output`; returns what to print."""
+    started = time.time()
+    inputs = {"corpus": source, "samples": samples / GENERATIONS}
+    tally = TraceTally()
+    with new_folder(output, overwrite=True) as folder:
+        files = write_shards(add_traces(open_rows(source), inputs["samples"], tally), folder)
+        counts = {"input_rows": tally.rows, "dropped": {}, "files": files} | asdict(tally)
+        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
+        write_card_and_manifest(folder, output, SUMMARY, **about)
+    lines = [f"{tally.rows:,} rows, {tally.traces_added:,} traces added {tally.finish_reasons}: {output}"]
+    if tally.rows_without_problem:
+        lines.append(f"{tally.rows_without_problem:,} rows have no problem and got no traces")
+    if tally.labels_removed:
+        lines.append(f"{tally.labels_removed:,} rows lost their labels, which do not cover the new traces")
+    return "\n".join([*lines, f"next: python data_preprocess/verify.py --input {output} --output ..."])

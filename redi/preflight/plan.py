@@ -192,7 +192,7 @@ def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLength
     report.value("", f"({lengths.how})")
     factors = f"{recipe.strategy.gpus} x {args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
     report.value("global batch", f"{plan.global_batch} = {factors} (processes x per device x accumulation)")
-    report.value("steps", f"{plan.steps:,} = {plan.epochs:.3g} x {plan.per_epoch:,} (epochs x steps an epoch)")
+    report.value("steps", f"{plan.steps:,} = {plan.epochs:.3g} x {plan.per_epoch:,} (epochs x steps per epoch)")
     report.value("tokens", f"{plan.tokens:,.0f}, without pads")
     report.value("micro-batch", f"at most {plan.load.tokens:,} tokens on one GPU" + ", with pads" * plan.padded)
     if plan.cut:

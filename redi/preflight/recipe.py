@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from redi.config import REDIConfig
-from redi.data.training_data import load_rows
+from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
 from redi.job import RunArguments, check_job, read_job
 from redi.preflight.counting import Precision
@@ -216,16 +216,11 @@ def open_rows(recipe: Recipe) -> Rows:
         UsageError: the dataset does not exist, has no rows, or is not what its manifest counts.
     """
     name, split = recipe.run.dataset_name, recipe.run.dataset_train_split
-    path = Path(name)
-    files = [path] if path.is_file() else sorted(path.glob(f"{split}-*.parquet"))  # those that `load_rows` reads
-    if files:
-        table = pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
-    else:
-        table = pyarrow.dataset.dataset(load_rows(name, split).with_format("arrow")[:])
+    table, files = scan_rows(name, split), split_files(name, split)
     num_rows = table.count_rows()
     if num_rows == 0:
         raise UsageError(f"dataset_name={name} has no rows")
-    manifest = read_manifest(name) if path.is_dir() else None
+    manifest = read_manifest(name) if Path(name).is_dir() else None
     if manifest is None:
         return Rows(table, num_rows, "no manifest.json to compare with")
     counted = manifest["counts"]["rows"]

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line. Errors name the file and the line."""
+"""Reads and writes JSON lines, one object a line. Errors name the file and the line."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,30 +13,42 @@ def line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
 
-def parse_line(text: str, where: str, fields: Iterable[str]) -> dict[str, Any]:
-    """One row, checked to be an object with `fields`."""
+def parse_line(text: str | bytes, where: str, fields: Iterable[str] = ()) -> dict[str, Any]:
+    """Parses one row.
+
+    Raises:
+        UsageError: the text is not a JSON object in UTF-8, or lacks one of `fields`; begins with `where`.
+    """
     try:
-        row = json.loads(text)
+        row = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: not valid JSON ({error.msg}); repair or remove the line") from None
+        what = f"{error.msg} at column {error.colno}"
+        raise UsageError(f"{where}: not valid JSON ({what}); fix or remove the line") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 ({error}); fix or remove the line") from None
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: not a JSON object")
+        raise UsageError(f"{where}: not a JSON object but {type(row).__name__}; fix or remove the line")
     for field in fields:
         if field not in row:
             raise UsageError(f"{where}: no '{field}'")
     return row
 
 
-def iter_jsonl(path: Path, fields: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file one by one, for a run's answers may be gigabytes.
+def iter_jsonl(path: Path, fields: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file one by one, since a run's answers may be gigabytes. Blank lines are skipped.
 
     Raises:
-        UsageError: there is no such file, a line is no JSON object, or one of `fields` is missing; names the line.
+        UsageError: the file does not exist, or as `parse_line`.
     """
+    return (row for _, _, row in iter_lines(path, fields))
+
+
+def iter_lines(path: Path, fields: Iterable[str] = ()) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """As `iter_jsonl`; yields each row with the number of its line, from 1, and the line's size in bytes."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     fields = tuple(fields)
-    with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+    with path.open("rb") as stream:
         for number, text in enumerate(stream, start=1):
-            if text.strip():
-                yield parse_line(text, f"{path}, line {number}", fields)
+            if not text.isspace():
+                yield number, len(text), parse_line(text, f"{path}, line {number}", fields)

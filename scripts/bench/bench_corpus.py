@@ -1,4 +1,4 @@
-"""A synthetic corpus for `bench_data.py`, written a batch at a time: its texts, and a tokenizer trained on them."""
+"""Writes a synthetic corpus for `bench_data.py`, a batch at a time, and a tokenizer trained on its texts."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 BATCH_ROWS = 500
-NUM_GENERATIONS = [1, 2, 2, 2, 3, 4]  # of a problem, equally likely: 2.3 on average, as in OpenR1-Math-Raw
+NUM_GENERATIONS = [1, 2, 2, 2, 3, 4]  # per problem, equally likely: 2.3 on average, as in OpenR1-Math-Raw
 SOURCES = ["olympiads", "aops_forum", "amc_aime", "number_theory", "inequalities", "synthetic", "olympiads", "cn_k12"]
 SIGMA = 0.7  # of the logarithm of a trace's length, like DeepSeek-R1's
 SYLLABLES = "con der ing tri an gle sum the so wait ver num ber al ge bra pro ve let val ue re main check is of to"
@@ -41,11 +41,11 @@ def positive(text: str) -> int:
 
 
 class Prose:
-    """Mathematical prose in which words are as frequent as Zipf says, and new ones never stop coming.
+    """Mathematical prose with word frequencies by Zipf's law, in which new words never stop appearing.
 
-    Of a hundred chunks between spaces 65 are words, 22 numbers and formulas, 10 end a sentence, and 3 are numbers of
-    six digits, nearly all of them new. In the first 1.5 MB 13 % of the chunks are different ones (in as much of a
-    model's answers to GSM8K 10 %), and in the 16 MB after that 6 % are new.
+    Of a hundred chunks between spaces, 65 are words, 22 numbers and formulas, 10 end a sentence, and 3 are numbers of
+    six digits, nearly all of them new. In the first 1.5 MB, 13 % of the chunks are distinct (10 % in as much of a
+    model's answers to GSM8K); in the next 16 MB, 6 % are new.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -73,7 +73,7 @@ class Prose:
 
 
 def make_benchmarks(folder: Path, sizes: dict[str, int], seed: int) -> None:
-    """Writes benchmarks of made-up questions of 10 to 80 words in place of real ones, `NAME.jsonl` each."""
+    """Writes benchmarks (`NAME.jsonl`) of made-up questions of 10 to 80 words in place of the real ones."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     prose = Prose(rng)
@@ -135,7 +135,7 @@ def make_corpus(path: Path, num_rows: int, trace_characters: int, questions: lis
         path: of the parquet file.
         num_rows: problems.
         trace_characters: the median length of a trace; lengths are log-normal.
-        questions: that the problems take their pieces from.
+        questions: from which the problems take their pieces.
         seed: of everything.
 
     Returns:

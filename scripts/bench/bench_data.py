@@ -3,25 +3,25 @@
 python scripts/bench/bench_data.py --rows 60000 [--benchmark-folder DIR] [--tokenizer PATH] [--json FILE]
 python scripts/bench/bench_data.py --memory 3000 60000 600000 --trace-characters 300 [--json FILE]
 
-A corpus is made with a fixed seed, see `bench_corpus.py`; its sizes are printed. With traces of 700 characters in the
-median, the loop needs about as much memory for 60,000 rows as the original was seen to need. The stages are
+The corpus is synthetic, with a fixed seed: see `bench_corpus.py`. Its sizes are printed. With traces of 700 characters
+in the median, the loop needs about as much memory for 60,000 rows as the original did. The stages are
 
-- `select`: the raw corpus as parquet -> the pairs as parquet, without a length filter. Rows are rows of the corpus.
-  Ours is `build_pairs.py`.
-- `length`: pairs -> the pairs within the limits, with their lengths, both as parquet. Rows are pairs. The tokenizer is
-  loaded before the clock starts; the start of worker processes counts.
-- `decontaminate`: the raw corpus -> its overlaps with the five benchmarks. Rows are problems. Ours is
+- `select`: raw corpus -> pairs without a length filter, both as parquet. Rows are rows of the corpus. Our side is
+  `build_pairs.py`.
+- `length`: pairs -> pairs within the limits, with their lengths, both as parquet. Rows are pairs. The tokenizer is
+  loaded before the clock starts. Both sides encode every text with it; ours uses all cores, the loop one.
+- `decontaminate`: raw corpus -> its overlaps with the five benchmarks. Rows are problems. Our side is
   `decontaminate.py`.
 
-The loop is `bench_loop.py`: `load_dataset`, one row, a dict, at a time, a list of dicts, `Dataset.from_list`, one
-`apply_chat_template` per turn. In `length`, where it would take minutes, it gets the first `--loop-pairs` pairs only;
-elsewhere both sides see the same files. Each side of each round runs in a process of its own, in turns, so that a
-noisy machine hits both alike. Reported are
+The loop is `bench_loop.py`: `load_dataset`, one row (a dict) at a time, a list of dicts, `Dataset.from_list`, one
+`apply_chat_template` per turn. In `length`, which would take minutes, it gets the first `--loop-pairs` pairs only;
+elsewhere both sides read the same files. Each side of each round runs in a separate process, in turns, so a noisy
+machine affects both alike. The figures are
 
-- `rows_per_s`, `mb_per_s`: rows, and MB (1e6) of the text that the stage is about, per second of the median round;
-  imports do not count.
-- `rows_per_cpu_s`: rows per second of CPU time, workers included: what a machine with more to do changes least.
-- `peak_memory_mb`: the highest resident memory (MiB) of the process, imports included, plus that of its workers.
+- `rows_per_s`, `mb_per_s`: rows, and MB (1e6) of the text that the stage is about, per second of the median round,
+  without imports.
+- `rows_per_cpu_s`: rows per second of CPU time, child processes included: it varies least on a busy machine.
+- `peak_memory_mb`: the highest resident memory (MiB) of the process, imports included.
 
 With `--memory`, these are the peaks of the commands on corpora of so many rows, `build_pairs.py` with the length
 filter, and nothing is compared.
@@ -47,13 +47,13 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from bench_corpus import make_benchmarks, make_corpus, make_tokenizer, positive
 
-from redi.data.lengths.length_filter import filter_by_length, load_tokenizer, response_texts
+from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS, filter_by_length
+from redi.data.lengths.length_rules import load_counting_tokenizer, response_texts
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import KNOWN, load_benchmarks
 from redi.runs.cli import StrictParser
@@ -61,15 +61,15 @@ from redi.runs.errors import entry_point
 from redi.runs.files import write_text
 
 COMMANDS = Path(__file__).parents[2] / "data_preprocess"
-LIMITS = {"max_prompt_tokens": 800, "max_response_tokens": 19000}
-TABLE_ROWS = 2048  # pairs that are filtered at a time, about as many as in `build_pairs.py`
+LIMITS = {"max_prompt_tokens": MAX_PROMPT_TOKENS, "max_response_tokens": MAX_RESPONSE_TOKENS}
+TABLE_ROWS = 2048  # pairs filtered at a time, about as many as in `build_pairs.py`
 
 Amount = tuple[int, float]  # rows, and MB of their text
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the stages read."""
+    """The inputs of the stages."""
 
     corpus: Path
     pairs: Path
@@ -80,7 +80,7 @@ class Inputs:
 
 def command(name: str, *arguments: object) -> Callable[[], None]:
     """A command of data_preprocess/ with its arguments, imported but not yet run, and silent."""
-    import redi.data.lengths.plots  # noqa: F401  a build imports it, with matplotlib, when it is done
+    import redi.data.lengths.plots  # noqa: F401  a build imports it, with matplotlib, at its end
 
     main = runpy.run_path(str(COMMANDS / f"{name}.py"))["main"]
 
@@ -98,7 +98,7 @@ def pair_tables(folder: Path) -> Iterator[pa.Table]:
 
 
 def ours(stage: str, inputs: Inputs, scratch: Path) -> Callable[[], object]:
-    """What to time for our side of a stage, ready to be called."""
+    """Our side of a stage, ready to be called and timed."""
     output = ("--output", scratch / "output")
     if stage == "select":
         return command("build_pairs", "--input", inputs.corpus, *output)
@@ -107,18 +107,18 @@ def ours(stage: str, inputs: Inputs, scratch: Path) -> Callable[[], object]:
     if stage == "decontaminate":
         folder = ("--benchmark-folder", inputs.benchmarks)
         return command("decontaminate", "--input", inputs.corpus, *output, *folder)
-    counter = load_tokenizer(str(inputs.tokenizer))
+    tokenizer = load_counting_tokenizer(str(inputs.tokenizer))
 
     def measure_lengths() -> None:
-        kept = (filter_by_length(table, counter, "paper", **LIMITS)[0] for table in pair_tables(inputs.pairs))
+        kept = (filter_by_length(table, tokenizer, "paper", **LIMITS)[0] for table in pair_tables(inputs.pairs))
         write_shards(kept, scratch)
 
     return measure_lengths
 
 
 def loop(stage: str, inputs: Inputs, scratch: Path) -> Callable[[], object]:
-    """What to time for the loop's side of a stage, ready to be called."""
-    import bench_loop  # `datasets` would count in the memory of our side
+    """The loop's side of a stage, ready to be called and timed."""
+    import bench_loop  # `datasets` would add to the memory of our side
 
     places = (scratch / "cache", scratch / "output.parquet")
     if stage == "select":
@@ -127,7 +127,7 @@ def loop(stage: str, inputs: Inputs, scratch: Path) -> Callable[[], object]:
         benchmarks = load_benchmarks(list(KNOWN), inputs.benchmarks)
         questions = {benchmark.name: [row.problem for row in benchmark.problems] for benchmark in benchmarks}
         return partial(bench_loop.loop_decontaminate, inputs.corpus, *places, questions)
-    tokenizer = load_tokenizer(str(inputs.tokenizer)).tokenizer
+    tokenizer = load_counting_tokenizer(str(inputs.tokenizer))
     return partial(bench_loop.loop_length, inputs.first_pairs, *places, tokenizer, LIMITS)
 
 
@@ -136,28 +136,25 @@ STAGES = ["select", "length", "decontaminate"]
 
 
 def measure(side: str, stage: str, inputs: Inputs) -> dict[str, float]:
-    """Seconds, CPU seconds and peak memory (MiB) of one run, in this process and its workers."""
+    """Seconds, CPU seconds and peak memory (MiB) of one run in this process."""
     with tempfile.TemporaryDirectory(dir=inputs.corpus.parent) as scratch:
         run = SIDES[side](stage, inputs, Path(scratch))
         started, cpu_started = time.perf_counter(), cpu_seconds()
         run()
         seconds, used = time.perf_counter() - started, cpu_seconds() - cpu_started
-    peak = peak_memory_mb(os.getpid()) + sum(peak_memory_mb(worker.pid) for worker in psutil.Process().children())
-    return {"seconds": seconds, "cpu_seconds": used, "peak_memory_mb": peak}
+    return {"seconds": seconds, "cpu_seconds": used, "peak_memory_mb": peak_memory_mb()}
 
 
-def peak_memory_mb(process: int) -> float:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+def peak_memory_mb() -> float:
+    """Of this process. (`ru_maxrss` would also cover the process that started it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process, of its children that have ended, and of those that have not."""
+    """User and system time of this process and of its children that have ended."""
     ended = getrusage(RUSAGE_CHILDREN)
-    total = time.process_time() + ended.ru_utime + ended.ru_stime
-    for worker in psutil.Process().children():
-        total += sum(worker.cpu_times()[:2])
-    return total
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def in_own_process(side: str, stage: str, inputs: Inputs) -> dict[str, float]:
@@ -166,7 +163,7 @@ def in_own_process(side: str, stage: str, inputs: Inputs) -> dict[str, float]:
 
 
 def make_inputs(folder: Path, rows: int, options: argparse.Namespace) -> tuple[Inputs, dict[str, float]]:
-    """Writes what the stages read into a folder, apart from the pairs; returns where it is, and the corpus's sizes."""
+    """Writes the inputs of the stages into a folder, except the pairs; returns them and the sizes of the corpus."""
     names = ("raw.parquet", "pairs", "first_pairs.parquet", "tokenizer", "benchmarks")
     inputs = Inputs(*(folder / name for name in names))
     if options.benchmark_folder is not None:
@@ -184,7 +181,7 @@ def make_inputs(folder: Path, rows: int, options: argparse.Namespace) -> tuple[I
 
 
 def make_pairs(inputs: Inputs, loop_pairs: int) -> dict[str, Amount]:
-    """Writes the pairs of the corpus, and the first of them for the loop; returns how much each side gets."""
+    """Writes the pairs of the corpus, and the first of them for the loop; returns how much each side reads."""
     command("build_pairs", "--input", inputs.corpus, "--output", inputs.pairs)()
     ours = [_amount(table) for table in pair_tables(inputs.pairs)]
     first = pa.concat_tables(islice(pair_tables(inputs.pairs), -(-loop_pairs // TABLE_ROWS))).slice(0, loop_pairs)
@@ -236,7 +233,7 @@ def describe(sizes: dict[str, float]) -> str:
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A line a stage and side; each `x` is the ratio of the column before it to the loop's."""
+    """A line for each stage and side; each `x` is the ratio of the column before it to the loop's."""
     lines = [f"{'stage':15}{'side':6}{'rows/s':>12}{'x':>7}{'rows/CPU s':>12}{'x':>7}{'MB/s':>8}{'peak MiB':>10}"]
     for stage, sides in results.items():
         for side, x in sides.items():

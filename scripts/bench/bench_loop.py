@@ -1,6 +1,6 @@
-"""The plain `datasets` loops that `bench_data.py` compares with: what the original does, written as it is there.
+"""The plain `datasets` loops that `bench_data.py` compares with; they do what the original does in the same way.
 
-One row, a dict, at a time; a list of dicts; one `apply_chat_template` per turn.
+One row (a dict) at a time; a list of dicts; one `apply_chat_template` per turn.
 """
 
 import os
@@ -16,7 +16,7 @@ EXCLUDED_SOURCE = "cn_k12"
 
 
 def loop_select(corpus: Path, cache: Path, output: Path) -> None:
-    """From the raw corpus to shuffled pairs, without a length filter."""
+    """Raw corpus -> shuffled pairs, without a length filter."""
     dataset = load_dataset("parquet", data_files=str(corpus), split="train", cache_dir=str(cache))
     dataset = dataset.map(lambda row, index: {"original_index": index}, with_indices=True, num_proc=os.cpu_count())
     pairs = []
@@ -51,7 +51,7 @@ def loop_select(corpus: Path, cache: Path, output: Path) -> None:
 def loop_length(
     pairs: Path, cache: Path, output: Path, tokenizer: PreTrainedTokenizerBase, limits: dict[str, int]
 ) -> None:
-    """From pairs to those within the limits, with their lengths."""
+    """Pairs -> those within the limits, with their lengths."""
     dataset = load_dataset("parquet", data_files=str(pairs), split="train", cache_dir=str(cache))
     kept = []
     for row in dataset:
@@ -70,9 +70,9 @@ def turn_length(tokenizer: PreTrainedTokenizerBase, turn: dict[str, str]) -> int
 
 
 def loop_decontaminate(corpus: Path, cache: Path, output: Path, benchmarks: dict[str, list[str]]) -> None:
-    """From the raw corpus to the numbers of its problems that share 8 words with a question, by benchmark."""
+    """Raw corpus -> numbers of the problems that share 8 words with a question, by benchmark."""
     dataset = load_dataset("parquet", data_files=str(corpus), split="train", cache_dir=str(cache))
-    dataset = dataset.select_columns(["problem"])  # a loop over whole rows would be slower still
+    dataset = dataset.select_columns(["problem"])  # a loop over complete rows would be slower still
     known = {name: {ngram for text in texts for ngram in ngrams(text)} for name, texts in benchmarks.items()}
     found = []
     for number, row in enumerate(dataset):

@@ -1,4 +1,6 @@
+#!/usr/bin/env bash
 # Sourced by scripts/quickstart.sh: its options, and how a step runs and reports itself.
+# shellcheck disable=SC2034,SC2154 # names that the two files share
 
 seed=0 full=false out="" number=0
 while [ $# -gt 0 ]; do

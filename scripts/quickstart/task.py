@@ -107,7 +107,7 @@ _SYMBOL_WORDS = {symbol: word for word, symbol in WORDS.items()}
 
 
 def count_lines(problem_text: str, response: str, counts: LineCounts) -> None:
-    """Adds the lines of one response to `counts`. Lines that are no arithmetic are not counted."""
+    """Adds the lines of one response to `counts`. Lines that are not arithmetic are not counted."""
     left = sum(problem_text.split().count(word) for word in WORDS)
     for line in response.split(";"):
         match = _LINE.fullmatch(line.replace("<think>", "").strip())

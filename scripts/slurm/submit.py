@@ -192,7 +192,7 @@ def sbatch(job: Job, options: argparse.Namespace, ids: dict[str, str]) -> list[s
     command += [f"--signal=TERM@{options.grace}"] if options.grace is not None else []
     if job.after:
         command.append(f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}")
-        command.append("--kill-on-invalid-dep=yes")  # otherwise the job would wait for ever for one that failed
+        command.append("--kill-on-invalid-dep=yes")  # or the job would wait forever for one that failed
     command += options.cpu_sbatch if job.template == "cpu" else options.sbatch
     return [*command, str(TEMPLATES / f"{job.template}.sbatch"), *job.command]
 

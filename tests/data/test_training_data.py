@@ -1,9 +1,46 @@
-"""The rows that a training run starts from."""
+"""The rows that training starts from, loaded or scanned in place."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from datasets import Dataset
 from helpers.tiny import make_pairs
 
-from redi.data.training_data import load_rows
+from redi.data.training_data import load_rows, scan_rows, split_files
+from redi.runs.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows").mkdir()
+    for i in range(2):
+        table = pa.table({"x": [2 * i, 2 * i + 1], "text": ["a", "b"]})
+        pq.write_table(table, tmp_path / "rows" / f"train-0000{i}-of-00002.parquet")
+    pq.write_table(pa.table({"x": [9], "text": ["c"]}), tmp_path / "rows" / "test-00000-of-00001.parquet")
+    return tmp_path / "rows"
+
+
+def test_a_split_is_loaded_and_scanned_alike(folder):
+    for split, expected in (("train", [0, 1, 2, 3]), ("test", [9])):
+        assert load_rows(str(folder), split)["x"][:] == expected
+        assert scan_rows(str(folder), split).to_table(columns=["x"])["x"].to_pylist() == expected
+    (file,) = split_files(str(folder / "test-00000-of-00001.parquet"), "train")
+    assert scan_rows(str(file), "train").count_rows() == 1
+
+
+def test_a_folder_of_another_layout_is_scanned_through_datasets(folder):
+    for file in folder.iterdir():
+        file.rename(folder / file.name.replace("train-", "data-")) if "train" in file.name else file.unlink()
+    assert split_files(str(folder), "train") == []
+    assert sorted(scan_rows(str(folder), "train").to_table()["x"].to_pylist()) == [0, 1, 2, 3]
+
+
+def test_missing_datasets_and_splits_are_user_errors(folder):
+    for name, split, message in (("nowhere", "train", "does not exist"), (str(folder), "val", "cannot be loaded")):
+        for read in (load_rows, scan_rows):
+            with pytest.raises(UsageError, match=message):
+                read(name, split)
 
 
 def test_rows_are_those_of_the_folder_whatever_was_cached_of_one_of_its_name(tmp_path):

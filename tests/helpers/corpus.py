@@ -1,4 +1,4 @@
-"""A corpus with one row for every rule and oddity of the selection, and plain Python to compare the commands with."""
+"""A corpus with one row for every rule and edge case of the selection, and the same rules in plain Python."""
 
 import json
 import runpy
@@ -31,11 +31,11 @@ SCHEMA = pa.schema(
 
 
 def row(problem, llama, reparsed, /, *, valid="Yes", source="olympiads", **replaced):
-    """A corpus row; its generations are named after the problem unless replaced."""
+    """A corpus row, with generations named after its problem unless they are replaced."""
     generations = [f"{problem} trace {i}" for i in range(len(reparsed or []))]
     correctness = {
         "llama_verification": llama,
-        "math_verify": [True],  # never read, so its length must not matter
+        "math_verify": [True],  # not read, so its length must not matter
         "math_verify_reparsed_answer": reparsed,
     }
     plain = {"problem": problem, "answer": "1", "problem_is_valid": valid, "source": source}
@@ -105,7 +105,7 @@ def run(name: str, *arguments) -> None:
 
 
 def fails(capsys, name, *arguments) -> str:
-    """Runs a command that must exit with 2 and returns the one line it says."""
+    """Runs a command that must exit with 2, and returns its one line on stderr."""
     with pytest.raises(SystemExit) as raised:
         run(name, *arguments)
     assert raised.value.code == 2
@@ -129,7 +129,7 @@ def turns(problem: str, response: str) -> list[dict]:
 
 
 def eligible(rows: list[dict], seed: int = 42, excluded=("cn_k12",)):
-    """Yields `(index, row, verdicts)` in shuffled order, a verdict being how many verifiers accept a generation."""
+    """Yields `(index, row, verdicts)` in shuffled order; a verdict is the number of verifiers that accept."""
     for index in np.random.default_rng(seed).permutation(len(rows)):
         r, flags = rows[index], rows[index]["correctness"] or {}
         lists = [flags.get("llama_verification"), flags.get("math_verify_reparsed_answer")]
@@ -156,7 +156,7 @@ def expected_positives(rows: list[dict], rule: str = "both", **options) -> list[
 
 
 def expected_pairs(rows: list[dict], most_votes: int = 1, **options) -> list[dict]:
-    """Those of `--negatives not-both`, or with `most_votes=0` of `--negatives neither`."""
+    """The pairs of `--negatives not-both`, or with `most_votes=0` of `--negatives neither`."""
     out = []
     for index, r, verdicts in eligible(rows, **options):
         positives = [i for i, verdict in enumerate(verdicts) if verdict == 2]

@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face Hub on this machine: one dataset, `owner/traces`, with any number of revisions.
+"""A local stand-in for the Hugging Face Hub: one dataset, `owner/traces`, with any number of revisions.
 
-It answers those requests of the real client that reading a dataset takes, and notes which bytes of files it sent; and
-those that pushing to a model takes.
+It answers the requests that the real client makes to read a dataset, and records which bytes of files it sent. It also
+accepts pushes to a model.
 """
 
 import base64

@@ -21,7 +21,7 @@ def test_a_job_without_a_problem_passes_with_its_plan(job, stage, objective):
     assert "FAIL" not in said and said.rstrip().endswith("No problem found.")
     assert f"16 {'positives' if stage == 'sft' else 'pairs'} (as many as its manifest.json counts)" in said
     assert "global batch   8 = 4 x 1 x 2 (processes x per device x accumulation)" in said
-    assert "steps          2 = 1 x 2 (epochs x steps an epoch)" in said  # 16 rows, 8 a step
+    assert "steps          2 = 1 x 2 (epochs x steps per epoch)" in said  # 16 rows, 8 a step
     assert "checkpoints    1 of" in said  # after step 2
     assert "the last scored token is eos, '<|endoftext|>'" in said
     assert "zero3" in said.splitlines()[0] if stage == "dpo" else "zero2" in said.splitlines()[0]

@@ -1,26 +1,28 @@
-"""The picture of a dataset's lengths. A module of its own, since importing matplotlib takes half a second."""
+"""Plots the lengths of a dataset. A separate module, since importing matplotlib takes half a second."""
 
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-from redi.data.lengths.measure import Lengths
+from redi.data.lengths.dataset_lengths import DatasetLengths
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-# Okabe and Ito's, told apart by colour-blind eyes; chosen and rejected as in the plots of training
+# Okabe and Ito's palette for colour-blind readers; chosen and rejected as in the plots of training
 COLORS = {"prompt": "#56B4E9", "chosen": "#0072B2", "rejected": "#D55E00", "response": "#0072B2", "total": "#009E73"}
 BINS = 40
 
 
-def plot(lengths: Lengths, path: Path, max_prompt: int | None = None, max_response: int | None = None) -> None:
-    """The distributions of prompts, responses and totals, and of the responses by source, to a PNG."""
+def plot_lengths(
+    lengths: DatasetLengths, path: Path, max_prompt: int | None = None, max_response: int | None = None
+) -> None:
+    """Writes a PNG with the distributions of prompts, responses and totals, and of the responses by source."""
     figure, ((prompts, responses), (totals, sources)) = plt.subplots(2, 2, figsize=(11, 7.2))
-    # A layout engine would take longer than all the drawing.
+    # A layout engine would take longer than the drawing itself.
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.95, wspace=0.4, hspace=0.3)
     _histogram(prompts, lengths, ["prompt"], max_prompt)
     _histogram(responses, lengths, lengths.responses, max_response)
@@ -31,8 +33,8 @@ def plot(lengths: Lengths, path: Path, max_prompt: int | None = None, max_respon
     plt.close(figure)
 
 
-def _histogram(axes: Axes, lengths: Lengths, names: list[str], limit: int | None) -> None:
-    """Rows by length on a logarithmic axis, all of `names` in one frame, with medians and the limit."""
+def _histogram(axes: Axes, lengths: DatasetLengths, names: list[str], limit: int | None) -> None:
+    """Histograms of `names` in one frame, on a logarithmic axis, with medians and the limit."""
     ends = [(max(1, lengths.columns[name].min()), max(1, lengths.columns[name].max())) for name in names]
     bins = np.geomspace(0.9 * min(end[0] for end in ends), 1.1 * max(end[1] for end in ends), BINS + 1)
     for name in names:
@@ -52,8 +54,8 @@ def _histogram(axes: Axes, lengths: Lengths, names: list[str], limit: int | None
     _finish(axes)
 
 
-def _boxes(axes: Axes, lengths: Lengths, limit: int | None) -> None:
-    """Of each source, the middle half of its responses as a box, the middle 90 % as a line, the median as a dot."""
+def _boxes(axes: Axes, lengths: DatasetLengths, limit: int | None) -> None:
+    """The responses of each source: the middle half as a box, the middle 90 % as a line, the median as a dot."""
     groups = lengths.by_source()
     height = 0.7 / len(lengths.responses)
     for place, group in enumerate(groups.values()):
@@ -67,7 +69,7 @@ def _boxes(axes: Axes, lengths: Lengths, limit: int | None) -> None:
         axes.axvline(limit, color="0.2", linestyle="--")
     labels = [f"{_cut(name)} ({len(group.source_of):,})" for name, group in groups.items()]
     axes.set_yticks(range(len(groups)), labels, parse_math=False)
-    margin = max(0.5, 2 - len(groups) / 2)  # few sources do not fill the frame
+    margin = max(0.5, 2 - len(groups) / 2)  # keeps the boxes of few sources thin
     axes.set_ylim(len(groups) - 1 + margin, -margin)  # the largest on top
     axes.set_xscale("log")
     axes.set_xlabel(lengths.unit)

@@ -1,20 +1,22 @@
-"""What the lengths of a dataset look like: tables of percentiles, and what limits drop."""
+"""Summarises the lengths of a dataset: percentiles, and what limits would drop, as Markdown tables."""
 
-import json
 from typing import Any
 
 import numpy as np
 
+from redi.data.lengths.dataset_lengths import DatasetLengths
 from redi.data.lengths.length_filter import PROMPT_TOO_LONG, RESPONSE_TOO_LONG
-from redi.data.lengths.measure import Lengths
+from redi.runs.markdown import grid
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 
-def summarise(lengths: Lengths, max_prompt: int | None = None, max_response: int | None = None) -> dict[str, Any]:
-    """The percentiles of all rows and of each source, and what inclusive limits would drop, ready for JSON.
+def summarise(
+    lengths: DatasetLengths, max_prompt: int | None = None, max_response: int | None = None
+) -> dict[str, Any]:
+    """The percentiles of all rows and of each source, and what inclusive limits would drop; JSON can hold it.
 
-    A percentile is a length that occurs: the smallest that at least so many percent of the rows do not exceed.
+    A percentile is a length that occurs: the smallest one that at least that share of the rows does not exceed.
 
     Args:
         lengths: of at least one row.
@@ -33,7 +35,7 @@ def summarise(lengths: Lengths, max_prompt: int | None = None, max_response: int
     return summary
 
 
-def _percentiles(lengths: Lengths) -> dict[str, dict[str, float]]:
+def _percentiles(lengths: DatasetLengths) -> dict[str, dict[str, float]]:
     table = {}
     for name, values in lengths.columns.items():
         found = np.percentile(values, PERCENTILES, method="inverted_cdf")
@@ -43,8 +45,8 @@ def _percentiles(lengths: Lengths) -> dict[str, dict[str, float]]:
     return table
 
 
-def _dropped(lengths: Lengths, max_prompt: int | None, max_response: int | None) -> dict[str, int]:
-    """Counted as `length_filter.filter_by_length` does: a row too long in both is counted by its prompt."""
+def _dropped(lengths: DatasetLengths, max_prompt: int | None, max_response: int | None) -> dict[str, int]:
+    """Counts drops as `length_filter.filter_by_length` does: a row too long in both is counted by its prompt."""
     longest = np.max([lengths.columns[name] for name in lengths.responses], axis=0)
     prompt_too_long = lengths.columns["prompt"] > (np.inf if max_prompt is None else max_prompt)
     response_too_long = longest > (np.inf if max_response is None else max_response)
@@ -55,11 +57,11 @@ def _dropped(lengths: Lengths, max_prompt: int | None, max_response: int | None)
     }
 
 
-def tables(summary: dict[str, Any]) -> str:
-    """The tables of `summarise` in Markdown."""
+def length_tables(summary: dict[str, Any]) -> str:
+    """A summary as Markdown tables."""
     unit, columns = summary["unit"], ["min", *(f"p{percent}" for percent in PERCENTILES), "max", "mean"]
     rows = [[name, *(found[column] for column in columns)] for name, found in summary["lengths"].items()]
-    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", markdown([unit, *columns], rows)]
+    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid([unit, *columns], rows)]
 
     shown = [f"{name} {column}" for name in summary["lengths"] for column in ("p50", "p95")]
     rows = [
@@ -70,37 +72,12 @@ def tables(summary: dict[str, Any]) -> str:
         ]
         for source, group in summary["sources"].items()
     ]
-    parts += ["By source:", markdown(["source", "rows", *shown], rows)]
+    parts += ["By source:", grid(["source", "rows", *shown], rows)]
     if "limits" in summary:
         limits = summary["limits"]
         given = {role: limits[f"max_{role}"] for role in ("prompt", "response") if limits[f"max_{role}"] is not None}
         named = " and ".join(f"of {limit:,} {unit} for a {role}" for role, limit in given.items())
         rows = [[source, *dropped.values()] for source, dropped in limits["by_source"].items()]
         rows.append(["all", *limits["dropped"].values()])
-        parts += [f"With limits {named}:", markdown(["source", *limits["dropped"]], rows)]
+        parts += [f"With limits {named}:", grid(["source", *limits["dropped"]], rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table, readable as text too: the first column to the left, numbers to the right."""
-    cells = [
-        header,
-        *([f"{cell:,}" if isinstance(cell, int | float) else _escaped(cell) for cell in row] for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _escaped(text: str) -> str:
-    shown = text if text.isprintable() and text == text.strip() else json.dumps(text)
-    return shown.replace("|", "\\|")

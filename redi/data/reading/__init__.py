@@ -1,1 +1,1 @@
-"""Reading corpora: parquet, JSON lines or the Hub, in batches of bounded size."""
+"""Reads corpora and datasets: parquet, JSON lines or the Hub, in batches of bounded size."""

@@ -1,40 +1,35 @@
-"""Datasets of the Hugging Face Hub: one commit of one, and the parquet files of its `train` split, read in place."""
+"""Finds one commit of a Hub dataset, and the parquet files of its `train` split, to be read in place."""
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
 
-# What the client raises where there is no connection is no OSError, and which library the client is varies.
+# The client's error without a connection is not an OSError, and comes from one of several HTTP libraries.
 TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]
 
 
-@contextmanager
-def talking_to_hub(name: str) -> Iterator[None]:
-    """Turns what the Hub answers with, or that it does not answer, into a `UsageError` naming the dataset."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (OSError, ValueError, TRANSPORT_ERROR) as error:
-        raise UsageError(
-            f"--input {name} is no local path, and reading it from the Hub failed: {error}; check the name, the "
-            "revision, the connection and, for a gated dataset, `hf auth login`"
-        ) from error
+def hub_errors(name: str) -> AbstractContextManager[None]:
+    """Turns an error of the Hub or of the connection to it into a `UsageError` that names the dataset."""
+    return usage_errors(
+        lambda error: f"--input {name} is not a local path, and reading it from the Hub failed: {error}; check the "
+        "name, the revision, the connection and, for a gated dataset, `hf auth login`",
+        *(OSError, ValueError, TRANSPORT_ERROR),
+    )
 
 
 def pinned(name: str, revision: str | None) -> str:
-    """`owner/name@COMMIT`: the commit that `revision` names now, by default that of the main branch.
+    """`owner/name@COMMIT`: the commit that `revision` names now, by default the main branch's newest.
 
-    A whole commit id is taken as it is, so that finished work is recognised without a connection.
+    A full commit id is used as it is, so finished work is recognised without a connection.
     """
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        with talking_to_hub(name):
+        with hub_errors(name):
             revision = HfApi().dataset_info(name, revision=revision).sha
     return f"{name}@{revision}"
 
@@ -46,12 +41,12 @@ def train_files(dataset: str) -> list[str]:
         dataset: `owner/name@COMMIT`.
 
     Returns:
-        What `HfFileSystem` opens: `hf://datasets/owner/name@COMMIT/...`.
+        Paths for `HfFileSystem`: `hf://datasets/owner/name@COMMIT/...`.
     """
-    from datasets import load_dataset_builder  # takes seconds to import; it knows how a card maps splits to files
+    from datasets import load_dataset_builder  # takes seconds to import; knows how a card maps splits to files
 
     name, _, commit = dataset.partition("@")
-    with talking_to_hub(dataset):
+    with hub_errors(dataset):
         splits = load_dataset_builder(name, revision=commit).config.data_files or {}
     files = [str(file) for file in splits.get("train", [])]
     if not files or not all(file.endswith(".parquet") for file in files):
@@ -60,17 +55,17 @@ def train_files(dataset: str) -> list[str]:
         )
         raise UsageError(
             f"--input {dataset}: a Hub dataset is read from the parquet files of its split 'train', but {what}; try "
-            "--revision refs/convert/parquet, which the Hub makes of many datasets, or download it and give the folder"
+            "--revision refs/convert/parquet, which the Hub makes for many datasets, or download the files"
         )
     return files
 
 
 def file_system() -> HfFileSystem:
-    """The Hub's files, opened with the user's own credentials."""
+    """The Hub's files, opened with the user's credentials."""
     return HfFileSystem()
 
 
 def guarded(name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; a connection that breaks in their midst is a `UsageError`."""
-    with talking_to_hub(name):
+    """The same batches; a connection that breaks between them is a `UsageError`."""
+    with hub_errors(name):
         yield from batches

@@ -1,37 +1,19 @@
-"""Streaming a corpus from JSON lines: one row a line, blank lines skipped, keys that nobody asked for ignored."""
+"""Streams JSON lines as record batches of a given schema, or of one inferred from every row."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from redi.data.reading.schema import DEFAULTS, SCHEMA, VERIFIERS
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.jsonl import iter_lines
 
 BATCH_BYTES = 16_000_000  # of lines parsed at a time; as Python objects they take a few times as much
 
-CORRECTNESS = pa.struct([SCHEMA.field(name) for name in VERIFIERS])
-TYPES = {field.name: field.type for field in SCHEMA if field.name not in VERIFIERS} | {"correctness": CORRECTNESS}
+MISFITS = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # the second: JSON can spell half a surrogate pair
 
-MISFITS = (pa.ArrowException, UnicodeEncodeError)  # the latter for half a surrogate pair, which JSON can spell
-
-
-def schema_of(file: Path) -> pa.Schema:
-    """The columns that the first row has; all of them where there is no row, since none then lacks any.
-
-    Raises:
-        UsageError: the first row is no JSON object.
-    """
-    for _, _, row in _rows(file):
-        fields = {name: TYPES.get(name, pa.null()) for name in row}
-        if isinstance(row.get("correctness"), dict):
-            fields["correctness"] = pa.struct(
-                [(name, SCHEMA.field(name).type) for name in VERIFIERS if name in row["correctness"]]
-            )
-        return pa.schema(fields)
-    return pa.schema(TYPES)
+NumberedRows = dict[int, dict[str, Any]]  # by line number
 
 
 def count_rows(file: Path) -> int:
@@ -40,70 +22,87 @@ def count_rows(file: Path) -> int:
         return sum(not line.isspace() for line in lines)
 
 
-def read(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file with `columns`; `struct.field` reads the whole struct.
-
-    A key that a row lacks has its default there, or null.
+def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file. Keys outside the schema are ignored; missing ones have their default, or null.
 
     Raises:
-        UsageError: a line is no JSON object, or a value is of another type; the message names the line.
+        UsageError: a line is not a JSON object, or a value is of another type; the message names the line.
     """
-    names = {column.partition(".")[0] for column in columns}
-    schema = pa.schema({name: type_ for name, type_ in TYPES.items() if name in names})
-    rows: dict[int, dict[str, Any]] = {}  # by line number
+    defaults = defaults or {}
+    for rows in _batches(file):
+        arrays = [_column(file, rows, field, defaults.get(field.name)) for field in schema]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _column(file: Path, rows: NumberedRows, field: pa.Field, default: str | None) -> pa.Array:
+    values = [row.get(field.name, default) for row in rows.values()]
+
+    def message(_: Exception) -> str:
+        number, error = _first_misfit(rows, values, field.type)
+        return f"{file}, line {number}: '{field.name}' is not of type {field.type}: {error}"
+
+    with usage_errors(message, *MISFITS):
+        return _array(values, field.type)
+
+
+def infer_schema(files: Sequence[Path]) -> tuple[pa.Schema, int]:
+    """The schema of all rows of all files, and their number.
+
+    Raises:
+        UsageError: a line is not a JSON object, a key has values of two types, or holds nothing but empty objects.
+    """
+    schema, num_rows = pa.schema([]), 0
+    for file in files:
+        for rows in _batches(file):
+            num_rows += len(rows)
+            where = f"{file}, lines {min(rows)} to {max(rows)}"
+            schema = _unify(schema, list(rows.values()), where)
+    for field in schema:
+        if _has_empty_struct(field.type):
+            raise UsageError(
+                f"{files[0]}: key '{field.name}' holds only empty objects, {{}}, which parquet cannot keep; remove it"
+            )
+    return schema, num_rows
+
+
+def _unify(schema: pa.Schema, rows: list[dict[str, Any]], where: str) -> pa.Schema:
+    message = f"{where}: a key has values of two types"
+    with usage_errors(lambda error: f"{message}: {error}; fix the file", *MISFITS):
+        found = pa.schema(list(pa.array(rows).type))
+        return pa.unify_schemas([schema, found], promote_options="permissive")
+
+
+def _batches(file: Path) -> Iterator[NumberedRows]:
+    """The rows of a file, about `BATCH_BYTES` at a time."""
+    rows: NumberedRows = {}
     num_bytes = 0
-    for number, line_bytes, row in _rows(file):
+    for number, line_bytes, row in iter_lines(file):
         rows[number] = row
         num_bytes += line_bytes
         if num_bytes >= BATCH_BYTES:
-            yield _record_batch(file, rows, schema)
+            yield rows
             rows, num_bytes = {}, 0
     if rows:
-        yield _record_batch(file, rows, schema)
-
-
-def _rows(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yields each row with its line number, from 1, and its size in bytes."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.isspace():
-                continue
-            try:
-                row = json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                what = f"{error.msg} at column {error.colno}"
-                raise UsageError(f"--input {file} line {number} is not JSON: {what}; mend or drop it") from error
-            except UnicodeDecodeError as error:
-                raise UsageError(f"--input {file} line {number} is not UTF-8: {error}; mend or drop it") from error
-            if not isinstance(row, dict):
-                raise UsageError(f"--input {file} line {number} is no JSON object but {type(row).__name__}; drop it")
-            yield number, len(line), row
-
-
-def _record_batch(file: Path, rows: dict[int, dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = []
-    for name, type_ in zip(schema.names, schema.types, strict=True):
-        values = [row.get(name, DEFAULTS.get(name)) for row in rows.values()]
-        try:
-            arrays.append(_array(values, type_))
-        except MISFITS:
-            number, error = _first_misfit(rows, values, type_)
-            raise UsageError(f"--input {file} line {number}: '{name}' is not of type {type_}: {error}") from error
-    return pa.record_batch(arrays, schema=schema)
+        yield rows
 
 
 def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
-    # Arrow would take a text for the list of its characters.
+    # Arrow would read a text as the list of its characters.
     if pa.types.is_list(type_) and not all(value is None or isinstance(value, list) for value in values):
-        raise pa.ArrowTypeError("it is no list")
+        raise pa.ArrowTypeError("not a list")
     return pa.array(values, type_)
 
 
-def _first_misfit(rows: dict[int, dict[str, Any]], values: list[Any], type_: pa.DataType) -> tuple[int, Exception]:
-    """The line number of the first value that does not fit the type, and what is wrong with it."""
+def _first_misfit(rows: NumberedRows, values: list[Any], type_: pa.DataType) -> tuple[int, Exception]:
+    """The line number of the first value that does not fit the type, and the error."""
     for number, value in zip(rows, values, strict=True):
         try:
             _array([value], type_)
         except MISFITS as error:
             return number, error
-    raise AssertionError("each value fits, but not all of them")
+    raise AssertionError("each value fits, but not all of them together")
+
+
+def _has_empty_struct(type_: pa.DataType) -> bool:
+    children = [type_.field(i).type for i in range(type_.num_fields)]
+    return pa.types.is_struct(type_) and not children or any(map(_has_empty_struct, children))

@@ -1,4 +1,4 @@
-"""Streaming chosen columns of parquet files, local or remote, in batches of bounded size."""
+"""Streams chosen columns of parquet files, local or remote, in batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import usage_errors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 # One row of OpenR1-Math-Raw is up to six generations of up to 60 kB. Rows are decoded this many at a time, or fewer
-# where they are larger: 512 of 15 kB a generation are 46 MB.
+# if they are larger: 512 rows of 15 kB a generation are 46 MB.
 BATCH_ROWS = 512
 BATCH_BYTES = 64_000_000
-# Read at a time from one column. A remote read is a request, so it should be worth its way.
+# Read at a time from one column. Each remote read is a request, so it is larger.
 LOCAL_READ_BYTES = 1 << 20
 REMOTE_READ_BYTES = 8 << 20
 
@@ -25,19 +25,13 @@ File = str | PathLike[str]
 
 
 def footer(file: File, remote: "AbstractFileSystem | None" = None) -> pq.FileMetaData:
-    """The footer of a file: its schema, rows and sizes. A `UsageError` where it is no readable parquet."""
+    """The footer of a file: its schema, rows and sizes.
+
+    Raises:
+        UsageError: the file is not readable parquet.
+    """
     with _opened(file, remote) as reader:
         return reader.metadata
-
-
-def schema_of(file: File) -> pa.Schema:
-    """The columns of a file; a `UsageError` where it is no readable parquet."""
-    return footer(file).schema.to_arrow_schema()
-
-
-def count_rows(file: File) -> int:
-    """The rows of a file, from its footer."""
-    return footer(file).num_rows
 
 
 def column_bytes(metadata: pq.FileMetaData, columns: Sequence[str] | None = None) -> tuple[int, int]:
@@ -52,12 +46,12 @@ def column_bytes(metadata: pq.FileMetaData, columns: Sequence[str] | None = None
 
 
 def read(file: File, columns: Sequence[str], remote: "AbstractFileSystem | None" = None) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file with those of `columns` (`struct.field` for one field) that it has.
+    """Yields the rows of a file, with those of `columns` (`struct.field` for one field) that it has.
 
     Args:
         file: its path.
         columns: nothing else is read, or downloaded.
-        remote: the file system that the file lies in, if not the local one.
+        remote: the file system of the file, if not the local one.
 
     Raises:
         UsageError: a page is damaged, or cannot be fetched.
@@ -70,16 +64,14 @@ def read(file: File, columns: Sequence[str], remote: "AbstractFileSystem | None"
 
 @contextmanager
 def _opened(file: File, remote: "AbstractFileSystem | None") -> Iterator[pq.ParquetFile]:
-    """Opens a file for buffered reads, which keep memory to the batch in hand even where a row group is a corpus."""
+    """Opens a file for buffered reads: memory holds the current batch even if a row group is the complete corpus."""
     options = {"pre_buffer": False, "page_checksum_verification": True}
-    with ExitStack() as stack:
-        try:
-            if remote is None:
-                reader = stack.enter_context(pq.ParquetFile(file, buffer_size=LOCAL_READ_BYTES, **options))
-            else:
-                # Columns are read in turns, so a cache around the last read would fetch most bytes several times.
-                stream = stack.enter_context(remote.open(file, "rb", cache_type="none"))
-                reader = pq.ParquetFile(stream, buffer_size=REMOTE_READ_BYTES, **options)
-            yield reader
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"--input: cannot read {file} as parquet: {error}; fetch or write it again") from error
+    message = f"--input: cannot read {file} as parquet: "
+    errors = usage_errors(lambda error: f"{message}{error}; fetch or write it again", pa.ArrowException, OSError)
+    with errors, ExitStack() as stack:
+        if remote is None:
+            yield stack.enter_context(pq.ParquetFile(file, buffer_size=LOCAL_READ_BYTES, **options))
+        else:
+            # Columns are read in turns, so a cache around the last read would fetch most bytes several times.
+            stream = stack.enter_context(remote.open(file, "rb", cache_type="none"))
+            yield pq.ParquetFile(stream, buffer_size=REMOTE_READ_BYTES, **options)

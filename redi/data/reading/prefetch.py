@@ -1,4 +1,4 @@
-"""Doing the next step of a stream while the one before it is still in use."""
+"""Prepares the next items of a stream in a thread while the current one is in use."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
-    """Yields the same items, while a thread makes up to `number` that come after them.
+def prefetch(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
+    """Yields the same items, while a thread prepares up to `number` of those that follow.
 
-    That pays where making an item, or using it, releases Python's lock, as reading and writing parquet does. An
-    exception of `items` is raised where its item would have come.
+    This pays if making an item or using it releases Python's lock, as reading and writing parquet does. An exception
+    of `items` is raised where its item would have come.
     """
     end = object()
     with ThreadPoolExecutor(1) as thread:

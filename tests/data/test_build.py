@@ -1,4 +1,4 @@
-"""The build commands from outside: output folders, resuming, and one line with exit code 2 for whatever is wrong."""
+"""The builds of positives and pairs: output folders, finished work, and one-line errors with exit code 2."""
 
 import json
 import resource
@@ -14,28 +14,14 @@ from helpers.corpus import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, SCHEMA, f
 COMMANDS = {"build_positives": NUM_POSITIVES, "build_pairs": NUM_PAIRS}
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    return write_corpus(tmp_path / "raw.parquet")
-
-
 @pytest.mark.parametrize("name", COMMANDS)
-def test_from_the_command_line(corpus, tmp_path, name):
-    script = [sys.executable, str(REPOSITORY / "data_preprocess" / f"{name}.py"), "--input", str(corpus)]
-    wrong = COMMANDS[name] - 1
-    command = [*script, "--output", str(tmp_path / "out"), "--expect-rows"]
-    result = subprocess.run([*command, str(wrong)], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == f"error: --expect-rows {wrong}: the result has {COMMANDS[name]} rows\n"
-    assert list(tmp_path.iterdir()) == [corpus]
-
-    result = subprocess.run([*command, str(COMMANDS[name])], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    table = [line.rsplit(maxsplit=1) for line in result.stdout.splitlines()]
+def test_table_of_counts(corpus, tmp_path, capsys, name):
+    run(name, "--input", corpus, "--output", tmp_path / "out", "--expect-rows", COMMANDS[name])
+    table = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     numbers = {label.strip(): int(number) for label, number in table}
     assert numbers["input rows"] == len(ROWS)
     assert numbers["kept"] == COMMANDS[name] == len(read_rows(tmp_path / "out"))
-    # What is dropped is shown as negative numbers, so the lines above the last add up to it.
+    # Drops are shown as negative numbers, so the lines above the last add up to it.
     assert sum(numbers.values()) == 2 * COMMANDS[name]
 
 
@@ -71,7 +57,7 @@ def test_finished_output_is_not_built_again(corpus, tmp_path, capsys):
     assert file.stat().st_mtime_ns > written
 
 
-def test_other_options_or_input_are_not_taken_for_finished(corpus, tmp_path, capsys):
+def test_other_options_or_input_are_not_treated_as_finished(corpus, tmp_path, capsys):
     options = ["--input", corpus, "--output", tmp_path / "out"]
     run("build_pairs", *options)
     before = read_rows(tmp_path / "out")
@@ -83,7 +69,7 @@ def test_other_options_or_input_are_not_taken_for_finished(corpus, tmp_path, cap
     assert {pair["original_index"] for pair in read_rows(tmp_path / "out")} == {0, 1, 2, 6, 7}
 
 
-def test_an_output_that_lost_its_parquet_is_not_taken_for_finished(corpus, tmp_path, capsys):
+def test_an_output_without_its_parquet_is_not_treated_as_finished(corpus, tmp_path, capsys):
     options = ["--input", corpus, "--output", tmp_path / "out"]
     run("build_pairs", *options)
     (tmp_path / "out" / "train-00000-of-00001.parquet").unlink()
@@ -200,5 +186,5 @@ def test_full_disk(corpus, tmp_path, limit):
     assert list(tmp_path.iterdir()) == [corpus]
 
 
-def test_a_folder_that_cannot_be_made(corpus, capsys):
+def test_a_folder_that_cannot_be_created(corpus, capsys):
     assert "cannot be made" in fails(capsys, "build_pairs", "--input", corpus, "--output", corpus / "out")

@@ -7,10 +7,10 @@ import pytest
 from datasets import load_dataset
 from helpers.corpus import ROWS, read_rows, row, run, turns, write_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from redi.data.lengths import length_filter as lengths
-from redi.data.lengths.length_filter import load_tokenizer, turn_lengths
+from redi.data.lengths import token_counts
+from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
 from redi.text.training_rows import tokenize_problems
 
 # A default system block of 5 words, and 3 words around each turn's text.
@@ -29,7 +29,7 @@ USER_ONLY = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% 
 @pytest.fixture(scope="module")
 def save_tokenizer(tmp_path_factory):
     def save(template, eos="<eos>"):
-        words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1}, unk_token="<unk>"))
+        words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "word": 2}, unk_token="<unk>"))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         folder = tmp_path_factory.mktemp("tokenizer")
         tokenizer = PreTrainedTokenizerFast(
@@ -44,11 +44,6 @@ def save_tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(save_tokenizer):
     return save_tokenizer(TEMPLATE)
-
-
-@pytest.fixture(scope="module")
-def trained_tokenizer(model_path):
-    return AutoTokenizer.from_pretrained(model_path)
 
 
 def pair_row(problem, chosen, rejected):
@@ -117,19 +112,19 @@ def test_lengths_of_all_kinds_of_rows(tmp_path, tokenizer):
 
 
 def test_batches_leave_no_trace(monkeypatch, tokenizer):
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_counting_tokenizer(str(tokenizer))
     texts = ["a " * count for count in (3, 0, 7, 1, 4)]
     for limit in (1, 5, 1000):
-        monkeypatch.setattr(lengths, "BATCH_CHARACTERS", limit)
+        monkeypatch.setattr(token_counts, "BATCH_CHARACTERS", limit)
         assert turn_lengths(loaded, "assistant", texts).tolist() == [12, 9, 16, 10, 13]
     assert turn_lengths(loaded, "assistant", []).tolist() == []
 
 
 def test_equals_the_tokens_of_the_template(tokenizer):
-    counter = load_tokenizer(str(tokenizer))
+    loaded = load_counting_tokenizer(str(tokenizer))
     for turn in turns("what is it", "it is this"):
-        ids = counter.tokenizer.apply_chat_template([turn], return_dict=False)
-        assert turn_lengths(counter, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
+        ids = loaded.apply_chat_template([turn], return_dict=False)
+        assert turn_lengths(loaded, turn["role"], [turn["content"]]).tolist() == [len(ids) + 1]
 
 
 def test_exact_lengths(corpus, tokenizer):
@@ -149,9 +144,8 @@ def test_the_rule_is_recorded(corpus, tokenizer):
     assert manifest["config"]["length_rule"] == "paper"
 
 
-def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, shared):
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    run("build_pairs", "--input", corpus, "--output", tmp_path / "pairs", "--tokenizer", model_path)
+def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, gsm8k):
+    run("build_pairs", "--input", gsm8k, "--output", tmp_path / "pairs", "--tokenizer", model_path)
     pairs = read_rows(tmp_path / "pairs")
     assert len(pairs) == 731
     for pair in pairs[::7]:  # the loop is slow
@@ -165,7 +159,7 @@ def test_paper_lengths_of_real_traces(tmp_path, model_path, trained_tokenizer, s
 def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_tokenizer, request, rows):
     corpus = write_corpus(tmp_path / "raw.parquet")
     if rows == "of real traces":
-        corpus = request.getfixturevalue("shared") / "corpora" / "gsm8k_traces.parquet"
+        corpus = request.getfixturevalue("gsm8k")
     output = tmp_path / "pairs"
     run("build_pairs", "--input", corpus, "--output", output, "--tokenizer", model_path, "--length-rule", "exact")
     pairs = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
@@ -183,7 +177,7 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     [
         (None, "has no chat template"),
         (ALTERNATING, "one assistant turn fails: Roles must alternate"),
-        (USER_ONLY, "one assistant turn leaves its text out"),
+        (USER_ONLY, "one assistant turn leaves out its text"),
     ],
 )
 def test_unfit_templates(corpus, save_tokenizer, capsys, template, message):
@@ -207,7 +201,7 @@ def test_unfit_for_exact_lengths(corpus, save_tokenizer, capsys, template, eos, 
     assert list(corpus.parent.iterdir()) == [corpus]
 
 
-def test_no_tokenizer_there(corpus, tmp_path, capsys):
+def test_missing_tokenizer(corpus, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         build(corpus, "--tokenizer", tmp_path / "nowhere")
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The lengths of positives and pairs, in tokens or characters, measured a table at a time."""
+"""Measures the lengths of positives and pairs, in tokens or characters, a table at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.lengths import length_filter as lengths
+from redi.data.lengths.length_rules import prompt_lengths, response_lengths
 from redi.runs.errors import UsageError
 
 if TYPE_CHECKING:
-    from redi.data.lengths.token_counts import TokenCounter
+    from transformers import PreTrainedTokenizerBase
 
 RESPONSES = ("chosen", "rejected", "response")  # those of pairs, and that of positives
 NO_SOURCE = "(none)"
-MAX_SOURCES = 10  # in tables and pictures; the rest, the smallest, is summed up
+MAX_SOURCES = 10  # in tables and plots; the smallest of more are shown as one
 
-# A table -> the unit, and the lengths of its rows as in `Lengths.columns`, without `total`.
+# A table -> the unit, and the lengths of its rows as in `DatasetLengths.columns`, without `total`.
 Measure = Callable[[pa.Table], tuple[str, dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
-class Lengths:
+class DatasetLengths:
     """The lengths of all rows of a dataset.
 
     Attributes:
         unit: "tokens" or "characters".
         columns: int64 `(rows,)` each: `prompt`, `chosen`, `rejected` and `total` (their sum) of pairs; `prompt`,
             `response` and `total` of positives.
-        sources: the names of the sources, the largest first.
-        source_of: the position in `sources` of each row's, `(rows,)`.
+        sources: the names of the sources, the one with most rows first.
+        source_of: the position in `sources` of each row's source, `(rows,)`.
     """
 
     unit: str
@@ -41,16 +41,16 @@ class Lengths:
 
     @property
     def responses(self) -> list[str]:
-        """The columns that are responses."""
+        """The names of the columns that are responses."""
         return [name for name in RESPONSES if name in self.columns]
 
-    def select(self, rows: np.ndarray) -> "Lengths":
-        """The rows where a bool mask `(rows,)` is set."""
+    def select(self, rows: np.ndarray) -> "DatasetLengths":
+        """The lengths of the rows at which a bool mask `(rows,)` is set."""
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return Lengths(self.unit, columns, self.sources, self.source_of[rows])
+        return DatasetLengths(self.unit, columns, self.sources, self.source_of[rows])
 
-    def by_source(self) -> dict[str, "Lengths"]:
-        """The lengths of each source, the largest first; of more than `MAX_SOURCES`, the smallest are one."""
+    def by_source(self) -> dict[str, "DatasetLengths"]:
+        """The lengths by source, the largest first. Of more than `MAX_SOURCES`, the smallest form one group."""
         shown = len(self.sources) if len(self.sources) <= MAX_SOURCES else MAX_SOURCES - 1
         groups = {name: self.select(self.source_of == i) for i, name in enumerate(self.sources[:shown])}
         if shown < len(self.sources):
@@ -58,8 +58,8 @@ class Lengths:
         return groups
 
 
-def recorded(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
-    """The token counts that `build_pairs.py` wrote beside the pairs; without them, the characters of each text."""
+def recorded_lengths(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
+    """The token counts that `build_pairs.py` wrote into the rows; without them, the characters of each text."""
     if "prompt_len" in table.column_names:
         return "tokens", {name: table[f"{name}_len"].to_numpy() for name in ("prompt", "chosen", "rejected")}
     columns: dict[str, np.ndarray] = {}
@@ -69,17 +69,15 @@ def recorded(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
     return "characters", columns
 
 
-def counted(counter: "TokenCounter", rule: str) -> Measure:
-    """Counts the tokens of pairs or positives as `build_pairs.py --length-rule` does."""
+def counted_lengths(tokenizer: "PreTrainedTokenizerBase", rule: str) -> Measure:
+    """Makes a function that counts the tokens of pairs or positives as `build_pairs.py --length-rule` does."""
 
     def measure(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
         texts = {name: turns.to_pylist() for name, turns in _turns(table).items()}
         prompts = next(iter(texts.values()))[::2]
-        columns = {"prompt": lengths.prompt_lengths(counter, rule, prompts)}
-        columns |= {
-            name: lengths.response_lengths(counter, rule, prompts, turns[1::2]) for name, turns in texts.items()
-        }
-        if rule == "paper" and "chosen" in texts:  # which counts 1 for two responses of the same text
+        columns = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
+        columns |= {name: response_lengths(tokenizer, rule, prompts, turns[1::2]) for name, turns in texts.items()}
+        if rule == "paper" and "chosen" in texts:  # it counts 1 for two responses of the same text
             same = [one == other for one, other in zip(texts["chosen"][1::2], texts["rejected"][1::2], strict=True)]
             columns |= {name: np.where(same, 1, columns[name]) for name in texts}
         return "tokens", columns
@@ -88,7 +86,7 @@ def counted(counter: "TokenCounter", rule: str) -> Measure:
 
 
 def _turns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The prompt and the response of every row, in turns, of each side of pairs or of positives, `(2 * rows,)`."""
+    """By response column: the prompt and the response of every row, alternating, `(2 * rows,)`."""
     turns = {}
     for column, name in {"chosen": "chosen", "rejected": "rejected", "messages": "response"}.items():
         if column in table.column_names:
@@ -98,10 +96,10 @@ def _turns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
     return turns
 
 
-class Recorder:
-    """Measures tables on their way from one function to the next."""
+class LengthRecorder:
+    """Measures tables as they pass from one function to the next."""
 
-    def __init__(self, measure: Measure = recorded):
+    def __init__(self, measure: Measure = recorded_lengths):
         self._measure = measure
         self._unit = ""
         self._measured: list[dict[str, np.ndarray]] = []
@@ -109,7 +107,7 @@ class Recorder:
         self._sources: list[np.ndarray] = []
 
     def recording(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Passes on tables, which hold a `source` beside what is measured."""
+        """Passes on tables, which need a column `source`, and measures them."""
         for table in tables:
             self._unit, columns = self._measure(table)
             self._measured.append(columns)
@@ -118,11 +116,11 @@ class Recorder:
             self._sources.append(np.array(names, dtype=np.int32)[encoded.indices.to_numpy()])
             yield table
 
-    def lengths(self) -> Lengths:
-        """Of all tables passed on, which hold at least one row."""
+    def lengths(self) -> DatasetLengths:
+        """The lengths of all tables passed on, which must hold at least one row."""
         columns = {name: np.concatenate([part[name] for part in self._measured]) for name in self._measured[0]}
         columns["total"] = sum(columns.values())
         found = np.concatenate(self._sources)
         order = np.argsort(-np.bincount(found), kind="stable")  # the largest first
         names = list(self._names)
-        return Lengths(self._unit, columns, [names[i] for i in order], np.argsort(order)[found])
+        return DatasetLengths(self._unit, columns, [names[i] for i in order], np.argsort(order)[found])

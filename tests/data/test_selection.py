@@ -6,7 +6,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from helpers.corpus import (
     DROPPED,
     NUM_PAIRS,
@@ -27,11 +26,6 @@ from redi.data.selection import first_true
 
 POSITIVES = ["messages", "chosen_gen_idx", "source", "uuid", "original_index"]
 PAIRS = ["prompt", "chosen", "rejected", "source", "uuid", "original_index", "chosen_gen_idx", "rejected_gen_idx"]
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return write_corpus(tmp_path / "raw.parquet")
 
 
 def counts_of(folder):
@@ -175,12 +169,9 @@ def test_other_encodings_of_the_columns(tmp_path):
     )
 
 
-def test_real_corpus(shared, tmp_path):
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    rows = pq.read_table(corpus).to_pylist()
-    for name, expected, count in (
-        ("build_positives", expected_positives, 887),
-        ("build_pairs", expected_pairs, 731),
-    ):
-        run(name, "--input", corpus, "--output", tmp_path / name, "--expect-rows", count)
-        assert read_rows(tmp_path / name) == expected(rows)
+def test_real_corpus(gsm8k, gsm8k_positives, gsm8k_pairs):
+    rows = pq.read_table(gsm8k).to_pylist()
+    for folder, expected, count in ((gsm8k_positives, expected_positives, 887), (gsm8k_pairs, expected_pairs, 731)):
+        made = read_rows(folder)
+        assert len(made) == count
+        assert made == expected(rows)

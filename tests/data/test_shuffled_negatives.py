@@ -1,4 +1,4 @@
-"""Pairs whose negatives are other problems': who gets whose, and that nothing else changes."""
+"""Pairs with the negatives of other problems: which pair gets which, and that nothing else changes."""
 
 import json
 
@@ -13,13 +13,13 @@ from redi.data.shuffled_negatives import partners
 
 
 @given(num_rows=st.integers(2, 50), seed=st.integers(0, 1000))
-def test_everyone_gets_another_ones_and_each_is_taken_once(num_rows, seed):
+def test_every_pair_gets_anothers_negative_and_each_is_used_once(num_rows, seed):
     partner = partners(num_rows, seed)
     assert sorted(partner) == list(range(num_rows))
     assert not np.any(partner == np.arange(num_rows))
 
 
-def test_with_three_rows_the_cycle_can_be_written_down():
+def test_the_cycle_of_three_rows_by_hand():
     order = np.random.default_rng(42).permutation(3).tolist()  # row order[1] gets the negative of order[0], and so on
     expected = {order[1]: order[0], order[2]: order[1], order[0]: order[2]}
     assert partners(3, 42).tolist() == [expected[row] for row in range(3)]
@@ -54,7 +54,7 @@ def test_only_the_negative_and_what_belongs_to_it_move(pairs_folder, tmp_path, c
     assert "already done" in capsys.readouterr().out
 
 
-def test_what_holds_no_pairs_is_refused(tmp_path, capsys):
+def test_other_rows_than_pairs_are_refused(tmp_path, capsys):
     Dataset.from_list([{"messages": "m", "uuid": "u"}]).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(SystemExit) as caught:
         shuffle_negatives.main(["--input", str(tmp_path / "rows.parquet"), "--output", str(tmp_path / "out")])

@@ -1,4 +1,4 @@
-"""Verifier columns from the project's grader: what is filled, what is kept, and the agreement with labels."""
+"""Verifier columns from the project's grader: which are filled, which are kept, and the agreement with labels."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def row(answer, generations, llama, math_verify=None):
 
 
 ROWS = [
-    # The third is cut off in its thought, where it says the answer; the fourth never boxes one.
+    # The third is cut off in its thought, after the answer; the fourth has no boxed answer.
     row("4", [trace("4"), trace("5"), "<think>\n\\boxed{4}", "<think>\n</think>\n4"], [T, None, T, F], [F, T, F, F]),
     row("\\frac{x}{2}", [trace("0.5 x"), trace("x")], None, [T, F]),  # equal only by mathematics
     row("4", [trace("4")], [F, F]),  # a label too many
@@ -46,7 +46,7 @@ ROWS = [
     row("4", [], [], []),
     row("4", [None], None) | {"correctness": None},
 ]
-# What the grader says of each; None where there is no answer or no generation.
+# The grader's verdicts; None without an answer or without generations.
 GRADED = [[T, F, F, F], [T, F], [T], None, None, None, None, [F]]
 
 
@@ -178,14 +178,13 @@ def test_bring_your_own_traces(tmp_path):
     run("build_pairs", "--input", tmp_path / "out", "--output", tmp_path / "pairs", "--expect-rows", 2)
 
 
-def test_agrees_with_the_labels_of_gsm8k_traces(shared, tmp_path):
+def test_agrees_with_the_labels_of_gsm8k_traces(gsm8k, tmp_path):
     """1,319 problems of 4 generations; the grader's labels give as many positives and pairs as the corpus's own."""
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    table = pq.read_table(corpus).drop_columns(["correctness"])
+    table = pq.read_table(gsm8k).drop_columns(["correctness"])
     pq.write_table(table, tmp_path / "unlabelled.parquet")
     rows, report = verify(tmp_path / "unlabelled.parquet")
     assert (report["rows"], report["generations"]) == (1319, 4 * 1319)
-    labels = pq.read_table(corpus, columns=["correctness"])["correctness"].to_pylist()
+    labels = pq.read_table(gsm8k, columns=["correctness"])["correctness"].to_pylist()
     for name in ("llama_verification", "math_verify_reparsed_answer"):
         assert [made["correctness"][name] for made in rows] == [label[name] for label in labels]
     for name, expected in (("build_positives", 887), ("build_pairs", 731)):

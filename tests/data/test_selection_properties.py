@@ -1,4 +1,4 @@
-"""Random rows with nulls and lists of odd lengths: the selection against a plain loop, JSON lines against parquet."""
+"""Random rows with nulls and lists of odd lengths: selection against a plain loop, JSON lines against parquet."""
 
 import json
 

@@ -34,7 +34,7 @@ def refusal(capsys, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
-    """A tiny model that has learned to answer any problem with one of two thoughts, as likely as not right."""
+    """A tiny model that has learned to answer any problem with one of two thoughts, equally likely correct."""
     folder = build_model(tmp_path_factory.mktemp("teacher"), max_positions=512)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)

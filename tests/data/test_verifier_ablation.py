@@ -138,10 +138,9 @@ def test_too_little_to_halve(tmp_path, capsys):
     assert "--max-response-tokens needs a tokenizer" in error
 
 
-def test_gsm8k_traces(shared, tmp_path):
+def test_gsm8k_traces(gsm8k, tmp_path):
     """731 problems have both kinds of trace, 156 more only accepted ones: 365 and 366, and 365 after sampling."""
-    corpus = shared / "corpora" / "gsm8k_traces.parquet"
-    made = ablate(tmp_path, corpus)
+    made = ablate(tmp_path, gsm8k)
     assert {name: len(rows) for name, rows in made.items()} == {"sft": 731 + 156, "main": 365, "inverted": 365}
     columns = ["problem", "problem_is_valid", "source", "generations", "correctness"]
-    assert made == expected(pq.read_table(corpus, columns=columns).to_pylist())
+    assert made == expected(pq.read_table(gsm8k, columns=columns).to_pylist())

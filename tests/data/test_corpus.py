@@ -1,4 +1,4 @@
-"""Corpora that are not OpenR1's parquet: JSON lines, absent columns, and one line for whatever cannot be read."""
+"""Corpora unlike OpenR1's parquet: JSON lines, missing columns, and one-line errors for what cannot be read."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_json_lines_give_the_same_pairs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_corpus])
-def test_absent_columns_have_their_defaults(tmp_path, write):
+def test_missing_columns_have_their_defaults(tmp_path, write):
     path = tmp_path / ("raw.jsonl" if write is write_jsonl else "raw.parquet")
     rows = [row("one", [True, False], [True, False]), row("two", [False, True], [True, True])]
     rows = [{name: made[name] for name in (*LEAST, "correctness")} for made in rows]
@@ -55,7 +55,7 @@ def test_a_corpus_without_verdicts(tmp_path, capsys):
         for name in ("build_pairs", "build_positives"):
             error = fails(capsys, name, "--input", path, "--output", tmp_path / "out")
             assert f"{path} has no column 'correctness.llama_verification'" in error
-            assert "run data_preprocess/verify.py first" in error
+            assert "run verify.py first" in error
         made = rows_of(path, (*LEAST, *VERIFIERS), optional=VERIFIERS)
         assert [tuple(row) for row in made] == [(*LEAST, *VERIFIERS, "original_index")] * len(ROWS)
         assert [[row[name] for name in LEAST] for row in made] == [[row[name] for name in LEAST] for row in rows]
@@ -65,14 +65,14 @@ def test_a_corpus_without_verdicts(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"problem": "p", "generations": [', "line 3 is not JSON: Expecting value at column 34"),
-        ('["p"]', "line 3 is no JSON object but list"),
-        (b'{"problem": "\xff"}', "line 3 is not UTF-8"),
-        (json.dumps(LINE | {"problem": 7}), "line 3: 'problem' is not of type string"),
-        (json.dumps(LINE | {"generations": "text"}), "line 3: 'generations' is not of type list<item: string>"),
-        (json.dumps(LINE | {"generations": [["text"]]}), "line 3: 'generations' is not of type list<item: string>"),
-        (json.dumps(LINE | {"correctness": {VERIFIERS[0]: [1]}}), "line 3: 'correctness' is not of type struct"),
-        (json.dumps(LINE | {"problem": "\ud800"}), "line 3: 'problem' is not of type string"),
+        ('{"problem": "p", "generations": [', ", line 3: not valid JSON (Expecting value at column 34)"),
+        ('["p"]', ", line 3: not a JSON object but list"),
+        (b'{"problem": "\xff"}', ", line 3: not UTF-8"),
+        (json.dumps(LINE | {"problem": 7}), ", line 3: 'problem' is not of type string"),
+        (json.dumps(LINE | {"generations": "text"}), ", line 3: 'generations' is not of type list<item: string>"),
+        (json.dumps(LINE | {"generations": [["text"]]}), ", line 3: 'generations' is not of type list<item: string>"),
+        (json.dumps(LINE | {"correctness": {VERIFIERS[0]: [1]}}), ", line 3: 'correctness' is not of type struct"),
+        (json.dumps(LINE | {"problem": "\ud800"}), ", line 3: 'problem' is not of type string"),
     ],
 )
 def test_a_malformed_line(tmp_path, capsys, line, message):
@@ -80,7 +80,7 @@ def test_a_malformed_line(tmp_path, capsys, line, message):
     text = line if isinstance(line, bytes) else line.encode()
     path.write_bytes(json.dumps(LINE).encode() + b"\n\n" + text + b"\n" + json.dumps(LINE).encode())
     error = fails(capsys, "build_pairs", "--input", path, "--output", tmp_path / "out")
-    assert f"--input {path} {message}" in error
+    assert f"{path}{message}" in error
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,4 +1,4 @@
-"""A corpus on the Hub, read by the real client from a stand-in server: revisions, columns, and what goes wrong."""
+"""A corpus on the Hub, read by the real client from a stand-in server: revisions, columns and errors."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from helpers.hub_server import CARD, HubServer
 from redi.runs.hub import is_hub_id
 
 OLD, NEW = "a" * 40, "b" * 40
-# Of every row, a column that nobody asks for: most of the file.
+# A column that is not requested: most of the file.
 UNREAD = "".join(map(chr, np.random.default_rng(0).integers(33, 127, 40_000)))
 
-# Runs commands, one after the other, as from the command line; a process of its own, since the client reads the
-# address of the Hub when it is imported.
+# Runs commands one after the other, as from the command line. It needs a separate process, since the client reads the
+# Hub's address when it is imported.
 DRIVER = """
 import contextlib, io, json, runpy, sys
 for command in json.loads(sys.argv[1]):
@@ -88,18 +88,18 @@ def test_one_commit_and_only_the_columns_needed(hub, tmp_path):
     assert inputs["corpus"] == {"path": f"owner/traces@{OLD}", "sha256": f"hub:owner/traces@{OLD}"}
     assert f"`owner/traces@{NEW}`" in (tmp_path / "v2" / "README.md").read_text()
 
-    # A whole commit id needs no connection to be recognised (nobody listens on port 9).
+    # A full commit id needs no connection to be recognised (nobody listens on port 9).
     options = ["--input", "owner/traces", "--revision", NEW, "--output", tmp_path / "v2"]
     [(code, said, _)] = run_all(9, tmp_path / "home", ["build_positives", *options])
     assert (code, said) == (0, f"{tmp_path / 'v2'}: already done, {NUM_POSITIVES} rows\n")
 
-    # The size is the first thing said. It is that of the columns asked for: a fraction of the files'.
+    # The first line is the size of the requested columns: a fraction of the files'.
     announced = first[1].split("\n")[0]
     assert announced.startswith(f"owner/traces@{OLD}: 10 rows in 2 files; 0.0 of their 0.4 MB")
     assert "already done" in again[1]
     assert moved[0] == 2
     assert "pass --overwrite" in moved[2]
-    # Footers are found by reading the end of a file; nothing else may touch the column that nobody asked for.
+    # Footers are found by reading the end of a file; nothing else may touch the unrequested column.
     pages = [sent for sent in hub.ranges if sent[2] < sent[0].stat().st_size]
     assert len({file for file, _, _ in pages}) == 4
     assert not any(overlaps_unread(*sent) for sent in pages)
