@@ -17,8 +17,8 @@ from helpers.tiny import make_model, make_pairs, make_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that no process is left alone with a long one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Long tests first: where several processes share the tests, none is left alone with a long one at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_quickstart" not in item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 import show_habit
@@ -18,28 +17,22 @@ def run_quickstart(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("quickstart") / "out"
-    result = run_quickstart("--output", str(folder))
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    return folder
-
-
-def test_redi_is_above_sft_and_above_more_sft(finished):
-    rows = {row["name"]: row for row in json.loads((finished / "report/table.json").read_text())["rows"]}
+def test_redi_is_above_sft_and_more_sft_and_a_second_run_trains_and_samples_nothing(tmp_path):
+    """One test, so that two test processes do not both run the quickstart."""
+    out = tmp_path / "out"
+    first = run_quickstart("--output", str(out))
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    rows = {row["name"]: row for row in json.loads((out / "report/table.json").read_text())["rows"]}
     redi = rows["redi"]["benchmarks"]["digits"]
     assert redi["differences"]["sft"]["low"] > 0.03  # 3 points at the lower end of the paired 95 % interval
     assert redi["differences"]["sft_more"]["low"] > 0.03
     assert rows["base"]["benchmarks"]["digits"]["pass_at_1"] < 0.05
     for name in ("table.md", "pass_at_1.png", "training_dynamics.png", "habit.md", "report/report.html"):
-        assert (finished / name).stat().st_size > 0
+        assert (out / name).stat().st_size > 0
 
-
-def test_a_second_run_trains_and_samples_nothing(finished):
-    results = [*finished.glob("*/model.safetensors"), *finished.glob("evaluation/*/generations.jsonl")]
+    results = [*out.glob("*/model.safetensors"), *out.glob("evaluation/*/generations.jsonl")]
     before = {path: path.stat().st_mtime_ns for path in results}
-    again = run_quickstart("--output", str(finished))
+    again = run_quickstart("--output", str(out))
     assert again.returncode == 0
     assert again.stdout.count("already finished") >= 6  # task, two datasets, three trainings
     assert len(before) == 7 and before == {path: path.stat().st_mtime_ns for path in results}
