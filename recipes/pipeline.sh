@@ -94,28 +94,6 @@ build_dataset() { # FOLDER MODEL
 }
 
 data() {
-    local found=""
-    if [ -z "${CORPUS:-}" ]; then
-        found=$(grep -hom 1 "$corpus@[0-9a-f]\{40\}" "${root}data/"*/manifest.json 2>/dev/null | head -n 1) || true
-    fi
-    echo "${found:-$corpus}"
-}
-
-build_dataset() { # FOLDER MODEL
-    local raw output=(--output "$1") pairs num_positives=() num_pairs=()
-    raw=$(source_of_data)
-    pairs=(build_pairs.py --input "$raw" "${output[@]}" --tokenizer "$2" "${pairs_options[@]}")
-    if [ -z "${CORPUS:-}" ]; then num_positives=(--expect-rows 77629) num_pairs=(--expect-rows 53175); fi
-    case $(basename "$1") in
-        positives) set -- build_positives.py --input "$raw" "${output[@]}" "${num_positives[@]}" ;;
-        pairs) set -- "${pairs[@]}" "${num_pairs[@]}" ;;
-        pairs_neither) set -- "${pairs[@]}" --negatives neither ;;
-        pairs_shuffled_negatives) set -- shuffle_negatives.py --input "${1%_shuffled_negatives}" "${output[@]}" ;;
-    esac
-    python "data_preprocess/$1" "${@:2}"
-}
-
-data() {
     local model dataset
     model=$(path "${runs[0]}" model_name_or_path)
     python scripts/prepare_base_model.py --model "$base" --output "$model" "${prepare_options[@]}"
