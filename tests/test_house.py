@@ -42,7 +42,7 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name if name in MODULES else node.module) for name in names)
 
 
-def report(offenders: list[str]) -> None:
+def check_none(offenders: list[str]) -> None:
     assert not offenders, "\n" + "\n".join(offenders)
 
 
@@ -57,7 +57,7 @@ def test_rooms_import_only_from_rooms_below():
                 offenders.append(f"{path}:{line} imports the entry point {name}")
             elif name in MODULES and LEVELS[room_of(name)] < LEVELS[room]:
                 offenders.append(f"{path}:{line} imports {name}, which is above {room}")
-    report(offenders)
+    check_none(offenders)
 
 
 def test_redi_names_no_script():
@@ -66,7 +66,7 @@ def test_redi_names_no_script():
         if path.suffix in (".py", ".html"):
             lines = enumerate(path.read_text().splitlines(), 1)
             offenders += [f"{path}:{number} {line.strip()}" for number, line in lines if "scripts/" in line]
-    report(offenders)
+    check_none(offenders)
 
 
 def test_no_error_is_caught_blindly():
@@ -77,11 +77,11 @@ def test_no_error_is_caught_blindly():
                 node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
             ):
                 offenders.append(f"{path}:{node.lineno} names no error, or every error")
-    report(offenders)
+    check_none(offenders)
 
 
 def test_files_and_folders_stay_small():
     lengths = {path: len(path.read_text().splitlines()) for path in MODULES.values()}
     offenders = [f"{path} has {length} lines, more than 350" for path, length in lengths.items() if length > 350]
     folders = Counter(path.parent for path in MODULES.values())
-    report(offenders + [f"{folder} has {n} Python files, more than 16" for folder, n in folders.items() if n > 16])
+    check_none(offenders + [f"{folder} has {n} Python files, more than 16" for folder, n in folders.items() if n > 16])

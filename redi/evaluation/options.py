@@ -60,7 +60,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(protocol_names())
     parser.add_argument(
-        "--protocol", metavar="NAME_OR_YAML", help=f"a file of options, or a name: {names}; other options override it"
+        "--protocol",
+        metavar="NAME_OR_YAML",
+        help=f"a file of options, or a name: {names}; its options replace the defaults below, and the command line overrides both",
     )
     add_benchmark_option(parser)
     _add_benchmark_folder(parser)
