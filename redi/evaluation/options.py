@@ -62,7 +62,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         metavar="NAME_OR_YAML",
-        help=f"a file of options, or a name: {names}; its options replace the defaults below, and the command line overrides both",
+        help=f"a file of options, or a name: {names}; its options replace the defaults below, "
+        "and the command line overrides both",
     )
     add_benchmark_option(parser)
     _add_benchmark_folder(parser)
