@@ -4,6 +4,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from redi.checks import CheckedTrainer
 from redi.text.training_rows import PAIR_COLUMNS, prepare_problems
 
 UNREAD_OPTIONS = {
@@ -12,7 +13,7 @@ UNREAD_OPTIONS = {
 }
 
 
-class PreparedDPOTrainer(DPOTrainer):
+class PreparedDPOTrainer(CheckedTrainer, DPOTrainer):
     """[`~trl.DPOTrainer`] on pairs from `redi.text.training_rows`; loss, reference and metrics are TRL's own.
 
     TRL 1.16 appends no eos token to a conversation, so its DPO would not learn where an answer ends. REDI here, and

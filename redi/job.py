@@ -1,5 +1,6 @@
 """A training job as its command line describes it: reads the options and checks what needs no model and no data."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from redi.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+
+NO_SEQUENCE_PARALLELISM = "a trace stays on one GPU (no context, sequence or tensor parallelism)"
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Job:
 def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None) -> Job:
     """Reads a command line, see `redi.runs.recipe_options.parse_options`. `check_job` completes the result."""
     kind = STAGES[stage]
-    (run, args), given = parse_options(argv, [RunArguments, kind.config], unread=kind.unread, assumed=assumed)
+    unread = kind.unread | {"parallelism_config": NO_SEQUENCE_PARALLELISM}
+    (run, args), given = parse_options(argv, [RunArguments, kind.config], unread=unread, assumed=assumed)
     run.accelerate_config = run.accelerate_config or kind.accelerate_config
     for name in ("check_only", "tokenize_only", "accelerate_config"):  # how the run is started, not what it is
         given.pop(name, None)
@@ -99,6 +104,8 @@ def check_job(job: Job, num_processes: int) -> Job:
 
 def _check_saving(job: Job) -> None:
     """Refuses options that leave nothing to resume from or are not read. Pushes only once, at the end."""
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
+        raise UsageError(f"remove parallelism_config from the accelerate configuration: {NO_SEQUENCE_PARALLELISM}")
     if job.args.save_only_model:
         raise UsageError(
             "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
@@ -166,10 +173,15 @@ def lora_config(run: RunArguments) -> "LoraConfig | None":
 def lost_updates(dtype: str, learning_rate: float) -> str:
     """What is wrong with half-precision weights that are the only ones the optimizer has.
 
-    bfloat16 numbers are 2^-8 apart, relatively, and AdamW changes a weight by about the learning rate.
+    bfloat16 numbers are 2^-8 apart, relatively, and AdamW changes a weight by about the learning rate. In float16,
+    AdamW's eps of 1e-8 and the squares of small gradients are 0, so updates explode.
     """
+    fault = (
+        "AdamW diverges"
+        if dtype == "float16"
+        else f"updates as small as learning_rate={learning_rate:g} are lost in rounding"
+    )
     return (
-        f"dtype={dtype} without DeepSpeed or FSDP keeps no float32 weights, and updates as small as "
-        f"learning_rate={learning_rate:g} are lost in rounding; remove dtype (bf16: true still computes in bfloat16), "
-        "or set accelerate_config: zero2"
+        f"dtype={dtype} without DeepSpeed or FSDP keeps no float32 weights, and {fault}; set dtype: float32, the "
+        "default (bf16: true still computes in bfloat16), or accelerate_config: zero2"
     )

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from redi.engine.attention import enable_packing
+from redi.checks import CheckedTrainer
 from redi.runs.errors import UsageError
 from redi.text.encoding import encode, split_conversation
 
@@ -60,13 +59,11 @@ def tokenize_positives(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: 
     return rows.remove_columns("num_tokens")
 
 
-class PackedSFTTrainer(SFTTrainer):
+class PackedSFTTrainer(CheckedTrainer, SFTTrainer):
     """[`~trl.SFTTrainer`] on rows from `tokenize_positives`; loss, packing and metrics are TRL's own.
 
-    The only change: `padding_free` and `packing` need no flash-attn package, see `redi.engine.attention`.
-
-    Raises:
-        ValueError: `padding_free` or `packing` is set, and the model's attention cannot keep packed rows apart.
+    The only change: `padding_free` and `packing` need no flash-attn package, see `redi.engine.attention`. Where
+    `redi.engine.agreement` finds that the model does not keep rows apart, `padding_free` pads, and `packing` is refused.
     """
 
     def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):
@@ -74,6 +71,7 @@ class PackedSFTTrainer(SFTTrainer):
             args.max_length = None  # `tokenize_positives` has cut; SFTTrainer refuses a limit that it cannot apply
         super().__init__(model=model, args=args, **kwargs)
         if self.padding_free:
-            reason = enable_packing(self.model.get_base_model() if is_peft_model(self.model) else self.model)
-            if reason is not None:
-                raise ValueError(f"neither padding_free nor packing is possible: {reason}. Remove the option")
+            self.layouts = ("packed",) if args.packing else ("packed", "padded")
+
+    def _use_layout(self, layout: str) -> None:
+        self.padding_free = self.data_collator.padding_free = layout == "packed"

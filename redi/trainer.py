@@ -15,8 +15,8 @@ from transformers.trainer_pt_utils import get_model_param_count
 from trl import DPOTrainer
 
 from redi.callbacks import SetEpoch, make_callbacks
+from redi.checks import CheckedTrainer
 from redi.config import REDIConfig
-from redi.engine.attention import enable_packing
 from redi.engine.batching import StepDataset, step_cost
 from redi.engine.logprobs import add_scoring
 from redi.losses import redi_loss, simpo_loss
@@ -26,7 +26,7 @@ from redi.text.training_rows import NAME, PAIR_COLUMNS, prepare_problems
 logger = get_logger(__name__)
 
 
-class REDITrainer(DPOTrainer):
+class REDITrainer(CheckedTrainer, DPOTrainer):
     """Trainer for Reinforcement Distillation (REDI), https://huggingface.co/papers/2505.24850.
 
     Minimises Eq. (5), -log p(y_w|x)/|y_w| + alpha * log p(y_l|x)/|y_l|, averaged over the pairs of the global batch.
@@ -66,6 +66,7 @@ class REDITrainer(DPOTrainer):
         "title": "Harnessing Negative Signals: Reinforcement Distillation from Teacher Data for LLM Reasoning",
         "id": "2505.24850",
     }
+    has_own_head = True
 
     def __init__(self, model: Any, args: REDIConfig, **kwargs: Any):
         if not isinstance(args, REDIConfig):
@@ -93,6 +94,7 @@ class REDITrainer(DPOTrainer):
             else partial(simpo_loss, beta=args.simpo_beta, gamma=args.simpo_gamma)
         )
         if self.trains_on_traces:
+            self.layouts = ("packed", "padded")
             self._plan_steps(base_model)
         for callback in make_callbacks(args, self.accelerator, self._metrics["train"]):
             self.add_callback(callback)
@@ -122,9 +124,6 @@ class REDITrainer(DPOTrainer):
 
     def _plan_steps(self, model: torch.nn.Module) -> None:
         """Sets up `self.steps`: this rank's share of each optimizer step."""
-        reason = enable_packing(model)
-        if reason is not None:
-            logger.warning(f"traces are padded, not packed: {reason}")
         text_config = model.config.get_text_config()
         self.num_parameters = get_model_param_count(model)  # also where ZeRO-3 has sharded them
         crossover = self.num_parameters / (text_config.num_hidden_layers * text_config.hidden_size)
@@ -138,7 +137,7 @@ class REDITrainer(DPOTrainer):
             cost=step_cost(crossover),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
-            pack=reason is None,
+            pack=True,
             pad_token_id=self._tokenizer.pad_token_id,
             seed=self.args.seed,
         )
@@ -146,6 +145,10 @@ class REDITrainer(DPOTrainer):
         self.has_rehearsed = False
         if self.accelerator.is_main_process:
             print(self.steps.describe(), flush=True)
+
+    def _use_layout(self, layout: str) -> None:
+        if self.trains_on_traces:
+            self.steps.pack = layout == "packed"
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.trains_on_traces:

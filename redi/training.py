@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from huggingface_hub import upload_folder
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import Trainer, TrainingArguments
+from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.data.training_data import load_rows
+from redi.engine.agreement import TOLERANCE, relative_error, short_traces
 from redi.job import Job, check_job, lost_updates, read_job
 from redi.runs.checkpoints import (
     STARTED,
@@ -65,9 +66,11 @@ def run_training(job: Job) -> None:
     launch_file = os.environ.get("REDI_LAUNCH_FILE") if run.tokenize_only else None
     launch = launch_options(run.accelerate_config, _num_gpus(args)) if launch_file else []
     if not run.tokenize_only:
-        _say(args, job.batch, _lost_updates_here(job))
+        _say(args, job.batch)
     _set_loading(job)
     tokenizer = load_tokenizer(run.model_name_or_path)
+    if not run.tokenize_only:
+        _say(args, _check_weights_dtype(job))
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
     with usage_errors(str, ValueError):  # rows that cannot be trained on
         rows = job.stage.prepare(dataset, tokenizer, args, run.dataset_name)
@@ -85,11 +88,12 @@ def run_training(job: Job) -> None:
             peft_config=job.lora,
         )
     if job.lora is not None:
-        _refuse_sharded_adapters(trainer)
+        _check_adapters(trainer)
     if trainer.is_world_process_zero():
         write_start(Path(args.output_dir), job.given, run.inputs)
-    _train(trainer)
-    _finish(trainer, job, len(dataset), started)
+    with usage_errors(str, FloatingPointError):  # losses, gradients or weights that are NaN or infinite
+        _train(trainer)
+        _finish(trainer, job, len(dataset), started)
 
 
 def _set_loading(job: Job) -> None:
@@ -115,18 +119,30 @@ def _hub_error(error: Exception) -> str:  # the trainer creates the repository t
     return f"push_to_hub=True: {error}; set hub_model_id and log in with `hf auth login`"
 
 
-def _lost_updates_here(job: Job) -> str:
-    dtype = job.run.dtype or (job.args.model_init_kwargs or {}).get("dtype")
+def _check_weights_dtype(job: Job) -> str:
+    """A warning about bfloat16 weights that are the only ones the optimizer has; float16 ones are refused."""
+    name = str((job.args.model_init_kwargs or {}).get("dtype", "float32")).removeprefix("torch.")
+    if name == "auto":
+        name = str(AutoConfig.from_pretrained(job.run.model_name_or_path).dtype).removeprefix("torch.")
     keeps_float32 = job.args.deepspeed_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    if dtype not in ("bfloat16", "float16") or keeps_float32 or job.lora is not None:
+    if name not in ("bfloat16", "float16") or keeps_float32 or job.lora is not None:
         return ""
-    return f"warning: {lost_updates(dtype, job.args.learning_rate)}"
+    problem = lost_updates(name, job.args.learning_rate)
+    if name == "float16":
+        raise UsageError(problem)
+    return f"warning: {problem}"
 
 
-def _refuse_sharded_adapters(trainer: Trainer) -> None:
+def _check_adapters(trainer: Trainer) -> None:
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
         raise UsageError("lora_r needs unsharded weights: use accelerate_config single_gpu, ddp or zero2")
+    base = trainer.model.get_base_model()
+    if base.config.get_text_config().tie_word_embeddings and hasattr(base.get_input_embeddings(), "lora_A"):
+        raise UsageError(
+            "lora_target_modules: the model's embeddings are also its head, so adapters on them cannot be merged; "
+            "leave them out"
+        )
 
 
 def _train(trainer: Trainer) -> None:
@@ -202,10 +218,35 @@ def _save_merged(trainer: Trainer) -> None:
     """Writes the adapters to `output_dir/adapter`, and the model with the adapters merged to `output_dir`."""
     folder = Path(trainer.args.output_dir)
     trainer.save_model(str(folder / "adapter"))
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model = merge_adapters(model, short_traces(trainer.processing_class)[0])
     if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
+
+
+def merge_adapters(model: torch.nn.Module, token_ids: list[int]) -> PreTrainedModel:
+    """Merges the adapters of a PEFT model into its weights, in place. All ranks must call it.
+
+    Args:
+        model: the PEFT model.
+        token_ids: of a short text, to compare logits on.
+
+    Raises:
+        UsageError: the merged model is another one, for example because an adapted layer shares its weights.
+    """
+    model.eval()
+    ids = torch.tensor([token_ids], device=model.device)
+    with torch.no_grad():
+        before = model(input_ids=ids).logits.float()
+        merged = model.merge_and_unload()
+        error = relative_error([merged(input_ids=ids).logits.float()], [before])
+    if error > TOLERANCE.get(merged.dtype, TOLERANCE[torch.float32]):
+        raise UsageError(
+            f"merging the adapters changes the model: its logits differ by {error:.2g}. The adapters are complete in "
+            "output_dir/adapter and can be used unmerged; train others with lora_target_modules"
+        )
+    return merged
 
 
 def _push(folder: Path, repository: str, args: TrainingArguments) -> None:

@@ -10,10 +10,10 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils.generic import is_flash_attention_requested
 
 NAME = "redi_packed"
 _HALF = (torch.float16, torch.bfloat16)
-_FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
 def packed_attention(
@@ -63,7 +63,7 @@ def packed_attention(
     lengths = cu_seq_lens_q.diff().tolist()
     traces = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     outputs = [_one_trace(*states, scaling, dropout, sliding_window) for states in traces]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _one_trace(
@@ -97,9 +97,10 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 def enable_packing(model: PreTrainedModel) -> str | None:
-    """Makes the model attend only within the traces of a packed row.
+    """Asks the model to attend only within the traces of a packed row; `redi.engine.agreement` finds out if it does.
 
     A model that uses a flash-attention package keeps it, because those kernels read the cumulative lengths themselves.
+    Caps are checked here, because too few scores of short traces reach them.
 
     Returns:
         None, or the reason why this model cannot be packed. In that case the model is unchanged.
@@ -108,7 +109,7 @@ def enable_packing(model: PreTrainedModel) -> str | None:
     layers = set(getattr(config, "layer_types", None) or [])
     if not model._supports_attention_backend or model._is_stateful or layers - {"full_attention", "sliding_attention"}:
         return f"{type(model).__name__} has layers that cannot be told where traces begin"
-    if config._attn_implementation in _FLASH_ATTENTION:
+    if is_flash_attention_requested(config):
         return None
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "its attention caps logits (attn_logit_softcapping), which can be packed only with flash-attention"

@@ -27,14 +27,9 @@ def add_scoring(model: PreTrainedModel) -> None:
     `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * logps)`, which is
     differentiable, and `logps`, which is not. This is a third cheaper; see `SignedSum`.
 
-    Raises:
-        ValueError: the model scales its logits in a way that the kernels do not support.
+    `redi.engine.agreement.check_head` compares the result with the model's own logits.
     """
     config = model.config.get_text_config()
-    scales = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-    for name in scales:
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ValueError(f"{type(model).__name__} scales its logits by {name}, which REDI does not support")
     softcap = getattr(config, "final_logit_softcapping", None)
     original = model.forward
 

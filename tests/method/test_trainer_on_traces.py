@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from helpers.oracle import check_steps, config, logged, oracle_logps, oracle_losses, oracle_steps, trained
 from helpers.tiny import make_model, make_pairs
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from redi import REDITrainer
 
@@ -206,12 +206,22 @@ def test_rows_that_cannot_be_trained_on_are_dropped_by_name(tmp_path, model_path
     assert any("1 of 4 rows dropped for an empty completion: problem-1" in r.getMessage() for r in caplog.records)
 
 
+class Damage(TrainerCallback):
+    """Puts NaN into the head's weights, after the model has been checked."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            model.lm_head.weight.fill_(float("nan"))
+
+
 def test_a_nan_stops_before_the_step_and_names_the_rows(tmp_path, model_path, tokenizer, pairs):
     trainer = REDITrainer(
-        model=model_path, args=config(tmp_path, max_steps=2), train_dataset=pairs, processing_class=tokenizer
+        model=model_path,
+        args=config(tmp_path, max_steps=2),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        callbacks=[Damage()],
     )
-    with torch.no_grad():
-        trainer.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"in step 1; batch: row \d"):
         trainer.train()
     assert trainer.state.global_step == 0
