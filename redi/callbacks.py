@@ -24,12 +24,10 @@ logger = get_logger(__name__)
 class Collapse:
     """A collapse found by `find_collapse`. LogPS are in nats per token; norms are as logged, before clipping.
 
-    Parameters:
-        step (`int`): the last logged step.
-        last_good_step (`int`): the last logged step whose chosen LogPS was still above the threshold.
-        logps (`float`), logps_at_start (`float`): chosen LogPS at `step`, and its mean over the reference window.
-        grad_norm (`float`), grad_norm_at_start (`float`): the highest median over a few logged steps, and the median
-            over the reference window.
+    Attributes:
+        step, last_good_step: the last logged step, and the last whose chosen LogPS was above the threshold.
+        logps, logps_at_start: chosen LogPS at `step`, and its mean over the reference window.
+        grad_norm, grad_norm_at_start: the highest median over a few logged steps, and that of the reference window.
     """
 
     step: int
@@ -70,11 +68,7 @@ def find_collapse(
         history: `log_history` of the trainer's state. Checkpoints contain it, so the window survives a resume.
         drop: nats per token.
         ratio: factor between gradient norms.
-        window: number of logged steps in the reference window.
-        patience: number of logged steps a collapse must last.
-
-    Returns:
-        The collapse, or None.
+        window, patience: numbers of logged steps.
     """
     logs = [log for log in history if "logps/chosen" in log and log.get("grad_norm") is not None]
     start, later = logs[:window], logs[window:]
@@ -109,12 +103,8 @@ class CollapseGuard(TrainerCallback):
 
     def __init__(self, args: REDIConfig):
         self.stops = args.collapse_guard == "stop"
-        self.rule = dict(
-            drop=args.collapse_logps_drop,
-            ratio=args.collapse_grad_norm_ratio,
-            window=args.collapse_window,
-            patience=args.collapse_patience,
-        )
+        self.rule = dict(drop=args.collapse_logps_drop, ratio=args.collapse_grad_norm_ratio)
+        self.rule |= dict(window=args.collapse_window, patience=args.collapse_patience)
         self.collapse: Collapse | None = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -143,10 +133,6 @@ class UpdateNorm(TrainerCallback):
     This is the paper's gradient step size. Like every metric, it is averaged over the steps since the last log. It is
     computed on the optimizer's own parameters: the float32 master weights if they exist, and this rank's shard of
     them under ZeRO and FSDP2. It costs one copy of these parameters, and one pass over them per step.
-
-    Args:
-        accelerator: the trainer's accelerator.
-        metrics: the trainer's lists of metrics by name.
 
     Raises:
         ValueError: the parameters are sharded by FSDP version 1, which is not supported here.
@@ -189,18 +175,6 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     # ZeRO-3 hands its shards to the optimizer one at a time, and only during the step.
     shards = getattr(getattr(optimizer, "optimizer", None), "fp32_partitioned_groups_flat", None)
     return shards or [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def make_callbacks(
-    args: REDIConfig, accelerator: Accelerator, metrics: dict[str, list[float]]
-) -> list[TrainerCallback]:
-    """Makes the callbacks that the options request."""
-    callbacks: list[TrainerCallback] = []
-    if args.collapse_guard != "off":
-        callbacks.append(CollapseGuard(args))
-    if args.log_update_norm:
-        callbacks.append(UpdateNorm(accelerator, metrics))
-    return callbacks
 
 
 class SetEpoch(TrainerCallback):

@@ -1,7 +1,6 @@
 """`REDIConfig`: TRL's `DPOConfig` plus REDI's own options, minus the options that REDI does not read."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from trl import DPOConfig
 
@@ -34,48 +33,15 @@ UNREAD_OPTIONS = {
 class REDIConfig(DPOConfig):
     """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
 
-    Setting an inherited option that REDI does not read raises a `ValueError`, even if the value is the parent's
-    default. These are `beta`, `loss_type` and everything about the reference model; see `UNREAD_OPTIONS`.
-
-    Parameters:
-        alpha (`float`, *optional*, defaults to `0.8`):
-            Weight of the negative term in Eq. (5), in [0, 1].
-        objective (`str`, *optional*, defaults to `"redi"`):
-            `"redi"` for Eq. (5), or `"simpo"` for the SimPO baseline, Eq. (3).
-        simpo_beta (`float`, *optional*): SimPO's beta; defaults to 2.0 when `objective="simpo"`.
-        simpo_gamma (`float`, *optional*): SimPO's gamma; defaults to 1.0 when `objective="simpo"`.
-        padding_free (`bool`, *optional*, defaults to `True` for REDI):
-            Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. The loss and
-            its gradient are the same. SimPO always uses padded pairs, because it is not a sum over traces.
-        max_tokens_per_micro_batch (`int`, *optional*):
-            Capacity of a packed micro-batch in tokens. It bounds the memory of a step: as many micro-batches are made
-            as the traces need. By default there are `gradient_accumulation_steps` micro-batches of any size.
-        collapse_guard (`str`, *optional*, defaults to `"warn"`):
-            What to do when the run collapses (see `redi.callbacks.find_collapse`): `"off"`, `"warn"` once, or
-            `"stop"`, which saves nothing from then on and makes the training script exit with code 3.
-        collapse_logps_drop (`float`, *optional*, defaults to `1.0`):
-            How far `logps/chosen` must fall below its mean over the reference window, in nats per token.
-        collapse_grad_norm_ratio (`float`, *optional*, defaults to `3.0`):
-            Factor by which `grad_norm` must exceed its median over the reference window.
-        collapse_window (`int`, *optional*, defaults to `5`): number of logged steps in the reference window.
-        collapse_patience (`int`, *optional*, defaults to `3`): number of logged steps a collapse must last.
-        log_update_norm (`bool`, *optional*, defaults to `False`):
-            Log `update_norm`: the L2 norm of the parameter change of an optimizer step, averaged over the steps since
-            the last log. Costs one copy of the trainable parameters.
-
-    > [!NOTE]
-    > These parameters have default values different from [`~trl.DPOConfig`]:
-    > - `max_length`: Defaults to `None` (nothing is truncated) instead of `1024`.
-    > - `padding_free`: Defaults to `True` (with `objective="redi"`) and is implemented.
+    Setting an inherited option that REDI does not read (`UNREAD_OPTIONS`) raises a `ValueError`, even to the parent's
+    default. Defaults that differ from [`~trl.DPOConfig`]: `max_length` is None (nothing is truncated), and
+    `padding_free` is true with `objective="redi"`. Each option's `help` describes it.
     """
 
     alpha: float = field(default=0.8, metadata={"help": "Weight of the negative term in Eq. (5), in [0, 1]."})
     objective: str = field(
         default="redi",
-        metadata={
-            "help": "'redi' for Eq. (5), or 'simpo' for the SimPO baseline, Eq. (3).",
-            "choices": ["redi", "simpo"],
-        },
+        metadata={"help": "'redi' for Eq. (5), or 'simpo' for the baseline, Eq. (3).", "choices": ["redi", "simpo"]},
     )
     simpo_beta: float | None = field(
         default=None, metadata={"help": "SimPO's beta; defaults to 2.0 with objective 'simpo'."}
@@ -84,10 +50,18 @@ class REDIConfig(DPOConfig):
         default=None, metadata={"help": "SimPO's gamma; defaults to 1.0 with objective 'simpo'."}
     )
     padding_free: bool | None = field(
-        default=None, metadata={"help": "Train on packed traces instead of padded pairs. Defaults to true for REDI."}
+        default=None,
+        metadata={
+            "help": "Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. Loss "
+            "and gradient are the same. Defaults to true for REDI; SimPO is not a sum over traces and is padded."
+        },
     )
     max_tokens_per_micro_batch: int | None = field(
-        default=None, metadata={"help": "Capacity of a packed micro-batch in tokens; bounds the memory of a step."}
+        default=None,
+        metadata={
+            "help": "Capacity of a packed micro-batch in tokens, which bounds the memory of a step. As many are made "
+            "as the traces need; by default gradient_accumulation_steps, of any size."
+        },
     )
     collapse_guard: str = field(
         default="warn",
@@ -179,13 +153,10 @@ class REDIConfig(DPOConfig):
             raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
         self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
         if self.padding_free:  # the engine shuffles the data itself, with `seed`
-            for name, default in (("train_sampling_strategy", "random"), ("data_seed", None)):
-                if getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)!r} is read only with padding_free=False. Remove it."
-                    )
-            if self.dataloader_drop_last:
-                raise ValueError("dataloader_drop_last=True is read only with padding_free=False. Remove it.")
+            unread = {"train_sampling_strategy": "random", "data_seed": None, "dataloader_drop_last": False}
+            for name, default in unread.items():
+                if (value := getattr(self, name)) != default:
+                    raise ValueError(f"{name}={value!r} is read only with padding_free=False. Remove it.")
         if self.max_tokens_per_micro_batch is not None and not self.padding_free:
             raise ValueError("max_tokens_per_micro_batch is read only with padding_free=True. Remove it.")
 
@@ -200,13 +171,9 @@ class REDIConfig(DPOConfig):
 
     def _restore_parent_defaults(self) -> None:
         """Gives the unread options the values that `DPOTrainer.__init__` expects, since it does read them."""
-        for parent_field in fields(DPOConfig):
-            if parent_field.name in UNREAD_OPTIONS:
-                setattr(self, parent_field.name, _default(parent_field))
+        for parent in fields(DPOConfig):
+            if parent.name in UNREAD_OPTIONS:
+                factory = parent.default_factory
+                setattr(self, parent.name, factory() if callable(factory) else parent.default)
         # With this flag DPOTrainer loads no reference model. REDITrainer makes the precomputation itself a no-op.
         self.precompute_ref_log_probs = True
-
-
-def _default(parent_field: Any) -> Any:
-    factory = parent_field.default_factory
-    return factory() if callable(factory) else parent_field.default

@@ -62,8 +62,8 @@ def tokenize_positives(rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: 
 class PackedSFTTrainer(CheckedTrainer, SFTTrainer):
     """[`~trl.SFTTrainer`] on rows from `tokenize_positives`; loss, packing and metrics are TRL's own.
 
-    The only change: `padding_free` and `packing` need no flash-attn package, see `redi.engine.attention`. Where
-    `redi.engine.agreement` finds that the model does not keep rows apart, `padding_free` pads, and `packing` is refused.
+    The only change: `padding_free` and `packing` need no flash-attn package, see `redi.engine.attention`. If the model
+    does not keep rows apart (`redi.engine.agreement`), `padding_free` pads after all, and `packing` is refused.
     """
 
     def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):

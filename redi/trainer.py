@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 from trl import DPOTrainer
 
-from redi.callbacks import SetEpoch, make_callbacks
+from redi.callbacks import CollapseGuard, SetEpoch, UpdateNorm
 from redi.checks import CheckedTrainer
 from redi.config import REDIConfig
 from redi.engine.batching import StepDataset, step_cost
@@ -46,14 +46,9 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
     then a mean over the problems of the global batch, where each side of a problem contributes the weighted mean over
     its traces. For pairs this is Eq. (5). A side without traces contributes nothing; its problem still counts.
 
-    The differences from [`~trl.DPOTrainer`]:
-    - `_prepare_dataset` tokenises prompt and completion separately and appends one eos token, which is scored and
-      counted in |y|;
-    - `_precompute_ref_logps` does nothing, so no reference model is ever run;
-    - `get_train_dataloader` and `training_step` (with `padding_free`, the default): an optimizer step is a list of
-      micro-batches of complete traces, packed without padding and balanced over ranks (`redi.engine.batching`);
-    - `_compute_loss` is the padded computation on pairs, used for evaluation, SimPO and `padding_free=False`;
-    - metrics are mean per-token log-probabilities (the paper's LogPS).
+    Prompt and completion are tokenised apart, and one eos token is appended, scored and counted in |y|. An optimizer
+    step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
+    (`redi.engine.batching`). Evaluation, SimPO and `padding_free=False` use padded pairs, in `_compute_loss`.
 
     Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
     log-probability of a completion's tokens; `rewards/margins` and `rewards/accuracies`, chosen minus rejected LogPS
@@ -96,8 +91,10 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         if self.trains_on_traces:
             self.layouts = ("packed", "padded")
             self._plan_steps(base_model)
-        for callback in make_callbacks(args, self.accelerator, self._metrics["train"]):
-            self.add_callback(callback)
+        if args.collapse_guard != "off":
+            self.add_callback(CollapseGuard(args))
+        if args.log_update_norm:
+            self.add_callback(UpdateNorm(self.accelerator, self._metrics["train"]))
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -181,25 +178,30 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
             self._rehearse(model)
             self.has_rehearsed = True
         micro_batches = self._prepare_inputs(inputs)
-        num_ranks = self.args.world_size
         sums = torch.zeros(micro_batches[0]["num_problems"], 2, 3, device=self.args.device)
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(micro_batches, 1):
-            is_last = number == len(micro_batches)
-            self.accelerator.gradient_state._set_sync_gradients(is_last)
-            # DeepSpeed reads the boundary from `sync_gradients`. DDP and FSDP are told not to reduce before it.
-            reduces = is_last or self.is_deepspeed_enabled
-            quiet = contextlib.nullcontext() if reduces else self.accelerator.no_sync(model)
-            with quiet, self.maybe_activation_offload_context:
-                with self.compute_loss_context_manager():
-                    loss, logps = self._trace_loss(model, batch)  # scalar, (traces,)
-                    # Gradients are averaged over ranks, but Eq. (5) is a sum over the traces of all ranks.
-                    loss = loss * num_ranks
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
-            total += loss.detach()
+            # Gradients are averaged over ranks, but Eq. (5) is a sum over the traces of all ranks.
+            loss, logps = self._forward_backward(model, batch, self.args.world_size, number == len(micro_batches))
+            total += loss
             _add_to_sums(sums, batch, logps)
         self._record_problems(self.accelerator.reduce(sums, reduction="sum"), micro_batches[0]["rows"])
         return total
+
+    def _forward_backward(
+        self, model: torch.nn.Module, batch: dict[str, Any], factor: float, is_last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what `_trace_loss` does, with the loss times `factor`. Gradients are reduced if `is_last`."""
+        # DeepSpeed reads the boundary from `sync_gradients`. DDP and FSDP are told not to reduce before it.
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        reduces = is_last or self.is_deepspeed_enabled
+        quiet = contextlib.nullcontext() if reduces else self.accelerator.no_sync(model)
+        with quiet, self.maybe_activation_offload_context:
+            with self.compute_loss_context_manager():
+                loss, logps = self._trace_loss(model, batch)  # scalar, (traces,)
+                loss = loss * factor
+            self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        return loss.detach(), logps
 
     def _rehearse(self, model: torch.nn.Module) -> None:
         """Runs the largest micro-batch of the epoch forward and backward, so a lack of memory shows at once.
@@ -210,14 +212,10 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         (batch,) = self._prepare_inputs([self.steps.largest()])
         num_tokens = batch["model_inputs"]["input_ids"].numel()
         logger.info(f"rehearsing the largest micro-batch: {num_tokens:,} tokens")
-        self.accelerator.gradient_state._set_sync_gradients(False)
-        quiet = contextlib.nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model)
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices), quiet, self.maybe_activation_offload_context:
-                with self.compute_loss_context_manager():
-                    loss = 0.0 * self._trace_loss(model, batch)[0]
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+            with torch.random.fork_rng(devices):
+                self._forward_backward(model, batch, 0.0, is_last=False)
         except torch.OutOfMemoryError as error:
             room = self.args.max_tokens_per_micro_batch
             how = "set it in place of per_device_train_batch_size" if room is None else f"now {room}"
@@ -230,12 +228,15 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """A micro-batch's contribution to Eq. (5), a scalar, and log p(y|x) of its traces, `(traces,)`, detached."""
         segments = batch["segments"]  # (S,)
+        coefficients = batch["coefficients"][segments]
         loss, logps = model(
             **batch["model_inputs"],
             positions=batch["positions"],
             targets=batch["targets"],
-            coefficients=batch["coefficients"][segments],
+            coefficients=coefficients.view(torch.int32),  # see `add_scoring`
         )
+        logps = logps.view(torch.float32)
+        loss = loss + ((coefficients * logps).sum() - loss).detach()  # FSDP2 has rounded it
         return loss, torch.zeros_like(batch["coefficients"]).index_add(0, segments, logps)
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from redi.engine.attention import enable_packing
@@ -144,5 +145,7 @@ def _probing(model: PreTrainedModel, forward: torch.nn.Module) -> Iterator[None]
             yield
     finally:
         forward.train(was_training)
+        if isinstance(forward, FSDPModule):
+            forward.reshard()  # without a backward pass, its own weights stay gathered, in bfloat16
         for owner, name, value in windows:
             setattr(owner, name, value)

@@ -25,7 +25,8 @@ def add_scoring(model: PreTrainedModel) -> None:
 
     `positions` `(S,)` index the flattened hidden states `(rows * T)`. `targets` `(S,)` are token ids. The result is
     `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * logps)`, which is
-    differentiable, and `logps`, which is not. This is a third cheaper; see `SignedSum`.
+    differentiable, and `logps`, which is not. This is a third cheaper; see `SignedSum`. Both `coefficients` and these
+    `logps` are float32 viewed as int32: DeepSpeed and FSDP2 round floating tensors at the model's door to bfloat16.
 
     `redi.engine.agreement.check_head` compares the result with the model's own logits.
     """
@@ -45,7 +46,9 @@ def add_scoring(model: PreTrainedModel) -> None:
             if isinstance(weight, torch.distributed.tensor.DTensor):  # FSDP2 shards the head, so it is gathered once
                 weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
             if coefficients is not None:
-                return SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
+                coefficients = coefficients.view(torch.float32)
+                total, logps = SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
+                return total, logps.view(torch.int32)
             tile = min(CUDA_TILE if scored.is_cuda else CPU_TILE, weight.shape[0])
             outputs = ("log_probs",)
             return ChunkedLogProbFunction.apply(scored, weight, bias, targets, 1.0, tile, softcap, 1.0, outputs)[0]

@@ -199,6 +199,10 @@ def test_the_private_hooks_of_trl_are_as_expected():
     assert "self.is_fsdp_enabled" in before and "self.is_fsdp_enabled" not in after
     assert parameters(transformers.Trainer.training_step) == ["self", "model", "inputs", "num_items_in_batch"]
     assert parameters(transformers.Trainer.get_train_dataloader) == ["self"]
+    prepare = transformers.Trainer._prepare_for_training  # and those of redi.checks
+    assert parameters(prepare) == ["self", "max_steps", "train_dataloader", "resume_from_checkpoint"]
+    assert parameters(transformers.Trainer._get_grad_norm) == ["self", "model", "grad_norm"]
+    assert parameters(transformers.Trainer.save_model) == ["self", "output_dir", "_internal_call"]
     expected = ["ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size"]
     expected += ["final_logit_softcapping", "logit_scale", "outputs"]
     assert parameters(ChunkedLogProbFunction.forward) == expected
