@@ -60,9 +60,8 @@ def find_collapse(
     - at some point after the window, the median gradient norm over `patience` steps has reached `ratio` times its
       median over the window. It may have fallen since: a collapsed model can be calm again.
 
-    The rule uses the gradient norm, not `update_norm`. AdamW divides the gradient by its running size, so its update
-    follows the learning rate schedule and not the collapse. In the quickstart's collapse (alpha 1, learning rate
-    2e-4) the gradient norm rises six-fold, while the update falls from 240 to 180 times the learning rate.
+    The rule uses the gradient norm, not `update_norm`, because AdamW's update follows the learning rate schedule: in
+    the quickstart's collapse the gradient norm rises six-fold, and the update falls by a quarter.
 
     Args:
         history: `log_history` of the trainer's state. Checkpoints contain it, so the window survives a resume.
@@ -193,14 +192,12 @@ class SetEpoch(TrainerCallback):
 class StopOnSigterm(TrainerCallback):
     """Context manager: SIGTERM (a pre-empted job) ends the training after the current step, with a checkpoint.
 
-    `enable_jit_checkpoint` of transformers 5.19 does this for a single process only. Its ranks do not agree on the
-    step, it may save in the middle of an optimizer step, and its caller cannot tell a stopped run from a finished one.
-
-    `torchrun` and `accelerate launch` kill their workers 30 s after receiving SIGTERM. If a step plus a checkpoint
-    take longer, the run resumes from the previous checkpoint.
+    `enable_jit_checkpoint` of transformers 5.19 does this for a single process only, and may save in the middle of a
+    step. Launchers kill their workers 30 s after SIGTERM: if a step plus a checkpoint take longer, the run resumes
+    from the previous checkpoint.
 
     Attributes:
-        stopped: whether SIGTERM stopped the training. The same on all ranks.
+        stopped: whether SIGTERM stopped the training; the same on all ranks.
     """
 
     def __init__(self):

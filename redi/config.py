@@ -1,6 +1,7 @@
 """`REDIConfig`: TRL's `DPOConfig` plus REDI's own options, minus the options that REDI does not read."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from trl import DPOConfig
 
@@ -29,6 +30,10 @@ UNREAD_OPTIONS = {
 }
 
 
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclass
 class REDIConfig(DPOConfig):
     """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
@@ -38,73 +43,50 @@ class REDIConfig(DPOConfig):
     `padding_free` is true with `objective="redi"`. Each option's `help` describes it.
     """
 
-    alpha: float = field(default=0.8, metadata={"help": "Weight of the negative term in Eq. (5), in [0, 1]."})
-    objective: str = field(
-        default="redi",
-        metadata={"help": "'redi' for Eq. (5), or 'simpo' for the baseline, Eq. (3).", "choices": ["redi", "simpo"]},
+    alpha: float = _option(0.8, "Weight of the negative term in Eq. (5), in [0, 1].")
+    objective: str = _option(
+        "redi", "'redi' for Eq. (5), or 'simpo' for the baseline, Eq. (3).", choices=["redi", "simpo"]
     )
-    simpo_beta: float | None = field(
-        default=None, metadata={"help": "SimPO's beta; defaults to 2.0 with objective 'simpo'."}
+    simpo_beta: float | None = _option(None, "SimPO's beta; defaults to 2.0 with objective 'simpo'.")
+    simpo_gamma: float | None = _option(None, "SimPO's gamma; defaults to 1.0 with objective 'simpo'.")
+    padding_free: bool | None = _option(
+        None,
+        "Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. Loss and gradient "
+        "are the same. Defaults to true for REDI; SimPO is not a sum over traces and is padded.",
     )
-    simpo_gamma: float | None = field(
-        default=None, metadata={"help": "SimPO's gamma; defaults to 1.0 with objective 'simpo'."}
+    max_tokens_per_micro_batch: int | None = _option(
+        None,
+        "Capacity of a packed micro-batch in tokens, which bounds the memory of a step. As many are made as are "
+        "needed; by default gradient_accumulation_steps, of any size.",
     )
-    padding_free: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. Loss "
-            "and gradient are the same. Defaults to true for REDI; SimPO is not a sum over traces and is padded."
-        },
+    collapse_guard: str = _option(
+        "warn",
+        "What to do when the run collapses: 'off', 'warn' once, or 'stop' with exit code 3, which saves nothing more.",
     )
-    max_tokens_per_micro_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Capacity of a packed micro-batch in tokens, which bounds the memory of a step. As many are made "
-            "as the traces need; by default gradient_accumulation_steps, of any size."
-        },
+    collapse_logps_drop: float = _option(
+        1.0,
+        "How far logps/chosen must fall below its mean over the first logged steps, in nats per token. A fall of 1 "
+        "makes a correct token e times less likely. Benign quickstart runs fall by up to 0.7, a collapsing one by 2.",
     )
-    collapse_guard: str = field(
-        default="warn",
-        metadata={"help": "What to do when the run collapses: 'off', 'warn' once, or 'stop' with exit code 3."},
+    collapse_grad_norm_ratio: float = _option(
+        3.0,
+        "Factor by which grad_norm must exceed its median over the first logged steps. Alone it means nothing: "
+        "grad_norm also grows 3- to 8-fold in benign runs. But a fall of logps/chosen with a calm grad_norm is not a "
+        "collapse.",
     )
-    collapse_logps_drop: float = field(
-        default=1.0,
-        metadata={
-            "help": "How far logps/chosen must fall below its mean over the first logged steps, in nats per token. A "
-            "fall of 1 makes a correct token e times less likely. Benign quickstart runs fall by up to 0.7, the "
-            "collapsing one by 2."
-        },
+    collapse_window: int = _option(
+        5, "Logged steps in the reference window. A longer one is steadier, but must end before a collapse."
     )
-    collapse_grad_norm_ratio: float = field(
-        default=3.0,
-        metadata={
-            "help": "Factor by which grad_norm must exceed its median over the first logged steps. Alone it means "
-            "nothing: grad_norm also grows 3- to 8-fold in benign quickstart runs. But a fall of logps/chosen with a "
-            "calm grad_norm is not a collapse."
-        },
+    collapse_patience: int = _option(
+        3, "Logged steps that a collapse must last, because grad_norm is that of a single step."
     )
-    collapse_window: int = field(
-        default=5,
-        metadata={
-            "help": "Logged steps in the reference window. A longer one is steadier, but must end before a collapse."
-        },
+    log_update_norm: bool = _option(
+        False,
+        "Log update_norm: the L2 norm of the parameter change of an optimizer step, averaged over the logged steps. "
+        "Costs one copy of the trainable parameters.",
     )
-    collapse_patience: int = field(
-        default=3,
-        metadata={"help": "Logged steps that a collapse must last, because grad_norm is that of a single step."},
-    )
-    log_update_norm: bool = field(
-        default=False,
-        metadata={
-            "help": "Log update_norm: the L2 norm of the parameter change of an optimizer step, averaged over the "
-            "logged steps. Costs one copy of the trainable parameters."
-        },
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Longest trace (prompt and completion) in tokens. Longer traces are cut at the end and counted."
-        },
+    max_length: int | None = _option(
+        None, "Longest trace (prompt and completion) in tokens. Longer traces are cut at the end and counted."
     )
 
     # The options of UNREAD_OPTIONS default to None here, so that a set option differs from an unset one.
@@ -130,6 +112,8 @@ class REDIConfig(DPOConfig):
         for name, reason in UNREAD_OPTIONS.items():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}={value!r} is a DPO option that REDI does not read: {reason}. Remove it.")
+        if self.parallelism_config is not None:
+            raise ValueError("parallelism_config is not supported: a trace stays on one GPU. Remove it.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha} is outside [0, 1], the range of Eq. (5); the paper's value is 0.8.")
         self._check_objective()

@@ -56,7 +56,6 @@ class Job:
     """A training job as its command line describes it.
 
     Attributes:
-        stage: of `redi.stages.STAGES`.
         run, args: the options of the run and of its trainer.
         given: the options that were set; they identify the run.
         batch: how the global batch is split over processes, in one line; empty without `global_batch_size`.
@@ -85,11 +84,7 @@ def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None)
 
 
 def check_job(job: Job, num_processes: int) -> Job:
-    """Checks what can be checked without model and data, and splits the global batch.
-
-    Args:
-        job: its `args` get the number of rows per device and accumulation steps.
-        num_processes: that the job runs on.
+    """Checks what can be checked without model and data; `args` get rows per device and accumulation steps.
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
@@ -121,11 +116,7 @@ def _check_saving(job: Job) -> None:
 
 
 def _split_global_batch(job: Job, num_processes: int) -> str:
-    """Sets what each process does in an optimizer step of `global_batch_size` rows; describes it in one line.
-
-    Raises:
-        UsageError: the batch cannot be split evenly, or an option that follows from it was given as well.
-    """
+    """Sets what each process does in an optimizer step of `global_batch_size` rows; describes it in one line."""
     size, args = job.run.global_batch_size, job.args
     if size is None:
         return ""

@@ -27,9 +27,6 @@ def redi_loss(
         chosen_lengths: |y_w|, including the end-of-turn and eos tokens. `(B,)`
         rejected_lengths: |y_l|, counted in the same way. `(B,)`
         alpha: weight of the negative term, in [0, 1].
-
-    Returns:
-        The loss of each pair. `(B,)`
     """
     # Eq. (5): -log p(y_w|x) / |y_w| + alpha * log p(y_l|x) / |y_l|
     return -chosen_logps / chosen_lengths + alpha * (rejected_logps / rejected_lengths)
@@ -45,13 +42,7 @@ def simpo_loss(
 ) -> torch.Tensor:
     """The SimPO baseline, Eq. (3) of https://huggingface.co/papers/2505.24850, before the mean over pairs.
 
-    Args:
-        chosen_logps, rejected_logps, chosen_lengths, rejected_lengths: as in `redi_loss`. `(B,)` each
-        beta: scale of the length-normalised rewards.
-        gamma: target reward margin. The SimPO and REDI papers tune the ratio gamma / beta.
-
-    Returns:
-        The loss of each pair. `(B,)`
+    `beta` scales the length-normalised rewards; `gamma` is the target margin. The papers tune gamma / beta.
     """
     # Eq. (3): -log sigmoid( beta * log p(y_w|x) / |y_w| - beta * log p(y_l|x) / |y_l| - gamma )
     margins = beta * (chosen_logps / chosen_lengths - rejected_logps / rejected_lengths)

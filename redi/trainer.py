@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, send_to_device
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -177,7 +177,7 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         if not self.has_rehearsed:
             self._rehearse(model)
             self.has_rehearsed = True
-        micro_batches = self._prepare_inputs(inputs)
+        micro_batches = send_to_device(inputs, self.args.device)  # Trainer's own way rounds to bfloat16 for DeepSpeed
         sums = torch.zeros(micro_batches[0]["num_problems"], 2, 3, device=self.args.device)
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(micro_batches, 1):
@@ -209,7 +209,7 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         Its loss is multiplied by 0. It therefore adds exact zeros to the gradients of the first step, with every
         launcher, and leaves weights, optimizer and random state unchanged.
         """
-        (batch,) = self._prepare_inputs([self.steps.largest()])
+        batch = send_to_device(self.steps.largest(), self.args.device)
         num_tokens = batch["model_inputs"]["input_ids"].numel()
         logger.info(f"rehearsing the largest micro-batch: {num_tokens:,} tokens")
         devices = [self.args.device] if self.args.device.type == "cuda" else []
@@ -290,26 +290,20 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         logps = torch.zeros(len(mask), device=mask.device).index_add(0, segments, logps)  # (2B,)
         chosen_logps, rejected_logps = logps.chunk(2)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
-        self._record_pairs(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths)
+        self._record_pairs(chosen_logps / chosen_lengths, rejected_logps / rejected_lengths, lengths)
         return self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()
 
     @torch.no_grad()
-    def _record_pairs(
-        self,
-        chosen_logps: torch.Tensor,
-        rejected_logps: torch.Tensor,
-        chosen_lengths: torch.Tensor,
-        rejected_lengths: torch.Tensor,
-    ) -> None:
-        """Records the metrics of a micro-batch, averaged over the pairs of all ranks. All arguments are `(B,)`."""
-        chosen, rejected = chosen_logps / chosen_lengths, rejected_logps / rejected_lengths
+    def _record_pairs(self, chosen: torch.Tensor, rejected: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Records means over the pairs of a micro-batch on all ranks, from LogPS `(B,)` and lengths `(2B,)`."""
+        chosen_lengths, rejected_lengths = lengths.float().chunk(2)
         values = {
             "logps/chosen": chosen,
             "logps/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "rewards/accuracies": (chosen > rejected).float(),
-            "completions/mean_length/chosen": chosen_lengths.float(),
-            "completions/mean_length/rejected": rejected_lengths.float(),
+            "completions/mean_length/chosen": chosen_lengths,
+            "completions/mean_length/rejected": rejected_lengths,
         }
         means = torch.stack([value.mean() for value in values.values()])
         means = self.accelerator.reduce(means, reduction="mean").tolist()

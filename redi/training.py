@@ -29,19 +29,12 @@ from redi.runs.model_folder import attention_of, load_tokenizer
 
 
 def train(stage: str, argv: list[str]) -> None:
-    """Runs a stage of training with the options of a command line: `--config FILE.yaml` and `--key value`.
-
-    Raises:
-        UsageError, SystemExit: as `run_training`.
-    """
+    """Runs a stage with the options of a command line (`--config FILE.yaml`, `--key value`); see `run_training`."""
     run_training(read_job(stage, argv, assumed=_without_gpu(argv)))
 
 
 def _without_gpu(argv: list[str]) -> dict[str, Any]:
-    """What to assume when a machine without a GPU only checks options or tokenises.
-
-    TrainingArguments refuse bf16, the default, on such a machine; but nothing is computed then.
-    """
+    """Lets a machine without a GPU check options and tokenise; TrainingArguments refuse bf16, the default, there."""
     computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
     return {} if computes or torch.cuda.is_available() else {"use_cpu": True}
 
@@ -146,11 +139,7 @@ def _check_adapters(trainer: Trainer) -> None:
 
 
 def _train(trainer: Trainer) -> None:
-    """Trains from the last complete checkpoint; raises `SystemExit` if the training was stopped before its end.
-
-    Raises:
-        UsageError: that checkpoint needs another number of processes.
-    """
+    """Trains from the last complete checkpoint; raises `SystemExit` if the training was stopped before its end."""
     args = trainer.args
     checkpoint, incomplete = last_complete_checkpoint(args.output_dir)
     if incomplete:
@@ -226,11 +215,7 @@ def _save_merged(trainer: Trainer) -> None:
 
 
 def merge_adapters(model: torch.nn.Module, token_ids: list[int]) -> PreTrainedModel:
-    """Merges the adapters of a PEFT model into its weights, in place. All ranks must call it.
-
-    Args:
-        model: the PEFT model.
-        token_ids: of a short text, to compare logits on.
+    """Merges a PEFT model's adapters into its weights, in place, and compares logits. All ranks must call it.
 
     Raises:
         UsageError: the merged model is another one, for example because an adapted layer shares its weights.

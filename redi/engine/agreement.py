@@ -145,7 +145,8 @@ def _probing(model: PreTrainedModel, forward: torch.nn.Module) -> Iterator[None]
             yield
     finally:
         forward.train(was_training)
-        if isinstance(forward, FSDPModule):
-            forward.reshard()  # without a backward pass, its own weights stay gathered, in bfloat16
+        for module in forward.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # without a backward pass, some weights stay gathered, in bfloat16
         for owner, name, value in windows:
             setattr(owner, name, value)

@@ -7,7 +7,7 @@ complete traces with no pad token. The gradient equals that of the pairs, whatev
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import repeat
 from typing import Any
 
@@ -46,8 +46,6 @@ def traces_of(problem: dict[str, Any], position: int, max_length: int | None, al
     Args:
         problem: a row returned by `redi.text.training_rows.tokenize_problems`.
         position: the row's position in its global batch.
-        max_length: longest trace in tokens, or None.
-        alpha: weight of the negative term.
     """
     if "chosen_ids" in problem:
         completions, labels, weights = [problem["chosen_ids"], problem["rejected_ids"]], [True, False], [1.0, 1.0]
@@ -207,41 +205,37 @@ def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str,
     }
 
 
+@dataclass(eq=False)
 class StepDataset(torch.utils.data.Dataset):
     """Item k is this rank's share of step k of the epoch: a list of micro-batches.
 
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
+
+    Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
+
+    Raises:
+        ValueError: a trace is longer than `max_tokens`.
     """
 
-    def __init__(
-        self,
-        problems: Dataset,
-        *,
-        global_batch_size: int,
-        num_micro_batches: int,
-        max_tokens: int | None,
-        max_length: int | None,
-        alpha: float,
-        cost: Callable[[int], float],
-        rank: int,
-        num_ranks: int,
-        pack: bool,
-        pad_token_id: int,
-        seed: int,
-    ):
-        """See `plan_step` and `traces_of` for the arguments. `problems` has the columns that `traces_of` reads.
+    problems: Dataset
+    _: KW_ONLY
+    global_batch_size: int
+    num_micro_batches: int
+    max_tokens: int | None
+    max_length: int | None
+    alpha: float
+    cost: Callable[[int], float]
+    rank: int
+    num_ranks: int
+    pack: bool
+    pad_token_id: int
+    seed: int
 
-        Raises:
-            ValueError: a trace is longer than `max_tokens`.
-        """
-        self.problems, self.global_batch_size = problems, global_batch_size
-        self.num_micro_batches, self.max_tokens, self.max_length = num_micro_batches, max_tokens, max_length
-        self.alpha, self.cost, self.rank, self.num_ranks = alpha, cost, rank, num_ranks
-        self.pack, self.pad_token_id, self.seed = pack, pad_token_id, seed
-        self.lengths = trace_lengths(problems, max_length, alpha)
+    def __post_init__(self):
+        self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
         longest = max((length for row in self.lengths for length in row), default=0)
-        plan_step([longest], cost, 1, 1, max_tokens)  # a trace that does not fit is refused now, not in its step
+        plan_step([longest], self.cost, 1, 1, self.max_tokens)  # refused now, not in its step
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:

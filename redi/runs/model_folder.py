@@ -31,12 +31,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
     """Loads a tokenizer that has its vocabulary.
 
-    Args:
-        path: model folder or Hub id.
-        option: how messages name it, such as `--tokenizer PATH`.
-
     Raises:
-        UsageError: it cannot be loaded, or has no vocabulary.
+        UsageError: it cannot be loaded, or has no vocabulary; `option` is how the message names it.
     """
     with usage_errors(lambda error: f"{option} has no tokenizer that can be loaded: {error}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -48,12 +44,8 @@ def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
 def check_weights(folder: Path, option: str) -> None:
     """Checks that a model folder holds complete weights.
 
-    Args:
-        folder: of the model.
-        option: how messages name it, such as `--model PATH`.
-
     Raises:
-        UsageError: there are no weights, or they are damaged.
+        UsageError: there are none, or they are damaged; `option` is how the message names the folder.
     """
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise UsageError(f"{option} has no weights (*.safetensors) in it")
@@ -62,10 +54,7 @@ def check_weights(folder: Path, option: str) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Which safetensors file of a folder or its subfolders is missing or cut off; None if they are complete.
-
-    Reads only the header of each file and compares it with the file's size.
-    """
+    """Which safetensors file of a folder or its subfolders is missing or cut off; reads only headers and sizes."""
     for index in folder.glob("*.index.json"):  # of weights in several files
         for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
             if not (folder / name).is_file():
@@ -88,14 +77,7 @@ def leaves_out_cap(config: PreTrainedConfig, attention: str) -> bool:
 
 
 def attention_of(path: str, wanted: str | None) -> str | None:
-    """The attention implementation to load a model with.
-
-    Args:
-        path: model folder or Hub id.
-        wanted: by the user; None for the default.
-
-    Returns:
-        `wanted`, or eager if the default, SDPA, would ignore the model's cap on logits; None for the default.
+    """The attention to load a model with: `wanted`, or eager if the default (None), SDPA, would ignore its cap.
 
     Raises:
         UsageError: `wanted` ignores the model's cap.

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import transformers
+from accelerate.parallelism_config import ParallelismConfig
 from datasets import Dataset
 from helpers.oracle import SYSTEM, config, logged, oracle_logps, oracle_losses, trained
 from helpers.tiny import make_model, make_pairs
@@ -171,6 +172,7 @@ def test_wrong_rows_are_refused_with_their_number(tmp_path, model_path, tokenize
         ({"simpo_beta": 2.0}, "only with objective='simpo'"),
         ({"objective": "simpo", "alpha": 0.5}, "alpha=0.5 is not read"),
         ({"objective": "dpo"}, "objective='dpo' is unknown"),
+        ({"parallelism_config": ParallelismConfig(cp_size=2)}, "parallelism_config is not supported"),
         ({"data_seed": 1}, "data_seed=1 is read only with padding_free=False"),
         ({"objective": "simpo", "padding_free": True}, "padding_free=True needs objective='redi'"),
         ({"padding_free": False, "max_tokens_per_micro_batch": 9}, "is read only with padding_free=True"),
