@@ -51,9 +51,8 @@ def find_collapse(
 ) -> Collapse | None:
     """Checks whether the last logged steps are a collapse in the sense of https://huggingface.co/papers/2505.24850.
 
-    In the paper's collapse, both LogPS plunge together while the norm surges. Rejected LogPS falls in every run,
-    because the objective lowers it. A slow decline of both LogPS is benign, even with a growing gradient norm.
-    A run has collapsed if both hold:
+    In the paper's collapse, both LogPS plunge together while the norm surges. A slow decline of both is benign, even
+    with a growing gradient norm. A run has collapsed if both hold:
 
     - in each of the last `patience` logged steps, chosen LogPS is more than `drop` below its mean over the first
       `window` steps;
@@ -129,9 +128,8 @@ class CollapseGuard(TrainerCallback):
 class UpdateNorm(TrainerCallback):
     """Logs `update_norm`: the L2 norm of the change that an optimizer step makes to the trainable parameters.
 
-    This is the paper's gradient step size. Like every metric, it is averaged over the steps since the last log. It is
-    computed on the optimizer's own parameters: the float32 master weights if they exist, and this rank's shard of
-    them under ZeRO and FSDP2. It costs one copy of these parameters, and one pass over them per step.
+    This is the paper's gradient step size, computed on the optimizer's own parameters: the float32 master weights
+    if they exist, and this rank's shard under ZeRO and FSDP2. It costs one copy of them, and one pass per step.
 
     Raises:
         ValueError: the parameters are sharded by FSDP version 1, which is not supported here.
@@ -232,7 +230,7 @@ class AlreadyTrained(Exception):
 class SkipTrained(TrainerCallback):
     """Raises `AlreadyTrained` if no step is left: a run killed after its last checkpoint, before its manifest.
 
-    The Trainer would make one more step if `max_steps` ends within an epoch. Model and state are loaded by then.
+    The Trainer would make one more step if `max_steps` ends within an epoch.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):

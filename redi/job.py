@@ -86,8 +86,7 @@ def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None)
 def check_job(job: Job, num_processes: int) -> Job:
     """Checks what can be checked without model and data; `args` get rows per device and accumulation steps.
 
-    Raises:
-        UsageError: an option cannot be used, or `output_dir` holds the result of other options.
+    Raises `UsageError` if an option cannot be used, or `output_dir` holds the result of other options.
     """
     _check_saving(job)
     batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
@@ -101,14 +100,13 @@ def _check_saving(job: Job) -> None:
     """Refuses options that leave nothing to resume from or are not read. Pushes only once, at the end."""
     if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
         raise UsageError(f"remove parallelism_config from the accelerate configuration: {NO_SEQUENCE_PARALLELISM}")
-    if job.args.save_only_model:
-        raise UsageError(
-            "save_only_model=true leaves nothing to resume from, but runs resume by themselves: remove it"
-        )
-    if job.args.enable_jit_checkpoint:
-        raise UsageError(
-            "enable_jit_checkpoint=true is not read: runs save and stop on SIGTERM by themselves. Remove it"
-        )
+    refused = {
+        "save_only_model": "leaves nothing to resume from, but runs resume by themselves: remove it",
+        "enable_jit_checkpoint": "is not read: runs save and stop on SIGTERM by themselves. Remove it",
+    }
+    for name in refused:
+        if getattr(job.args, name):
+            raise UsageError(f"{name}=true {refused[name]}")
     if job.args.push_to_hub:
         if "hub_strategy" in job.given:
             raise UsageError("hub_strategy is not read: push_to_hub pushes the final model with its card. Remove it")
@@ -138,11 +136,7 @@ def _split_global_batch(job: Job, num_processes: int) -> str:
 
 
 def lora_config(run: RunArguments) -> "LoraConfig | None":
-    """The adapters that the options ask for.
-
-    Raises:
-        UsageError: an option has no effect, or peft is missing.
-    """
+    """The adapters that the options ask for. Raises `UsageError` if one has no effect, or peft is missing."""
     if run.lora_r is None:
         for name in ("lora_alpha", "lora_target_modules"):
             if getattr(run, name) is not None:

@@ -22,10 +22,8 @@ def redi_loss(
     the symmetric objective, Eq. (4).
 
     Args:
-        chosen_logps: log p(y_w | x), summed over the completion's tokens. `(B,)`
-        rejected_logps: log p(y_l | x), summed in the same way. `(B,)`
-        chosen_lengths: |y_w|, including the end-of-turn and eos tokens. `(B,)`
-        rejected_lengths: |y_l|, counted in the same way. `(B,)`
+        chosen_logps, rejected_logps: log p(y_w | x) and log p(y_l | x), summed over the completion's tokens. `(B,)`
+        chosen_lengths, rejected_lengths: |y_w| and |y_l|, including the end-of-turn and eos tokens. `(B,)`
         alpha: weight of the negative term, in [0, 1].
     """
     # Eq. (5): -log p(y_w|x) / |y_w| + alpha * log p(y_l|x) / |y_l|

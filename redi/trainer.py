@@ -243,10 +243,8 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
     def _record_problems(self, sums: torch.Tensor, rows: list[int]) -> None:
         """Records the metrics of a global batch, one value per problem.
 
-        Args:
-            sums: per problem and side (rejected, chosen), the sums over traces of share * (per-token logp, length, 1).
-                The shares of a side sum to 1 if it has traces. `(N, 2, 3)`
-            rows: dataset rows of the problems.
+        `sums` `(N, 2, 3)` holds, per problem and side (rejected, chosen), the sums over traces of
+        share * (per-token logp, length, 1); the shares of a side sum to 1 if it has traces. `rows` are the problems'.
 
         Raises:
             FloatingPointError: a log-probability is NaN or infinite. Raised on all ranks, before the optimizer step.

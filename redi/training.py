@@ -44,8 +44,7 @@ def run_training(job: Job) -> None:
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
-        SystemExit: the training was stopped, and neither model nor manifest was written: with code 3 by the collapse
-            guard, with code 143 by SIGTERM.
+        SystemExit: stopped without model and manifest, by the collapse guard (code 3) or SIGTERM (code 143).
     """
     started = time.time()
     run, args = job.run, job.args

@@ -48,7 +48,6 @@ def choose_layout(
         model: the same model, unwrapped.
         traces: token ids of short traces of different lengths.
         dtype: that the model computes in.
-        layouts: to try, in this order.
 
     Returns:
         The layout, and why an earlier one was not chosen (empty if it is the first).

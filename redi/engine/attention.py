@@ -33,8 +33,6 @@ def packed_attention(
 
     Args:
         query: `(1, H, T, D)`; key and value: `(1, H_kv, T, D)`.
-        attention_mask: None for a packed row.
-        scaling: factor of the scores.
         cu_seq_lens_q: the start of each trace, then T. `(num_traces + 1,)`, int32
         max_length_q: length of the longest trace.
         sliding_window: how many positions a token attends to, including its own. None means all earlier ones.
@@ -49,17 +47,8 @@ def packed_attention(
 
         rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # (T, H, D)
         window = (-1 if sliding_window is None else sliding_window - 1, 0)
-        output = varlen_attn(
-            *rows,
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scaling,
-            window_size=window,
-            enable_gqa=True,
-        )
-        return output[None], None
+        bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        return varlen_attn(*rows, *bounds, scale=scaling, window_size=window, enable_gqa=True)[None], None
     lengths = cu_seq_lens_q.diff().tolist()
     traces = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     outputs = [_one_trace(*states, scaling, dropout, sliding_window) for states in traces]

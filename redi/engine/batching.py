@@ -90,7 +90,6 @@ def plan_step(
     Args:
         lengths: tokens of each trace.
         cost: time of a trace by its length; see `step_cost`.
-        num_ranks: number of processes.
         num_micro_batches: micro-batches per rank; with `max_tokens`, their minimum.
         max_tokens: capacity of a micro-batch in tokens. Micro-batches are added until everything fits.
 
@@ -162,10 +161,7 @@ def _fill_rounds(
 def collate(traces: Sequence[Trace], pack: bool, pad_token_id: int) -> dict[str, Any]:
     """One micro-batch as model inputs, and the positions of its scored tokens.
 
-    Args:
-        traces: the traces of the micro-batch, at least one.
-        pack: make one row of complete traces, `(1, T)`, instead of one right-padded row per trace, `(n, T)`.
-        pad_token_id: fills the padded rows.
+    With `pack` one row of complete traces, `(1, T)`, otherwise one right-padded row per trace, `(n, T)`.
 
     Returns:
         `model_inputs`: input_ids, with position_ids and cumulative lengths (packed) or an attention mask (padded).

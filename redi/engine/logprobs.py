@@ -78,11 +78,8 @@ class SignedSum(torch.autograd.Function):
         """Returns the sum, a scalar, and the log-probabilities `(S,)`, which have no gradient. Both are float32.
 
         Args:
-            hidden: hidden states at the scored positions. `(S, H)`
-            weight: weight of the LM head. `(V, H)`
-            bias: bias of the LM head, or None. `(V,)`
-            targets: token ids. `(S,)`
-            coefficients: float32. `(S,)`
+            hidden, targets, coefficients: at the scored positions; coefficients are float32. `(S, H)`, `(S,)`, `(S,)`
+            weight, bias: of the LM head. `(V, H)`, `(V,)`
             softcap: `final_logit_softcapping`, or None. The logits are softcap * tanh(z / softcap).
         """
         device = hidden.device.type
