@@ -1,6 +1,7 @@
 """The rules of the house: which room may import which, what redi may not name, and sizes of files and folders."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +86,22 @@ def test_files_and_folders_stay_small():
     offenders = [f"{path} has {length} lines, more than 350" for path, length in lengths.items() if length > 350]
     folders = Counter(path.parent for path in MODULES.values())
     check_none(offenders + [f"{folder} has {n} Python files, more than 16" for folder, n in folders.items() if n > 16])
+
+
+def test_arrays_that_may_be_empty_expand_in_old_versions_of_bash():
+    """Up to bash 4.3, `"${a[@]}"` of an empty array is an unbound variable under `set -u`."""
+    scripts = [
+        p
+        for folder in ("recipes", "scripts")
+        for p in (REPOSITORY / folder).rglob("*")
+        if p.suffix in (".sh", ".sbatch")
+    ]
+    offenders = []
+    for path in scripts:
+        text = path.read_text()
+        for name in re.findall(r"(\w+)=\(\)|read -ra (\w+)", text):
+            name = name[0] or name[1]
+            expansions = len(re.findall(rf"\$\{{{name}\[@\]\}}", text))
+            if expansions != len(re.findall(rf"\$\{{{name}\[@\]\+\"\$\{{{name}\[@\]\}}\"", text)):
+                offenders.append(f"{path}: {name}")
+    check_none(offenders)
