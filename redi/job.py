@@ -1,13 +1,16 @@
 """A training job as its command line describes it: reads the options and checks what needs no model and no data."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.runs.checkpoints import is_finished_run
+from redi.runs.driver import check_driver
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.recipe_options import parse_options
 from redi.stages import STAGES, Stage
@@ -89,6 +92,8 @@ def check_job(job: Job, num_processes: int) -> Job:
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
     """
+    if "LOCAL_RANK" not in os.environ and not job.given.get("use_cpu"):  # once, before the launch
+        check_driver(torch.version.cuda)
     _check_saving(job)
     batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
     lora = lora_config(job.run)
