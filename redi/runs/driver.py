@@ -24,12 +24,15 @@ def check_driver(cuda: str | None) -> None:
     driver = next(iter(result.stdout.split()), "")
     if result.returncode or not driver:
         return
-    remedy = "docs/clusters.md, section 'GPU drivers', has the builds for CUDA 12"
+    remedy = "see 'GPU drivers' in docs/clusters.md"
     if cuda is None:
-        raise UsageError(f"torch is built for the CPU, but this machine has an NVIDIA GPU: set use_cpu, or {remedy}")
+        raise UsageError(
+            f"torch is built for the CPU, but this machine has an NVIDIA GPU: install a CUDA build, {remedy}, or set "
+            "use_cpu: true"
+        )
     oldest = OLDEST_DRIVERS.get(int(cuda.split(".")[0]), 0)
     if int(driver.split(".")[0]) < oldest:
         raise UsageError(
-            f"torch is built for CUDA {cuda} and needs an NVIDIA driver of at least {oldest}; this machine has {driver}: "
-            f"update the driver, or install another build of torch: {remedy}"
+            f"torch is built for CUDA {cuda} and needs an NVIDIA driver of at least {oldest}, but this machine has "
+            f"{driver}: update it, or install a build for CUDA 12, {remedy}"
         )
