@@ -1,7 +1,9 @@
 """Writes a trained model's card, `README.md`, from the run's manifest and logs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -43,7 +45,7 @@ def write_model_card(folder: Path, method: str) -> None:
         f"---\n{data.to_yaml()}\n---",
         f"# {folder.resolve().name}",
         _METHODS[method],
-        f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.",
+        f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.{_remarks(manifest)}",
         "## Options\n\nThe options that were set; all others have the defaults of the versions below.",
         grid(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),
         "## Training\n\n" + _dynamics(folder / "trainer_state.json"),
@@ -53,6 +55,17 @@ def write_model_card(folder: Path, method: str) -> None:
         + f"; git revision {manifest['git_revision']}; seed {manifest['seed']}. See `manifest.json`.",
     ]
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
+
+
+def _remarks(manifest: dict[str, Any]) -> str:
+    """What the counts and options alone would not tell."""
+    date = manifest.get("template_date")
+    text = f" The chat template's date is always {date}." if date else ""
+    for before, after in pairwise(manifest.get("starts", [])):
+        keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+        changes = [f"`{key}` {before.get(key)} -> {after.get(key)}" for key in keys if key != "after_step"]
+        text += f" Resumed after step {after['after_step']}{' with ' * bool(changes)}{', '.join(changes)}."
+    return text
 
 
 def set_scores(folder: Path, scores: str) -> None:

@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from redi.runs.errors import UsageError, nearest
+from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import CONFIGS
+from redi.text.encoding import apply_template, render_prompt
 
 # https://huggingface.co/papers/2505.24850, appendix C; two spaces after "clearly.", as in the authors' code.
 PAPER_INSTRUCTION = (
@@ -37,10 +38,12 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
             does; a template that opens the thought itself is not changed.
 
     Raises:
-        UsageError: `as-published` with a template whose assistant's turn does not open like ChatML's.
+        UsageError: `as-published` with a template whose assistant's turn does not open like ChatML's, or as
+            `render_prompt`.
     """
     messages = [{"role": "user", "content": user_turn(problem, style)}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    with usage_errors(lambda error: f"--model: {error}", ValueError):
+        prompt = render_prompt(tokenizer, messages)
     if force_think == "as-published":
         if not prompt.endswith("assistant\n"):
             raise UsageError(
@@ -105,7 +108,7 @@ def stop_token_ids(tokenizer, model_generation_config) -> list[int]:
     model_eos = getattr(model_generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(model_eos if isinstance(model_eos, list) else [model_eos])}
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "SOME_ANSWER"}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("SOME_ANSWER")[2]
+    after = apply_template(tokenizer, turns).rpartition("SOME_ANSWER")[2]
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids.add(next((token for token in encode_prompt(tokenizer, after) if token in special), None))
     return sorted(ids - {None})

@@ -7,13 +7,13 @@ from helpers.tiny import make_pairs
 
 from redi.preflight import lengths
 from redi.preflight.lengths import trace_lengths
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 pytest_plugins = ["helpers.preflight"]
 
 
 def exact(rows: list[dict], tokenizer) -> np.ndarray:
-    problems, _ = tokenize_problems(Dataset.from_list(rows), tokenizer, None)
+    problems, _ = prepare_rows(Dataset.from_list(rows), ("pairs",), tokenizer, None)
     prompt, *sides = (np.array([len(ids) for ids in problems[name]]) for name in problems.column_names[:3])
     return np.stack([prompt + side for side in sides], axis=1)
 
