@@ -60,10 +60,9 @@ def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
     path, parts = Path(name), [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
     if not path.is_file():
         return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}
-    (part,) = set(parts) if len(set(parts)) == 1 else ("",)
-    if part != "train" and not re.match(rf"{re.escape(part)}\b.", path.name):
+    if parts != ["train"] and not (len(parts) == 1 and re.match(rf"{re.escape(parts[0])}\b", path.name)):
         raise UsageError(
             f"dataset_train_split={split}: the rows of a file are its split train; use train, or a slice such as "
             f"train[:100], and name the file of another split in dataset_name={name}"
         )
-    return {part: [path]}
+    return {parts[0]: [path]}

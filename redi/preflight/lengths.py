@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from redi.preflight.recipe import Recipe, Rows
+from redi.runs.errors import UsageError
 from redi.text.training_rows import KINDS, read_row, tokenize_row
 from redi.text.training_rows import kind_of as kind_of_columns
 
@@ -64,10 +65,13 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
     exact = np.array([[total for _, total in sides[i]] for i in known])
     prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
     if len(known) == rows.num_rows:
-        return TraceLengths(exact, prompt, keys, "every row tokenised")
+        kept = exact.all(axis=1)  # training drops a row with an empty completion
+        if not kept.any():
+            raise UsageError("dataset_name: every row has an empty completion; training drops all of them")
+        return TraceLengths(exact[kept], prompt, keys[kept], "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
-    traces[known] = exact
+    traces[known] = exact.clip(1)
     return TraceLengths(
         traces, prompt, keys, f"estimated from characters; {len(known)} rows tokenised, among them the longest"
     )

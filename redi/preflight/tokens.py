@@ -39,6 +39,7 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
     if not tried:
         raise UsageError(f"each of the first {len(first)} rows has an empty completion: training drops them")
     row = min(tried, key=lambda row: len(str(row)))
+    row |= {"label": True} if kind == "traces" else {}  # a negative is rendered alike
     trained = train_rendering(recipe, model, row)
     if limit is not None and len(trained.ids) >= limit:
         raise UsageError(

@@ -156,7 +156,7 @@ def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[
     prompt = None if kind == "positives" else row.get("prompt")
     if kind == "traces" and isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    prompt = check_messages(prompt, "prompt") if isinstance(prompt, list) else None
+    prompt = check_messages(prompt, "prompt") if kind == "traces" or isinstance(prompt, list) else None
     columns = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["completion"]}[kind]
     prompts, turns = [] if prompt is None else [prompt], []
     for column in columns:

@@ -99,7 +99,7 @@ def prepare_rows(
         "no trace is a positive: is `label` right?": not counts["positives"],
         "no trace is a negative: is `label` right?": kind == "traces" and not counts["negatives"],
         f"max_length={max_length} cuts {counts['cut']:,} of {num_traces:,} traces at the end": counts["cut"],
-        f"{counts['same_text']:,} rows have the same text as chosen and as rejected": counts["same_text"],
+        f"chosen and rejected are the same text in {counts['same_text']:,} row(s)": counts["same_text"],
         f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
     }
     for text in [text for text, applies in said.items() if applies and PartialState().is_main_process]:
