@@ -52,7 +52,7 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     if theta is None:
         return config
     rope = config.get("rope_parameters")
-    if rope is not None and any(isinstance(value, dict) for value in rope.values()):
+    if any(isinstance(value, dict) for value in (rope or {}).values()):
         raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
         rope["rope_theta"] = theta
@@ -61,34 +61,32 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     return config
 
 
-def choose_pad(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, wanted: str | None) -> str:
-    """The token to pad with: the wanted one; the tokenizer's own unless it is eos; a spare one; eos.
+def set_tokens(
+    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
+) -> None:
+    """Sets the eos token and the token to pad with: by default a spare one, if the tokenizer pads with eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
     then never trains the eos.
 
     Args:
-        tokenizer: with an eos token.
+        tokenizer: of the base model.
         vocab_size: rows of the embedding; a token beyond has no embedding.
-        wanted: the user's choice.
+        eos, pad: the user's choice, if any.
+        source: of the model, for messages.
 
     Raises:
-        UsageError: the wanted token is not in the vocabulary.
+        UsageError: a chosen token is not in the vocabulary, or there is no eos token.
     """
-    vocabulary = tokenizer.get_vocab()
-    if wanted is not None:
-        check_in_vocabulary("--pad-token", wanted, vocabulary, vocab_size)
-        return wanted
-    for token in (tokenizer.pad_token, *SPARE_TOKENS):
-        if token in vocabulary and vocabulary[token] < vocab_size and token != tokenizer.eos_token:
-            return token
-    return tokenizer.eos_token
-
-
-def check_in_vocabulary(option: str, token: str, vocabulary: dict[str, int], vocab_size: int) -> None:
-    """Raises a `UsageError` naming the option if the model has no embedding for the token."""
-    if vocabulary.get(token, vocab_size) >= vocab_size:
-        raise UsageError(f"{option} {token} is not in the model's vocabulary; choose a token that is")
+    usable = {token for token, index in tokenizer.get_vocab().items() if index < vocab_size}
+    for option, token in (("--eos-token", eos), ("--pad-token", pad)):
+        if token is not None and token not in usable:
+            raise UsageError(f"{option} {token} is not in the model's vocabulary; choose a token that is")
+    tokenizer.eos_token = eos or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        raise UsageError(f"--model {source}: its tokenizer has no eos token; pass --eos-token")
+    spare = (token for token in (tokenizer.pad_token, *SPARE_TOKENS) if token in usable - {tokenizer.eos_token})
+    tokenizer.pad_token = pad or next(spare, tokenizer.eos_token)
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -122,13 +120,9 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         raise UsageError(f"--model {model} is not a folder, and not a Hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    def message(error: Exception) -> str:
-        return (
-            f"--model {model} is not a folder, and cannot be downloaded from the Hub: {error}; check the name, the "
-            "revision and the connection"
-        )
-
-    with usage_errors(message, OSError, ValueError):  # the Hub's own errors are OSErrors
+    failed = f"--model {model} is not a folder, and cannot be downloaded from the Hub"
+    remedy = "check the name, the revision and the connection"
+    with usage_errors(lambda error: f"{failed}: {error}; {remedy}", OSError, ValueError):  # the Hub's are OSErrors
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
     return folder, folder.name
 
@@ -153,7 +147,7 @@ def prepare(
         chat_template: a name of `configs/chat_templates` or a file; by default the tokenizer's own, else that of
             `TEMPLATES`.
         eos_token: the token that ends every completion; by default the tokenizer's own.
-        pad_token: as in `choose_pad`.
+        pad_token: as in `set_tokens`.
 
     Returns:
         What was changed: name -> [before, after], and `parameters`, their number.
@@ -161,15 +155,21 @@ def prepare(
     Raises:
         UsageError: the source is not a model that can be prepared, or an option does not fit it.
     """
+    from transformers import AutoTokenizer
+
     if not (source / "config.json").is_file():
         raise UsageError(f"--model {source} has no config.json; give a model folder")
     before = json.loads((source / "config.json").read_text(encoding="utf-8"))
     after = widen(before, max_position_embeddings, theta)
-    tokenizer = _open_tokenizer(source)
-    vocab_size = before.get("vocab_size", len(tokenizer.get_vocab()))
+    with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(source)
     old_tokens = [tokenizer.eos_token, tokenizer.pad_token]
-    _set_tokens(tokenizer, vocab_size, eos_token, pad_token, source)
-    template = chat_template or _missing_template(tokenizer, source)
+    set_tokens(tokenizer, before.get("vocab_size", len(tokenizer.get_vocab())), eos_token, pad_token, source)
+    template = chat_template
+    if template is None and tokenizer.chat_template is None:
+        template = next((name for token, name in TEMPLATES.items() if token in tokenizer.get_vocab()), None)
+        if template is None:
+            raise UsageError(f"--model {source}: its tokenizer has no chat template; pass --chat-template")
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)
     check_template(tokenizer)
@@ -184,35 +184,6 @@ def prepare(
     }
 
 
-def _open_tokenizer(source: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
-        return AutoTokenizer.from_pretrained(source)
-
-
-def _set_tokens(
-    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
-) -> None:
-    if eos is not None:
-        check_in_vocabulary("--eos-token", eos, tokenizer.get_vocab(), vocab_size)
-        tokenizer.eos_token = eos
-    if tokenizer.eos_token is None:
-        raise UsageError(f"--model {source}: its tokenizer has no eos token; pass --eos-token")
-    tokenizer.pad_token = choose_pad(tokenizer, vocab_size, pad)
-
-
-def _missing_template(tokenizer: "PreTrainedTokenizerBase", source: Path) -> str | None:
-    """The template of `TEMPLATES` for a tokenizer without one; None if it has one."""
-    if tokenizer.chat_template is not None:
-        return None
-    vocabulary = tokenizer.get_vocab()
-    template = next((name for token, name in TEMPLATES.items() if token in vocabulary), None)
-    if template is None:
-        raise UsageError(f"--model {source}: its tokenizer has no chat template; pass --chat-template")
-    return template
-
-
 def describe(changes: dict[str, Any]) -> list[str]:
     """A line for each entry of what `prepare` returned."""
     pairs = {name: value for name, value in changes.items() if isinstance(value, list)}
@@ -222,12 +193,7 @@ def describe(changes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_model(
-    source: Path,
-    folder: Path,
-    config: dict[str, Any],
-    tokenizer: "PreTrainedTokenizerBase",
-) -> None:
+def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer.
 
     Raises:
@@ -253,12 +219,7 @@ def write_model(
 
 
 def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
-    """Loads what was written, as training does, and compares it with what was intended.
-
-    Args:
-        folder: of the model.
-        tokenizer: as it was saved.
-        config: as it was saved.
+    """Loads what was written, as training does, and compares it with the tokenizer and config that were saved.
 
     Returns:
         The number of parameters.
@@ -278,9 +239,8 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
     if texts[0] != texts[1] or rules[0] != rules[1] or specials[0] != specials[1]:
         raise UsageError("--model: its tokenizer does not survive being saved and loaded again")
     check_template(reloaded)
-    with usage_errors(
-        lambda error: f"--model: its weights cannot be loaded: {error}", OSError, ValueError, RuntimeError
-    ):
+    unread = (OSError, ValueError, RuntimeError)
+    with usage_errors(lambda error: f"--model: its weights cannot be loaded: {error}", *unread):
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")

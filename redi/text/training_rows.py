@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
@@ -49,7 +48,7 @@ def prepare_rows(
     num_proc: int | None = None,
     name: str = "the dataset",
 ) -> tuple[Dataset, dict[str, int]]:
-    """Tokenises and checks every row, first on the first process. Says what is dropped or cut.
+    """Tokenises and checks every row, first on the first process; says what is dropped or cut.
 
     - *positives* (`messages`) become `input_ids, labels`, cut to `max_length`. Labels are -100 outside the completion.
     - *pairs* (`chosen, rejected`) become `prompt_ids, chosen_ids, rejected_ids, name`.
@@ -57,24 +56,24 @@ def prepare_rows(
       weights, name`: rows with the same prompt are one problem, in the order of their first rows. A problem may have
       several traces of either side, or none of one.
 
-    Rows that cannot be trained on are dropped: a completion that is empty or white space, or a prompt that leaves no
-    room in `max_length`. Rows that have been tokenised already are returned unchanged, without the other counts.
+    A row is dropped if a completion is empty or white space, or if its prompt leaves no room in `max_length`. Rows
+    that have been tokenised already are returned as they are.
 
     Args:
         dataset: rows in a shape that `redi.text.encoding.split_row` accepts.
         kinds: of `KINDS`, that the trainer can use.
         tokenizer: with a chat template and an eos token.
-        max_length: longest trace in tokens; the trainer cuts the longer pairs and traces, at the end.
+        max_length: longest trace in tokens; the trainer cuts longer pairs and traces, at the end.
         num_proc: processes to tokenise with.
         name: of the dataset, for messages.
 
     Returns:
-        The tokenised rows and their counts: `rows`, those dropped, the traces kept of each side and those cut, and the
-        pairs or problems with the same text on both sides.
+        The tokenised rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the
+        problems with the same text on both sides.
 
     Raises:
-        UsageError: the columns are of none of the kinds; no row is left; or a row is malformed, or the template or the
-            tokenizer changes its text: names the row.
+        UsageError: the columns are of none of the kinds; no row is left; or a row, which is named, is malformed, or
+            the template or the tokenizer changes its text.
     """
     columns = dataset.column_names
     if any(set(TOKENIZED[kind]) <= set(columns) for kind in kinds):
@@ -178,32 +177,23 @@ def _weight(weight: Any) -> float:
 def _choose(rows: Dataset, max_length: int | None, name: str) -> tuple[list[int], dict[str, int]]:
     """The indices of the rows to train on, and the counts."""
     limit = math.inf if max_length is None else max_length
-    empty, no_room, kept, sides, cut = [], [], [], [0, 0], 0
-    facts = rows.select_columns([NAME, "num_prompt", "lengths", "is_positive"])
-    for index, row in enumerate(facts):
-        if not all(row["lengths"]):
-            empty.append(row[NAME])
-        elif row["num_prompt"] >= limit:
-            no_room.append(row[NAME])
-        else:
-            kept.append(index)
-            cut += sum(length > limit for length in row["lengths"])
-            for is_positive in row["is_positive"]:
-                sides[is_positive] += 1
-    for reason, names in {
-        "an empty completion": empty,
-        f"a prompt that fills max_length={max_length}": no_room,
-    }.items():
-        if names:
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            logger.warning(f"{name}: {len(names)} of {len(rows)} rows dropped for {reason}: {shown}")
+    facts = rows.select_columns([NAME, "num_prompt", "lengths", "is_positive"]).to_list()
+    empty = [i for i, row in enumerate(facts) if not all(row["lengths"])]
+    full = [i for i, row in enumerate(facts) if all(row["lengths"]) and row["num_prompt"] >= limit]
+    for indices, reason in ((empty, "an empty completion"), (full, f"a prompt that fills max_length={max_length}")):
+        if indices:
+            names = ", ".join([facts[i][NAME] for i in indices[:10]] + ["..."] * (len(indices) > 10))
+            logger.warning(f"{name}: {len(indices)} of {len(rows)} rows dropped for {reason}: {names}")
+    kept = sorted(set(range(len(facts))) - {*empty, *full})
     if not kept:
         raise UsageError(
             f"{name}: no row is left to train on; of {len(rows)}, {len(empty)} have an empty completion and "
-            f"{len(no_room)} a prompt that fills max_length={max_length}"
+            f"{len(full)} a prompt that fills max_length={max_length}"
         )
-    counts = {"dropped_empty": len(empty), "dropped_long_prompt": len(no_room), "cut": cut}
-    return kept, {"rows": len(rows), **counts, "positives": sides[True], "negatives": sides[False]}
+    cut = sum(length > limit for i in kept for length in facts[i]["lengths"])
+    sides = [side for i in kept for side in facts[i]["is_positive"]]
+    counts = {"rows": len(rows), "dropped_empty": len(empty), "dropped_long_prompt": len(full), "cut": cut}
+    return kept, counts | {"positives": sum(sides), "negatives": len(sides) - sum(sides)}
 
 
 def _group(traces: Dataset) -> Dataset:
@@ -233,7 +223,5 @@ def lengths_of(problems: Dataset) -> Iterator[tuple[int, list[int]]]:
             sides = (pc.list_value_length(table[side]).to_pylist() for side in PAIR_COLUMNS[1:])
             completions = map(list, zip(*sides, strict=True))
         else:
-            flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
-            counts = pc.list_value_length(table["completion_ids"]).to_pylist()
-            completions = [list(islice(flat, count)) for count in counts]
+            completions = [[len(ids) for ids in problem] for problem in table["completion_ids"]]
         yield from zip(prompts, completions, strict=True)

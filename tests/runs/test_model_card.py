@@ -29,9 +29,7 @@ def test_the_model_card_says_what_was_done_and_takes_scores(model_path, rows_fil
 
 def test_manifest_and_card_tell_what_happened_over_resumes(model_path, rows_file, tmp_path):
     """16 rows in steps of 4, cut at 120 tokens: 2 steps see 8 rows; the run is then made longer."""
-    argv = arguments(
-        model_path, rows_file, tmp_path / "o", "--per_device_train_batch_size", "4", "--max_length", "120"
-    )
+    options = ["--per_device_train_batch_size", "4", "--max_length", "120", "--save_strategy", "steps"]
     argv = arguments(model_path, rows_file, tmp_path / "o", *options, "--save_steps", "2")
     train("redi", argv)
     manifest = read_manifest(tmp_path / "o")

@@ -36,9 +36,7 @@ def test_empty_answers_and_long_prompts_are_dropped_and_cuts_counted(tokenizer, 
     assert "d: 2 of 4 rows dropped for an empty completion: row 1, row 2" in caplog.text
     assert f"d: max_length=150 cuts 1 of {sum(sides)} traces at the end" in capsys.readouterr().out
     assert len(prepared) == (1 if kind == "traces" else 2)
-    with pytest.raises(
-        UsageError, match="d: no row is left to train on; of 4, 2 .* and 2 a prompt that fills"
-    ):
+    with pytest.raises(UsageError, match="d: no row is left to train on; of 4, 2 .* and 2 a prompt that fills"):
         prepare_rows(rows, (kind,), tokenizer, 20, name="d")
 
 
