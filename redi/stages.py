@@ -14,31 +14,21 @@ from redi.trainer import REDITrainer
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training.
+    """A stage of training."""
 
-    Attributes:
-        config: dataclass of the trainer's options.
-        unread: options of `config` that have no effect in this stage, and why; setting one is an error.
-        kinds: of rows to train on, see `redi.text.training_rows.KINDS`.
-        trainer: called as `trainer(model=PATH, args=..., train_dataset=..., processing_class=..., peft_config=...)`.
-        accelerate_config: the default one, by its name in `configs/accelerate`.
-        has_reference: whether a reference model is run as well.
-    """
-
-    config: type[TrainingArguments]
-    unread: dict[str, str]
-    kinds: tuple[str, ...]
-    trainer: Callable[..., Trainer]
-    accelerate_config: str = "zero2"
-    has_reference: bool = False
+    config: type[TrainingArguments]  # of the trainer's options
+    unread: dict[str, str]  # options without effect in this stage, and why: setting one is an error
+    kinds: tuple[str, ...]  # of rows to train on, see `redi.text.training_rows.KINDS`
+    trainer: Callable[..., Trainer]  # trainer(model=PATH, args=, train_dataset=, processing_class=, peft_config=)
+    accelerate_config: str = "zero2"  # the default one, by its name in `configs/accelerate`
+    has_reference: bool = False  # whether a reference model is run as well
 
     def prepare(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: TrainingArguments, name: str
     ) -> tuple[Dataset, dict[str, int]]:
         """The tokenised rows that the trainer expects, and their counts; see `prepare_rows`.
 
-        Call it before the trainer sets the tokenizer's pad token: the datasets cache identifies a tokenizer by all of
-        its state.
+        To be called before the trainer changes the tokenizer: the datasets cache identifies one by all of its state.
         """
         splits = isinstance(args, SFTConfig) and args.packing and args.packing_strategy != "bfd"  # it cuts nothing off
         limit = None if splits else args.max_length

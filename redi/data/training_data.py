@@ -14,9 +14,7 @@ from redi.runs.hub import is_hub_id
 def load_rows(name: str, split: str) -> Dataset:
     """The rows of a folder of parquet files, a parquet file, or a Hub id.
 
-    Args:
-        name: the folder, file or Hub id.
-        split: a split as `datasets` writes it: `train`, `train[:1000]`, `train+test[:10%]`.
+    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`.
 
     Raises:
         UsageError: `name` does not exist, has no such split, or cannot be loaded.
@@ -35,11 +33,7 @@ def load_rows(name: str, split: str) -> Dataset:
 
 
 def scan_rows(name: str, split: str) -> pyarrow.dataset.Dataset:
-    """The rows of `load_rows`, for reading some columns or the first rows. Parquet files are read in place.
-
-    Raises:
-        UsageError: as `load_rows`.
-    """
+    """The rows of `load_rows`, for reading some columns or the first rows. Parquet files are read in place."""
     files = split_files(name, split)
     if files and split in _files_by_split(name, split):
         return pyarrow.dataset.dataset([str(file.resolve()) for file in files], format="parquet")

@@ -15,24 +15,18 @@ from redi.runs.markdown import grid
 
 CARD = "README.md"
 SCORES = "## Scores"
+_PAPER = "[arXiv 2505.24850](https://huggingface.co/papers/2505.24850)"
 _METHODS = {
-    "SFT": "Supervised fine-tuning on correct reasoning traces, the first stage of REDI "
-    "([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
-    "REDI": "Reinforcement Distillation (REDI, [arXiv 2505.24850](https://huggingface.co/papers/2505.24850)) on pairs "
-    "of a correct and an incorrect reasoning trace.",
-    "SimPO": "The SimPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
-    "DPO": "The DPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
+    "SFT": f"Supervised fine-tuning on correct reasoning traces, the first stage of REDI ({_PAPER}).",
+    "REDI": f"Reinforcement Distillation (REDI, {_PAPER}) on pairs of a correct and an incorrect reasoning trace.",
+    "SimPO": f"The SimPO baseline of REDI ({_PAPER}).",
+    "DPO": f"The DPO baseline of REDI ({_PAPER}).",
 }
 _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
 
 
 def write_model_card(folder: Path, method: str) -> None:
-    """Writes the card of a finished run, from its `manifest.json` and `trainer_state.json`.
-
-    Args:
-        folder: the run's `output_dir`.
-        method: "SFT", "REDI", "SimPO" or "DPO".
-    """
+    """Writes the card of a finished run of SFT, REDI, SimPO or DPO, from its manifest and `trainer_state.json`."""
     manifest = read_manifest(folder)
     inputs = {name: entry["path"] for name, entry in manifest["inputs"].items()}
     data = ModelCardData(
@@ -69,15 +63,7 @@ def _remarks(manifest: dict[str, Any]) -> str:
 
 
 def set_scores(folder: Path, scores: str) -> None:
-    """Replaces the scores in a model's card.
-
-    Args:
-        folder: the model, with a card by `write_model_card`.
-        scores: Markdown without headings of the second level.
-
-    Raises:
-        UsageError: the model has no such card.
-    """
+    """Replaces the scores in a card of `write_model_card`; they are Markdown without headings of the second level."""
     path = folder / CARD
     if not path.is_file() or SCORES not in (text := path.read_text(encoding="utf-8")):
         raise UsageError(f"{folder} has no model card with the heading '{SCORES}'; the training commands write it")

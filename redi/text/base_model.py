@@ -27,11 +27,6 @@ PROBE = [
 ]
 
 
-def is_qwen25_math(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` is that of a Qwen2.5-Math base model, the only Qwen2.5 with 4,096 positions."""
-    return (config["model_type"], config.get("max_position_embeddings"), rope_theta(config)) == ("qwen2", 4096, 10000)
-
-
 def rope_theta(config: dict[str, Any]) -> float | None:
     """The rotary base in a `config.json`, spelled as in transformers 5 (`rope_parameters`, which wins) or before."""
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
@@ -43,7 +38,9 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     Raises:
         UsageError: the model has several kinds of rotary embedding, so one base is ambiguous.
     """
-    defaults = LONG if is_qwen25_math(config) else {}
+    # The only Qwen2.5 with 4,096 positions is Qwen2.5-Math.
+    kind = (config["model_type"], config.get("max_position_embeddings"), rope_theta(config))
+    defaults = LONG if kind == ("qwen2", 4096, 10000) else {}
     config = json.loads(json.dumps(config))
     positions = max_position_embeddings or defaults.get("max_position_embeddings")
     if positions is not None:
@@ -64,16 +61,10 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
 def set_tokens(
     tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
 ) -> None:
-    """Sets the eos token and the token to pad with: by default a spare one, if the tokenizer pads with eos.
+    """Sets the eos token, and the one to pad with: a spare one of the `vocab_size` embeddings if the own one is eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
     then never trains the eos.
-
-    Args:
-        tokenizer: of the base model.
-        vocab_size: rows of the embedding; a token beyond has no embedding.
-        eos, pad: the user's choice, if any.
-        source: of the model, for messages.
 
     Raises:
         UsageError: a chosen token is not in the vocabulary, or there is no eos token.
@@ -90,12 +81,7 @@ def set_tokens(
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Renders a conversation as both stages do.
-
-    Raises:
-        UsageError: training cannot use the template: it does not continue its own prompt, drops or doubles the
-            thought, or doubles the system block.
-    """
+    """Refuses a template that changes a conversation, opens a thought twice or none, or has two system blocks."""
     with usage_errors(lambda error: f"--chat-template: {error}", ValueError):
         prompt, completion = render(tokenizer, PROBE[:1], PROBE[1:])
     if (prompt + completion).count("<think>") != 1 or prompt.count("system") > 1:
@@ -106,11 +92,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder of a model, downloaded if it is a Hub id, and its commit on the Hub.
-
-    Raises:
-        UsageError: it is neither a folder nor a Hub id, or cannot be downloaded.
-    """
+    """The folder of a model, downloaded if it is a Hub id, and its commit there; a `UsageError` if there is none."""
     path = Path(model)
     if path.is_dir():
         if revision is not None:
@@ -137,17 +119,10 @@ def prepare(
     eos_token: str | None = None,
     pad_token: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the prepared model into `folder` and loads it again.
+    """Writes the prepared model of the folder `source` into an empty `folder` and loads it again.
 
-    Args:
-        source: folder of the base model.
-        folder: an empty folder.
-        max_position_embeddings: as in `widen`.
-        theta: the rotary base, as in `widen`.
-        chat_template: a name of `configs/chat_templates` or a file; by default the tokenizer's own, else that of
-            `TEMPLATES`.
-        eos_token: the token that ends every completion; by default the tokenizer's own.
-        pad_token: as in `set_tokens`.
+    Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
+    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`.
 
     Returns:
         What was changed: name -> [before, after], and `parameters`, their number.
@@ -194,11 +169,7 @@ def describe(changes: dict[str, Any]) -> list[str]:
 
 
 def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer.
-
-    Raises:
-        UsageError: `source` has no safetensors files.
-    """
+    """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer."""
     from transformers import GenerationConfig
 
     files = [file for pattern in WEIGHTS for file in sorted(source.glob(pattern))]
@@ -219,14 +190,7 @@ def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "
 
 
 def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
-    """Loads what was written, as training does, and compares it with the tokenizer and config that were saved.
-
-    Returns:
-        The number of parameters.
-
-    Raises:
-        UsageError: something differs, or the weights do not fit the configuration.
-    """
+    """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -29,11 +29,7 @@ def date_options(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 
 def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
-    """The messages as the chat template renders them, on the day `TODAY`.
-
-    Raises:
-        ValueError: the template refuses them.
-    """
+    """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
     except (TemplateError, TypeError) as error:
@@ -41,11 +37,7 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
-    """The text of a prompt, up to and including the header of the assistant's turn.
-
-    Raises:
-        ValueError: the template refuses the messages, or leaves out what the user or the system says.
-    """
+    """The text up to and including the header of the assistant's turn; a `ValueError` if it lacks a user's message."""
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
     for message in messages:
         if message["role"] in ("user", "system") and message["content"].strip() not in text:
@@ -57,11 +49,7 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message])
 
 
 def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
-    """The texts that `encode` tokenises: the prompt, and its completion without the eos token.
-
-    Raises:
-        ValueError: as `encode` does.
-    """
+    """The texts that `encode` tokenises: the prompt, and its completion without the eos token; raises as `encode`."""
     prompt_text = render_prompt(tokenizer, prompt)
     full_text = apply_template(tokenizer, prompt + completion)
     start = len(prompt_text)
@@ -87,24 +75,16 @@ def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completi
 def encode(
     tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and of its completion.
+    """Token ids of a prompt, and of its completion y: an assistant's turn.
 
-    The prompt is the chat template's rendering up to and including the header of the assistant turn. The completion y
-    is what the template adds for the assistant's turn, the content and its end-of-turn tokens, up to one eos: the
-    template's own, or one that is appended if it writes none, as in the original implementation for Qwen2.5. All of y
-    is scored and counted in |y|. Prompt and completion are tokenised separately, so no token spans both.
-
-    Args:
-        tokenizer: with a chat template and an eos token.
-        prompt: the messages before the assistant's turn, at least one.
-        completion: the assistant's turn, a list of one message.
-
-    Returns:
-        `(prompt_ids, completion_ids)`.
+    The prompt is the chat template's rendering up to and including the header of the assistant's turn. y is what the
+    template adds for that turn, the content and its end-of-turn tokens, up to one eos: the template's own, or one that
+    is appended if it writes none, as for Qwen2.5-Math in the original implementation. All of y is scored and counted
+    in |y|. Prompt and completion are tokenised separately, so no token spans both.
 
     Raises:
         ValueError: the template refuses the conversation, does not continue its own generation prompt, or changes the
-            content; or the completion's tokens do not decode to it, white space aside.
+            content; or the tokens of y do not decode to it, white space aside.
     """
     prompt_text, text = render(tokenizer, prompt, completion)
     prompt_ids, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt_text, text))
@@ -128,13 +108,11 @@ def _shown(value: Any) -> str:
 
 
 def check_messages(messages: Any, column: str) -> list[Message]:
-    """The messages without their null entries.
-
-    Raises:
-        ValueError: `messages` is not a list of messages whose contents are strings, or one has text elsewhere.
-    """
-    for message in messages if isinstance(messages, list) and messages else [messages]:
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+    """The messages without their null entries; a `ValueError` if they have another shape, or text in another key."""
+    is_list = isinstance(messages, list) and messages
+    for message in messages if is_list else [messages]:
+        texts = [message.get(key) for key in ("role", "content")] if is_list and isinstance(message, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
             raise ValueError(
                 f"`{column}` must be a list of messages {{'role': ..., 'content': text}}, not {_shown(message)}"
             )
@@ -166,11 +144,10 @@ def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[
         messages = check_messages(messages, column)
         is_turn = prompt is not None and messages[0]["role"] == "assistant"
         before, turn = (prompt, messages) if is_turn else (messages[:-1], messages[-1:])
-        roles = [message["role"] for message in messages]
         if not before or [message["role"] for message in turn] != ["assistant"]:  # a user's turn would be scored
             raise ValueError(
                 f"`{column}` must end with an assistant turn after a prompt, or be one assistant turn after the "
-                f"messages of `prompt`; its roles are {roles}"
+                f"messages of `prompt`; its roles are {[message['role'] for message in messages]}"
             )
         prompts.append(before)
         turns.append(turn)

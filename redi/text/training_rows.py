@@ -25,11 +25,7 @@ NAME = "name"  # the row's uuid, or "row N"; messages use it
 
 
 def kind_of(columns: list[str], kinds: tuple[str, ...], name: str) -> str:
-    """Which of the kinds of rows has these columns.
-
-    Raises:
-        UsageError: none of them; `name` says which dataset that is.
-    """
+    """Which of the kinds has these columns; a `UsageError` if none. `name` is that of the dataset."""
     for kind in kinds:
         if set(KINDS[kind]) <= set(columns):
             return kind
@@ -60,12 +56,9 @@ def prepare_rows(
     that have been tokenised already are returned as they are.
 
     Args:
-        dataset: rows in a shape that `redi.text.encoding.split_row` accepts.
+        dataset: rows in a shape that `redi.text.encoding.split_row` accepts; `name` is its name, for messages.
         kinds: of `KINDS`, that the trainer can use.
-        tokenizer: with a chat template and an eos token.
         max_length: longest trace in tokens; the trainer cuts longer pairs and traces, at the end.
-        num_proc: processes to tokenise with.
-        name: of the dataset, for messages.
 
     Returns:
         The tokenised rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the
@@ -119,11 +112,7 @@ def row_errors(row: dict[str, Any], index: int) -> Iterator[None]:
 def read_row(
     row: dict[str, Any], index: int, kind: str
 ) -> tuple[list[Message], list[list[Message]], list[bool], float]:
-    """The messages of a row's prompt and of its completions, which of these are positives, and the row's weight.
-
-    Raises:
-        UsageError: the row is malformed; names it.
-    """
+    """The messages of a row's prompt and of its completions, which of these are positives, and the row's weight."""
     with row_errors(row, index):
         prompt, turns = split_row(row, kind)
         if kind != "traces":
@@ -134,11 +123,7 @@ def read_row(
 def tokenize_row(
     row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase, kind: str, limit: int | None = None
 ) -> dict[str, Any]:
-    """A row of `prepare_rows`, not grouped, with `num_prompt` and the `lengths` of its traces, 0 without text.
-
-    Raises:
-        UsageError: as `prepare_rows`; names the row.
-    """
+    """A row of `prepare_rows`, not grouped, with `num_prompt` and the `lengths` of its traces, 0 without text."""
     prompt, turns, labels, weight = read_row(row, index, kind)
     with row_errors(row, index):
         encoded = [encode(tokenizer, prompt, turn) for turn in turns]

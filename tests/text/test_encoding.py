@@ -7,7 +7,7 @@ from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from redi.text.encoding import encode, split_row
-from redi.text.prompts import make_prompt
+from redi.text.prompts import make_prompt, read_chat_template
 
 TRACE = "<think>\n2 and 2 make 4.\n</think>\n\nIt is 4."
 UNCLOSED = "<think>\nwait, is it 5"
@@ -22,6 +22,7 @@ FAMILIES = {  # template, eos, what follows the content in y
     "Mistral": (MISTRAL, "</s>", "</s>"),
     "Phi-4": (PHI4, "<|im_end|>", "<|im_end|>"),
     "Gemma": ("gemma", "<eos>", "<end_of_turn>\n<eos>"),
+    "R1-Distill": (read_chat_template("deepseek-r1"), "<|end|>", "<|end|>"),
     "Qwen3": ("qwen3", "<|im_end|>", "<|im_end|>"),
 }
 
@@ -108,6 +109,7 @@ ENDS = "must end with an assistant turn after a prompt"
     [
         ("positives", {"messages": None}, LIST),
         ("positives", {"messages": []}, LIST),
+        ("positives", {"messages": user("x")}, LIST),
         ("positives", {"messages": '[{"role": "user"}]'}, LIST),
         ("positives", {"messages": [None]}, LIST),
         ("positives", {"messages": [{"from": "human", "value": "x"}]}, LIST),
