@@ -2,11 +2,16 @@
 
 import pytest
 from datasets import Dataset
-from helpers.templates import family
+from helpers.commands import CPU
+from helpers.templates import R1_OLD, family
 from helpers.tiny import make_pairs
+from transformers import AutoTokenizer
 
 from redi.runs.errors import UsageError
 from redi.text.training_rows import prepare_rows, read_row
+from redi.training import train
+
+pytest_plugins = ["helpers.preflight"]
 
 
 def rows_of(kind: str, answers: list[str], problem: str = "x") -> Dataset:
@@ -124,3 +129,18 @@ def test_field_rows_are_refused_in_one_line_or_trained(tokenizer, shared):
     for name, kind, num_rows in (("nulllen", "pairs", 2), ("traces_bool", "traces", 4)):
         counts = prepare_rows(Dataset.from_parquet(str(folder / f"{name}.parquet")), (kind,), tokenizer, None)[1]
         assert (counts["rows"], counts["positives"], counts["negatives"]) == (num_rows, 2, 2)
+
+
+def test_every_stage_and_preflight_refuse_a_template_that_drops_thoughts(job):
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer.chat_template = R1_OLD
+    tokenizer.save_pretrained(job.model)
+    expected = (
+        "row 0 of the dataset: the chat template does not leave the assistant's text unchanged: after '' it writes"
+    )
+    argv = ["--model_name_or_path", str(job.model), "--dataset_name", str(job.data), *CPU]
+    for stage in ("sft", "redi", "dpo"):
+        with pytest.raises(UsageError, match=expected):
+            train(stage, [*argv, "--output_dir", str(job.folder / "out")])
+        assert expected in job.check(stage=stage, code=2)
+    assert not (job.folder / "out").exists()
