@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -246,8 +245,8 @@ def _counting_sources(batches: Iterator[pa.RecordBatch], total: Counter[str]) ->
 
 def _rows_by_source(total: Counter[str], lengths: DatasetLengths) -> dict[str, dict[str, int]]:
     """For each source its rows in the input and its rows kept, the largest input first."""
-    kept = dict(zip(lengths.sources, np.bincount(lengths.source_of).tolist(), strict=True))
-    return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
+    kept = Counter(lengths.sources.tolist())
+    return {name: {"input": count, "kept": kept[name]} for name, count in total.most_common()}
 
 
 def _describe_drops(dropped: dict[str, int]) -> str:
