@@ -30,8 +30,17 @@ from redi.data.lengths.length_filter import (
 from redi.data.lengths.length_rules import load_counting_tokenizer
 from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
-from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
+from redi.data.selection import (
+    CHECKS,
+    NO_NEGATIVE,
+    NO_POSITIVE,
+    TRUNCATED,
+    excluded_sources,
+    select_pairs,
+    select_positives,
+)
 from redi.data.shuffle import shuffled, write_shards
+from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
 
@@ -55,19 +64,21 @@ def build_positives(
     rule: str = "both",
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
 ) -> str:
     """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
-    config = {"rule": rule, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"rule": rule, "exclude_source": sources, "truncated": truncated, "seed": seed}
     return build(
         output,
         summary=POSITIVES[rule],
         config=config,
         inputs={"corpus": pinned_input(source, revision)},
-        reasons=[NO_POSITIVE],
-        select=partial(select_positives, rule=rule, exclude_sources=config["exclude_source"]),
+        reasons=[NO_POSITIVE, *([TRUNCATED] if drop else [])],
+        select=partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=drop),
         expect_rows=expect_rows,
         overwrite=overwrite,
     )
@@ -84,6 +95,7 @@ def build_pairs(
     max_response_tokens: int | None = None,
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
@@ -92,9 +104,10 @@ def build_pairs(
 
     With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
     """
-    config = {"negatives": negatives, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"negatives": negatives, "exclude_source": sources, "truncated": truncated, "seed": seed}
     inputs = {"corpus": pinned_input(source, revision)}
-    reasons = [NO_POSITIVE, NO_NEGATIVE]
+    reasons = [NO_POSITIVE, NO_NEGATIVE, *([TRUNCATED] if drop else [])]
     load_filter = None
     given = {
         "length_rule": length_rule,
@@ -113,7 +126,7 @@ def build_pairs(
         config=config,
         inputs=inputs,
         reasons=reasons,
-        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=negatives),
+        select=partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=drop),
         load_filter=load_filter,
         expect_rows=expect_rows,
         overwrite=overwrite,
@@ -182,6 +195,8 @@ def build(
     hashes = _start_hashing(inputs)
     with new_folder(output, overwrite) as folder:
         counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
+        if config["truncated"] == "drop" and "truncated" not in counts:
+            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
         if counts["rows"] == 0:
             raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(counts['dropped'])}")
         check_expected(expect_rows, counts["rows"])
@@ -201,14 +216,17 @@ def _write_rows(
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
     dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
     sources: Counter[str] = Counter()
-    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
+    traces = TruncatedTraces()
+    batches = traces.noting(prefetch(corpus.batches, 2))
+    selected = _counting(map(select, _counting_sources(batches, sources)), dropped)
     rows = shuffled(selected, corpus.num_rows, seed, folder)
     if load_filter is not None:
         rows = _counting(map(load_filter(), rows), dropped)
     recorder = LengthRecorder()
-    files = write_shards(recorder.recording(prefetch(rows)), folder)
+    files = write_shards(recorder.recording(traces.counting(prefetch(rows))), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
+    counts |= traces.counts()
     if not files:
         return counts, None
     lengths = recorder.lengths()

@@ -89,7 +89,8 @@ def _origin(config: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
 
 def _count_table(counts: Mapping[str, Any]) -> str:
     dropped = [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
-    return grid(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
+    cut = [[f"kept, {role} cut at the token limit", count] for role, count in counts.get("truncated", {}).items()]
+    return grid(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]], *cut])
 
 
 def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> str:

@@ -74,4 +74,5 @@ def count_table(counts: dict[str, Any]) -> str:
     lines = {"input rows": counts["input_rows"]}
     lines |= {f"  {reason}": -count for reason, count in counts["dropped"].items()}
     lines["kept"] = counts["rows"]
+    lines |= {f"  truncated, {role}": count for role, count in counts.get("truncated", {}).items()}
     return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())

@@ -16,6 +16,7 @@ SCHEMA = pa.schema(
         ("problem_is_valid", pa.string()),
         ("source", pa.string()),
         ("generations", pa.list_(pa.string())),
+        ("finish_reasons", pa.list_(pa.string())),
         *((name, pa.list_(pa.bool_())) for name in VERIFIERS),
     ]
 )
@@ -23,9 +24,9 @@ CORRECTNESS = pa.field("correctness", pa.struct([SCHEMA.field(name) for name in 
 # Where a corpus holds each of them: the verifiers' lists are fields of the struct `correctness`.
 PATHS = {name: f"correctness.{name}" if name in VERIFIERS else name for name in SCHEMA.names}
 # For a corpus without the column: whoever collects traces for problems wants to use them.
-DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown"}
+DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": None}
 # What the selection reads.
-SELECTION = ("problem", "problem_is_valid", "source", "generations", *VERIFIERS)
+SELECTION = ("problem", "problem_is_valid", "source", "generations", "finish_reasons", *VERIFIERS)
 
 
 def schema_in_files(columns: Sequence[str]) -> pa.Schema:
