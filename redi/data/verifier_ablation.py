@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from redi.data.dataset_card import write_parent_card
 from redi.data.dataset_folder import (
     already_done,
     check_expected,
@@ -173,6 +174,7 @@ def _write_all(
             write_card_and_manifest(
                 folder / name, output / name, SUMMARIES[name], config=of_config, counts=of_set, **about
             )
+        write_parent_card(folder, title=output.resolve().name, summaries=SUMMARIES)
         write_manifest(folder, config=config, counts=counts, seed=config["seed"], **about)
     return counts["sets"]
 
