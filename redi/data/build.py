@@ -39,7 +39,7 @@ from redi.data.selection import (
     select_pairs,
     select_positives,
 )
-from redi.data.shuffle import shuffled, write_shards
+from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
@@ -219,7 +219,7 @@ def _write_rows(
     traces = TruncatedTraces()
     batches = traces.noting(prefetch(corpus.batches, 2))
     selected = _counting(map(select, _counting_sources(batches, sources)), dropped)
-    rows = shuffled(selected, corpus.num_rows, seed, folder)
+    rows = ordered(selected, shuffled_places(corpus.num_rows, seed), folder)
     if load_filter is not None:
         rows = _counting(map(load_filter(), rows), dropped)
     recorder = LengthRecorder()

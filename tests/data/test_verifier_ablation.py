@@ -94,7 +94,13 @@ def test_three_sets(tmp_path, capsys):
         assert of_set["rows"] == len(rows)
         dataset = load_dataset(str(tmp_path / "out" / name), split="train", cache_dir=str(tmp_path / "cache"))
         assert dataset.to_list() == rows
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "inverted", "main", "manifest.json", "sft"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "inverted",
+        "main",
+        "manifest.json",
+        "sft",
+    ]
 
 
 def test_limits_and_equal_size(tmp_path, model_path, tokenizer):
