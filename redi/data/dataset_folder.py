@@ -11,9 +11,10 @@ from redi.runs.manifest import is_finished, read_manifest, write_manifest
 
 
 def refuse_output_over_input(output: Path, inputs: Mapping[str, str | Path]) -> None:
-    """Raises a `UsageError` if `--overwrite` would replace an input."""
-    for path in map(Path, inputs.values()):
-        if path.exists() and path.resolve().is_relative_to(output.resolve()):
+    """Raises a `UsageError` if `output` holds an input; a `Path` need not exist yet, other names may be Hub ids."""
+    for path in inputs.values():
+        known = isinstance(path, Path) or Path(path).exists()
+        if known and Path(path).resolve().is_relative_to(output.resolve()):
             raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
 
 

@@ -167,6 +167,9 @@ def test_bad_input_is_one_line(command, tmp_path, capsys):
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces" / "precious").write_text("x")
     assert "exists; choose another folder, or pass --overwrite" in refusal(capsys, *command)
+    inside = [*command, "--overwrite", "--samples", tmp_path / "traces" / "samples"]
+    assert "holds the input" in refusal(capsys, *inside)
+    assert "holds the input" in refusal(capsys, *command, "--overwrite", "--model", tmp_path / "traces")
     command[5] = tmp_path / "other"
     (tmp_path / "problems.jsonl").write_text('{"problem": "p"}\n')
     assert "has no column 'answer'" in refusal(capsys, *command)
