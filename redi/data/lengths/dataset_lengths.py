@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.lengths.length_rules import prompt_lengths, response_lengths
+from redi.data.lengths.length_rules import pair_lengths, prompt_lengths, response_lengths
 from redi.runs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def counted_lengths(tokenizer: "PreTrainedTokenizerBase", rule: str) -> Measure:
     def measure(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
         texts = {name: turns.to_pylist() for name, turns in _turns(table).items()}
         prompts = next(iter(texts.values()))[::2]
+        responses = {name: turns[1::2] for name, turns in texts.items()}
+        if "chosen" in responses:
+            return "tokens", pair_lengths(tokenizer, rule, prompts, **responses)[0]
         columns = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
-        columns |= {name: response_lengths(tokenizer, rule, prompts, turns[1::2]) for name, turns in texts.items()}
-        if rule == "paper" and "chosen" in texts:  # it counts 1 for two responses of the same text
-            same = [one == other for one, other in zip(texts["chosen"][1::2], texts["rejected"][1::2], strict=True)]
-            columns |= {name: np.where(same, 1, columns[name]) for name in texts}
+        columns |= {name: response_lengths(tokenizer, rule, prompts, of_side) for name, of_side in responses.items()}
         return "tokens", columns
 
     return measure
