@@ -43,7 +43,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     def message(error: Exception) -> str:
         what = str(error)
         if isinstance(error, json.JSONDecodeError):
-            what = f"not valid JSON ({error.msg} at column {error.colno})"
+            what = f"not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
         elif isinstance(error, UnicodeDecodeError):
             what = f"not UTF-8 ({error})"
         return f"{where}: {what}; fix or remove the line"

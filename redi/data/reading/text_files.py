@@ -91,7 +91,7 @@ def _array(file: Path, rows: PlacedRows, name: str, type_: pa.DataType, default:
 
 
 def _misfit(file: Path, place: str, name: str, error: Exception) -> str:
-    return f"{file}, {place}: key '{name}': {error}; give the key one type in all rows, or remove it"
+    return f"{file}, {place}: key '{name}': {error}; fix the value, or leave the key out of all rows"
 
 
 def _values(rows: PlacedRows, name: str, default: str | None = None) -> list[Any]:
