@@ -49,7 +49,8 @@ def parse_json(text: str | bytes, where: str) -> Any:
         return f"{where}: {what}; fix or remove the line"
 
     with usage_errors(message, ValueError, RecursionError):
-        return json.loads(text.rstrip(), object_pairs_hook=_object)
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -79,8 +80,7 @@ def iter_lines(path: Path, fields: Iterable[str] = ()) -> Iterator[tuple[int, in
         for chunk in stream:
             for text in chunk.splitlines(keepends=True):  # a chunk ends with LF and may hold several CR
                 number += 1
-                text = text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
-                if text.strip():
+                if text.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").strip():
                     yield number, len(text), parse_line(text, f"{path}, line {number}", fields)
 
 
