@@ -50,7 +50,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
     with usage_errors(message, ValueError, RecursionError):
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+        return json.loads(text.removeprefix("\ufeff").rstrip(), object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
