@@ -3,9 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -31,8 +31,17 @@ from redi.data.lengths.length_filter import (
 from redi.data.lengths.length_rules import load_counting_tokenizer
 from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
-from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
-from redi.data.shuffle import shuffled, write_shards
+from redi.data.selection import (
+    CHECKS,
+    NO_NEGATIVE,
+    NO_POSITIVE,
+    TRUNCATED,
+    excluded_sources,
+    select_pairs,
+    select_positives,
+)
+from redi.data.shuffle import ordered, shuffled_places, write_shards
+from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
 
@@ -61,19 +70,21 @@ def build_positives(
     rule: str = "both",
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
 ) -> str:
     """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
-    config = {"rule": rule, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"rule": rule, "exclude_source": sources, "truncated": truncated, "seed": seed}
     return build(
         output,
         summary=POSITIVES[rule],
         config=config,
         inputs={"corpus": pinned_input(source, revision)},
-        reasons=[NO_POSITIVE],
-        select=partial(select_positives, rule=rule, exclude_sources=config["exclude_source"]),
+        reasons=[NO_POSITIVE, *([TRUNCATED] if drop else [])],
+        select=partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=drop),
         expect_rows=expect_rows,
         overwrite=overwrite,
     )
@@ -90,6 +101,7 @@ def build_pairs(
     max_response_tokens: int | None = None,
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
@@ -98,9 +110,10 @@ def build_pairs(
 
     With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
     """
-    config = {"negatives": negatives, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"negatives": negatives, "exclude_source": sources, "truncated": truncated, "seed": seed}
     inputs = {"corpus": pinned_input(source, revision)}
-    reasons = [NO_POSITIVE, NO_NEGATIVE]
+    reasons = [NO_POSITIVE, NO_NEGATIVE, *([TRUNCATED] if drop else [])]
     load_filter = None
     limits = {
         "length_rule": length_rule,
@@ -124,7 +137,7 @@ def build_pairs(
         config=config,
         inputs=inputs,
         reasons=reasons,
-        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=negatives),
+        select=partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=drop),
         load_filter=load_filter,
         expect_rows=expect_rows,
         overwrite=overwrite,
@@ -175,18 +188,23 @@ def build(
     refuse_output_over_input(output, inputs)
     if not overwrite and is_complete(output, config, inputs):
         return already_done(output, expect_rows)
-    with ThreadPoolExecutor(1) as thread, new_folder(output, overwrite, inputs.values()) as folder:
+    hashes: dict[str, str] = {}
+    hashing = Thread(target=lambda: hashes.update({name: fingerprint(path) for name, path in inputs.items()}))
+    hashing.daemon = True  # a build that fails should not wait for it
+    with new_folder(output, overwrite, inputs.values()) as folder:
         corpus = open_corpus(inputs["corpus"])
-        hashes = {name: thread.submit(fingerprint, path) for name, path in inputs.items()}
+        hashing.start()
         counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
+        if config["truncated"] == "drop" and "truncated" not in counts:
+            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
         if counts["rows"] == 0:
             drops = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items() if count)
             why = f"dropped: {drops}" if drops else "it has none to begin with"
             raise UsageError(f"--input {inputs['corpus']}: no rows are left; {why}")
         check_expected(expect_rows, counts["rows"])
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        known = {name: found.result() for name, found in hashes.items()}
-        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=known)
+        hashing.join()
+        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes)
     return count_table(counts)
 
 
@@ -201,14 +219,16 @@ def _write_rows(
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
     dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
     sources, kept = Counter(), Counter()
-    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
-    rows = shuffled(selected, corpus.num_rows, seed, folder)
+    traces = TruncatedTraces()
+    batches = _counting_sources(traces.noting(prefetch(corpus.batches, 2)), sources)
+    rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
     if load_filter is not None:
         rows = _counting(map(load_filter(), rows), dropped)
     recorder = LengthRecorder()
-    files = write_shards(_counting_sources(recorder.recording(prefetch(rows)), kept), folder)
+    files = write_shards(recorder.recording(traces.counting(_counting_sources(prefetch(rows), kept))), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
+    counts |= traces.counts()
     if not files:
         return counts, None
     counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}

@@ -18,9 +18,7 @@ def refuse_output_over_input(output: Path, inputs: Mapping[str, str | Path]) -> 
 
 def is_complete(output: Path, config: dict[str, Any], inputs: Mapping[str, str | Path]) -> bool:
     """Whether `output` is the finished result of the same options and inputs, with all its shards."""
-    if not is_finished(output, config, inputs):
-        return False
-    return all((output / name).is_file() for name in read_manifest(output)["counts"]["files"])
+    return is_finished(output, config, inputs)
 
 
 def already_done(output: Path, expect_rows: int | None) -> str:
@@ -29,7 +27,7 @@ def already_done(output: Path, expect_rows: int | None) -> str:
     Raises:
         UsageError: as `check_expected`.
     """
-    num_rows = read_manifest(output)["counts"]["rows"]
+    num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
     check_expected(expect_rows, num_rows)
     return f"{output}: already done, {num_rows} rows"
 
@@ -72,4 +70,5 @@ def count_table(counts: dict[str, Any]) -> str:
     lines = {"input rows": counts["input_rows"]}
     lines |= {f"  {reason}": -count for reason, count in counts["dropped"].items()}
     lines["kept"] = counts["rows"]
+    lines |= {f"  truncated, {role}": count for role, count in counts.get("truncated", {}).items()}
     return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())

@@ -91,7 +91,9 @@ def _describe(output: Path, drop: bool, show: int) -> str:
     if show and found["overlaps"]:
         parts.append(examples(found, show))
     if drop:
-        parts.append(count_table(read_manifest(output)["counts"]))
+        parts.append(
+            count_table(read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")["counts"])
+        )
     return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
 
 

@@ -67,7 +67,7 @@ def _boxes(axes: Axes, lengths: DatasetLengths, limit: int | None) -> None:
             axes.plot(found[2], y, "o", color="black", markersize=3)
     if limit is not None:
         axes.axvline(limit, color="0.2", linestyle="--")
-    labels = [f"{_cut(name)} ({len(group.source_of):,})" for name, group in groups.items()]
+    labels = [f"{_cut(name)} ({len(group.sources):,})" for name, group in groups.items()]
     axes.set_yticks(range(len(groups)), labels, parse_math=False)
     margin = max(0.5, 2 - len(groups) / 2)  # keeps the boxes of few sources thin
     axes.set_ylim(len(groups) - 1 + margin, -margin)  # the largest on top

@@ -24,9 +24,9 @@ def summarise(
         max_response: the longest response kept, chosen and rejected alike.
     """
     groups = lengths.by_source()
-    summary = {"unit": lengths.unit, "rows": len(lengths.source_of), "lengths": _percentiles(lengths)}
+    summary = {"unit": lengths.unit, "rows": len(lengths.sources), "lengths": _percentiles(lengths)}
     summary["sources"] = {
-        name: {"rows": len(group.source_of), "lengths": _percentiles(group)} for name, group in groups.items()
+        name: {"rows": len(group.sources), "lengths": _percentiles(group)} for name, group in groups.items()
     }
     if max_prompt is not None or max_response is not None:
         limits = {"max_prompt": max_prompt, "max_response": max_response}

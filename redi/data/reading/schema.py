@@ -15,13 +15,14 @@ SCHEMA = pa.schema(
         ("problem_is_valid", pa.string()),
         ("source", pa.string()),
         ("generations", pa.list_(pa.string())),
+        ("finish_reasons", pa.list_(pa.string())),
         *((name, pa.list_(pa.bool_())) for name in VERIFIERS),
     ]
 )
 # For a corpus without the column: whoever collects traces for problems wants to use them.
-DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown"}
+DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": None}
 # What the selection reads.
-SELECTION = ("problem", "problem_is_valid", "source", "generations", *VERIFIERS)
+SELECTION = ("problem", "problem_is_valid", "source", "generations", "finish_reasons", *VERIFIERS)
 
 # The verifiers' lists are fields of the struct `correctness` or, in open-r1/OpenR1-Math-220k, these columns.
 FLAT = {"llama_verification": "correctness_llama", "math_verify_reparsed_answer": "correctness_math_verify"}
