@@ -37,8 +37,7 @@ def main(argv: list[str]) -> None:
     samples = options.samples or options.output.with_name(f"{options.output.name}.samples")
     sampling = sampling_options(options)
     shard = parse_shard(options.shard)
-    inputs = {"corpus": options.source, "teacher": options.model, "samples": samples}
-    refuse_output_over_input(options.output, inputs)
+    refuse_output_over_input(options.output, {"corpus": options.source, "model": options.model, "samples": samples})
     if not options.overwrite:
         refuse_other_output(options.output, samples)
     problems = read_problems(open_rows(options.source))

@@ -7,15 +7,13 @@ from typing import Any
 from redi.data.dataset_card import write_card
 from redi.data.lengths.dataset_lengths import DatasetLengths
 from redi.runs.errors import UsageError
+from redi.runs.files import check_output
 from redi.runs.manifest import is_finished, read_manifest, write_manifest
 
 
 def refuse_output_over_input(output: Path, inputs: Mapping[str, str | Path]) -> None:
-    """Raises a `UsageError` if `output` holds an input; a `Path` need not exist yet, other names may be Hub ids."""
-    for path in inputs.values():
-        known = isinstance(path, Path) or Path(path).exists()
-        if known and Path(path).resolve().is_relative_to(output.resolve()):
-            raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
+    """Raises a `UsageError`, before any work, if `output` cannot be written or holds an input (`check_output`)."""
+    check_output(output, inputs.values())
 
 
 def is_complete(output: Path, config: dict[str, Any], inputs: Mapping[str, str | Path]) -> bool:
@@ -58,12 +56,9 @@ def write_card_and_manifest(
         folder: holds the shards.
         output: its later path, whose name is the card's title.
         summary: what the rows are, in a sentence or two.
-        config: the resolved options; `seed`, if there is one, is the manifest's.
-        inputs: name -> path or Hub id.
+        config, inputs, started, fingerprints: as in `redi.runs.manifest.write_manifest`; `config` may hold `seed`.
         counts: as `redi.data.dataset_card.write_card` needs them, and `files`.
-        started: `time.time()` at the start.
         lengths: of the rows, for the card.
-        fingerprints: those of the inputs that are known already.
     """
     about = {"config": config, "inputs": inputs, "counts": counts}
     write_card(folder, title=output.resolve().name, summary=summary, **about, lengths=lengths)

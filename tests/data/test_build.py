@@ -133,7 +133,7 @@ def test_unreadable_parquet(corpus, tmp_path, capsys):
 def test_unusable_inputs(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for source, message in (
-        (tmp_path / "empty", "holds no .parquet or .jsonl files"),
+        (tmp_path / "empty", "holds no .parquet, .jsonl, .ndjson, .json or .csv"),
         (tmp_path / "missing.parquet", "does not exist"),
         ("folder/missing.parquet", "does not exist"),
         ("not-a-hub-id", "does not exist"),

@@ -15,7 +15,9 @@ def study(output, *arguments):
 
 def test_study_counts_what_the_filter_drops(tmp_path, model_path, capsys):
     rows = [row("a " * n, [True, False], [True, False], generations=["b " * n, "c" * n]) for n in (1, 5, 9, 30)]
-    rows.append(row("twins", [True, False], [True, False], generations=["d" * 99, "d" * 99]))  # counted as 1 each
+    rows.append(
+        row("twins", [True, False], [True, False], generations=["d" * 99, "d" * 99])
+    )  # counted with their prompt
     corpus = write_corpus(tmp_path / "raw.parquet", rows)
     for rule in ("paper", "exact"):
         limits = ["--tokenizer", model_path, "--length-rule", rule]
@@ -27,6 +29,7 @@ def test_study_counts_what_the_filter_drops(tmp_path, model_path, capsys):
         dropped = json.loads((tmp_path / f"{rule}-limits" / "manifest.json").read_text())["counts"]["dropped"]
         run("build_pairs", "--input", corpus, "--output", tmp_path / f"{rule}-texts")
         found = study(tmp_path / f"{rule}-study", "--input", tmp_path / f"{rule}-texts", *limits)
+        dropped["prompt too long"] += dropped.pop("same responses, too long", 0)
         assert dropped["prompt too long"] > 0
         for reason in ("prompt too long", "response too long"):
             assert found["limits"]["dropped"][reason] == dropped[reason]

@@ -9,7 +9,7 @@ import numpy as np
 
 from redi.data.dataset_folder import refuse_output_over_input
 from redi.data.lengths.dataset_lengths import COUNTS, Columns, DatasetLengths, LengthRecorder, recorded_tokens
-from redi.data.lengths.length_rules import load_counting_tokenizer, prompt_lengths, response_lengths
+from redi.data.lengths.length_rules import load_counting_tokenizer, pair_lengths, prompt_lengths, response_lengths
 from redi.data.lengths.plots import plot_lengths
 from redi.data.lengths.tables import length_tables, summarise
 from redi.data.reading.local_files import Rows, open_rows
@@ -131,9 +131,7 @@ def count_tokens(
     tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: dict[str, list[str]]
 ) -> Columns:
     """The tokens of prompts and responses as `build_pairs.py --length-rule` counts them."""
-    columns = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
-    columns |= {name: response_lengths(tokenizer, rule, prompts, texts) for name, texts in responses.items()}
-    if rule == "paper" and "chosen" in responses:  # it counts 1 for two responses of the same text
-        same = [one == other for one, other in zip(responses["chosen"], responses["rejected"], strict=True)]
-        columns |= {name: np.where(same, 1, columns[name]) for name in responses}
-    return columns
+    if "chosen" in responses:
+        return pair_lengths(tokenizer, rule, prompts, responses["chosen"], responses["rejected"])[0]
+    lengths = response_lengths(tokenizer, rule, prompts, responses["response"])
+    return {"prompt": prompt_lengths(tokenizer, rule, prompts), "response": lengths}
