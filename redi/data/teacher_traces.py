@@ -14,6 +14,7 @@ from redi.data.dataset_folder import write_card_and_manifest
 from redi.data.reading.local_files import Rows, open_rows
 from redi.data.reading.schema import DEFAULTS, SCHEMA, check_schema
 from redi.data.shuffle import write_shards
+from redi.data.truncation import CUT
 from redi.evaluation.benchmarks import Benchmark, Problem
 from redi.evaluation.files import GENERATIONS
 from redi.runs.errors import UsageError
@@ -119,9 +120,8 @@ class _Traces:
 
 def refuse_other_output(output: Path, samples: Path) -> None:
     """Raises a `UsageError` unless `output` is absent, empty, or was made from these samples and may be replaced."""
-    manifest = (read_manifest(output) if output.is_dir() else None) or {}
-    made_of = manifest.get("inputs", {}).get("samples", {}).get("path")
-    ours = made_of is not None and Path(made_of).resolve() == (samples / GENERATIONS).resolve()
+    inputs = ((read_manifest(output) or {}).get("inputs") or {}).get("samples", {})
+    ours = "path" in inputs and Path(inputs["path"]).resolve() == (samples / GENERATIONS).resolve()
     if output.exists() and not ours and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"--output {output} exists; choose another folder, or pass --overwrite to replace it")
 
@@ -133,7 +133,8 @@ def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any
     tally, reasons = Counter(rows=0, rows_without_problem=0, labels_removed=0, traces_added=0), Counter()
     with new_folder(output, overwrite=True) as folder:
         files = write_shards(add_traces(open_rows(source), inputs["samples"], tally, reasons), folder)
-        counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally, "finish_reasons": dict(reasons)}
+        counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally}
+        counts |= {"finish_reasons": dict(reasons), "truncated": {"traces": reasons[CUT]}}
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
         write_card_and_manifest(folder, output, SUMMARY, **about)
     lines = [f"{tally['rows']:,} rows, {tally['traces_added']:,} traces added {dict(reasons)}: {output}"]

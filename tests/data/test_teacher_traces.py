@@ -136,6 +136,8 @@ def test_more_traces_and_more_problems_are_added(command, tmp_path):
     manifest = json.loads((tmp_path / "traces" / "manifest.json").read_text())
     counts = {"rows": 8, "rows_without_problem": 1, "traces_added": 21, "labels_removed": 0}
     assert counts.items() <= manifest["counts"].items()
+    reasons = [reason for row in after for reason in row["finish_reasons"]]
+    assert manifest["counts"]["truncated"] == {"traces": reasons.count("length")}
     assert load_dataset(str(tmp_path / "traces"), split="train").num_rows == 8
 
 
