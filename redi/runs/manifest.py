@@ -63,7 +63,7 @@ def write_manifest(
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)) if path.is_file()]
+    files = sorted(path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern) if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in files
