@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from redi.runs.errors import UsageError
-from redi.text.encoding import Message
+from redi.text.encoding import Message, split_row
 
 PAIRS = {"chosen": "chosen", "rejected": "rejected"}  # column -> what its response is called
 POSITIVES = {"messages": "response"}
@@ -24,8 +24,8 @@ def side_columns(names: list[str]) -> dict[str, str]:
 def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message]], dict[str, list[str]]]:
     """The prompt of each row, as messages with text, and its responses: `chosen` and `rejected`, or `response`.
 
-    A conversation ends with the assistant's turn, the response, after the prompt. The prompt of a text, or of an
-    assistant's turn alone, is the column `prompt`.
+    Rows have the shapes of `redi.text.encoding.split_row`. Besides, a side may be text after a `prompt`, and content a
+    list of text parts.
 
     Args:
         batch: rows with the columns of `side_columns`, and optionally `prompt`.
@@ -38,41 +38,33 @@ def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message
     wanted = [name for name in ("prompt", *sides) if name in batch.schema.names]
     prompts, responses = [], {name: [] for name in sides.values()}
     for number, row in enumerate(batch.select(wanted).to_pylist(), first_row):
-        for column, name in sides.items():
-            try:
-                prompt, response = _split(row, column)
-                if len(prompts) == number - first_row:
-                    prompts.append(prompt)
-                if prompt != prompts[-1]:
-                    raise ValueError("has another prompt than 'chosen'")
-            except ValueError as error:
-                raise UsageError(f"--input: row {number}: '{column}' {error}; fix or drop the row") from None
-            responses[name].append(response)
+        row |= {column: _messages(row[column], "assistant") for column in sides}
+        if any(row[column] and len(row[column]) == 1 for column in sides):  # in a conversation a text is ignored
+            row["prompt"] = _messages(row.get("prompt"), "user")
+        try:
+            prompt, turns = split_row(row, "pairs" if sides == PAIRS else "positives")
+        except ValueError as error:
+            raise UsageError(f"--input: row {number}: {error}; fix or drop the row") from None
+        prompts.append(prompt)
+        for name, turn in zip(responses, turns, strict=True):
+            responses[name].append(turn[0]["content"])
     return prompts, responses
 
 
-def _split(row: dict[str, Any], column: str) -> tuple[list[Message], str]:
-    turns = _messages(row[column], "assistant")
-    if len(turns) == 1 and row.get("prompt") is not None:
-        turns = _messages(row["prompt"], "user") + turns
-    roles = [turn["role"] for turn in turns]
-    if len(turns) < 2 or roles[-1] != "assistant":
-        found = ", ".join(roles) if roles else "nothing"
-        raise ValueError(f"must end with an assistant's turn after a prompt, but holds {found}")
-    return turns[:-1], turns[-1]["content"]
-
-
-def _messages(value: Any, role: str) -> list[Message]:
+def _messages(value: Any, role: str) -> Any:
+    """A text as a message, and messages with their parts joined; `split_row` checks the result."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in value):
-        raise ValueError(f"is {str(value)[:40]}, neither text nor messages of role and content")
-    return [{"role": turn["role"], "content": _text(turn.get("content"))} for turn in value]
+    if not isinstance(value, list):
+        return value
+    return [
+        turn | {"content": _text(turn["content"])} if isinstance(turn, dict) and "content" in turn else turn
+        for turn in value
+    ]
 
 
-def _text(content: Any) -> str:
-    parts = content if isinstance(content, list) else [{"text": content}]
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"has a turn whose content is {str(content)[:40]}, not text")
-    return "".join(texts)
+def _text(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else content

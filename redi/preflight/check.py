@@ -48,7 +48,7 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     if model is not None and kind is not None:
         _check_content(report, recipe, machine, model, rows, kind)
     if report.problems:
-        raise UsageError("; ".join(report.problems))
+        raise UsageError("; ".join(dict.fromkeys(report.problems)))
     write("\nNo problem found.")
 
 

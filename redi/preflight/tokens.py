@@ -12,11 +12,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.preflight.lengths import LENGTH_COLUMNS
+from redi.preflight.lengths import LENGTH_COLUMNS, kind_of
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError, usage_errors
 from redi.text.prompts import THINK, make_prompt
+from redi.text.training_rows import tokenize_row
 
 TAG = THINK.strip()
 
@@ -28,11 +29,17 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
     """Renders a row, shows the end of its prompt and compares training with evaluation.
 
     Raises:
-        UsageError: `max_length` cuts the row, or as `train_rendering` and `check_tokens`.
+        UsageError: one of the first rows is malformed, `max_length` cuts the shortest, or as `train_rendering` and
+            `check_tokens`.
     """
     limit = recipe.args.max_length
     columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
-    row = min(rows.first(TRIED, columns), key=lambda row: len(str(row)))
+    kind, first = kind_of(recipe, columns), rows.first(TRIED, columns)
+    tried = [row for i, row in enumerate(first) if all(tokenize_row(row, i, model.tokenizer, kind)["lengths"])]
+    if not tried:
+        raise UsageError(f"each of the first {len(first)} rows has an empty completion: training drops them")
+    row = min(tried, key=lambda row: len(str(row)))
+    row |= {"label": True} if kind == "traces" else {}  # a negative is rendered alike
     trained = train_rendering(recipe, model, row)
     if limit is not None and len(trained.ids) >= limit:
         raise UsageError(
@@ -86,7 +93,7 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
             args.padding_free = args.packing = False
         quiet = contextlib.redirect_stdout(io.StringIO())  # the trainer describes a run that does not happen
         with quiet, usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
-            rows = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
+            rows, _ = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
             trainer = recipe.stage.trainer(
                 model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
             )

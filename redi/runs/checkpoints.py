@@ -18,11 +18,21 @@ _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_im
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 
 
-def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Records the options of a run that starts or resumes, and its inputs with their fingerprints."""
+def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str], world_size: int = 1) -> None:
+    """Records the options of a run that starts or resumes, and its inputs with their fingerprints.
+
+    `starts` has an entry for each start whose steps are kept: the step it went on from, and what another start may
+    change.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
-    write_text(folder / STARTED, json.dumps({"config": given, "inputs": hashes}, indent=2, default=str) + "\n")
+    checkpoint = last_complete_checkpoint(folder)[0]
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    earlier = [entry for entry in (read_start(folder) or {}).get("starts", []) if entry["after_step"] < step]
+    options = {key: value for key, value in given.items() if _may_change(key, given)}
+    starts = [*earlier, {"after_step": step, "world_size": world_size, **options}]
+    record = {"config": given, "inputs": hashes, "starts": starts}
+    write_text(folder / STARTED, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_start(folder: Path) -> dict[str, Any] | None:

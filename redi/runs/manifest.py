@@ -28,6 +28,7 @@ def write_manifest(
     seed: int | None = None,
     started: float | None = None,
     fingerprints: dict[str, str] | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> None:
     """Writes `manifest.json`, which traces every number to what made it. It is the last file to be written.
 
@@ -39,6 +40,7 @@ def write_manifest(
         seed: the seed of the run, if it has one.
         started: `time.time()` at the start; gives `wall_seconds`.
         fingerprints: of the inputs that are hashed already, by name.
+        extra: further entries.
     """
     hashes = {name: fingerprint(path) for name, path in inputs.items() if name not in (fingerprints or {})}
     hashes |= fingerprints or {}
@@ -58,6 +60,7 @@ def write_manifest(
         "python": sys.version.split()[0],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "wall_seconds": None if started is None else round(time.time() - started, 1),
+        **(extra or {}),
     }
     write_text(Path(folder) / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
 

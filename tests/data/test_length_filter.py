@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from redi.data.lengths import token_counts
 from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 # A default system block of 5 words, and 3 words around each turn's text.
 TEMPLATE = (
@@ -178,7 +178,7 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     output = tmp_path / "pairs"
     run("build_pairs", "--input", corpus, "--output", output, "--tokenizer", model_path, "--length-rule", "exact")
     pairs = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
-    problems, _ = tokenize_problems(pairs, trained_tokenizer, max_length=None)
+    problems, _ = prepare_rows(pairs, ("pairs",), trained_tokenizer, max_length=None)
     lengths = {row["uuid"]: [row[f"{name}_len"] for name in ("prompt", "chosen", "rejected")] for row in pairs}
     trained = {row["name"]: [len(row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")] for row in problems}
     assert len(trained) > 5

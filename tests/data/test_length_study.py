@@ -77,20 +77,21 @@ def test_every_shape_of_a_pair_has_the_same_lengths(tmp_path):
 
 
 GOOD = {"messages": turns("p", "x")}
-ASSISTANT = "must end with an assistant's turn after a prompt, but holds"
+ROLES = "must end with an assistant turn after a prompt, or be one assistant turn after the messages of `prompt`; its"
+SHAPE = "must be a list of messages {'role': ..., 'content': text}, not"
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": turns("p", "x")[:1]}, f"'messages' {ASSISTANT} user"),
-        ({"messages": turns("p", "x")[::-1]}, f"'messages' {ASSISTANT} assistant, user"),
-        ({"messages": turns("p", "x")[1:]}, f"'messages' {ASSISTANT} assistant"),
-        ({"messages": []}, f"'messages' {ASSISTANT} nothing"),
-        ({"messages": None}, "'messages' is None, neither text nor messages"),
-        ({"messages": [None, None]}, "neither text nor messages"),
-        ({"messages": turns("p", None)}, "'messages' has a turn whose content is None, not text"),
-        ({"messages": [{"role": None, "content": "p"}, *turns("p", "x")[1:]]}, "neither text nor messages"),
+        ({"messages": turns("p", "x")[:1]}, f"`messages` {ROLES} roles are ['user']"),
+        ({"messages": turns("p", "x")[::-1]}, f"`messages` {ROLES} roles are ['assistant', 'user']"),
+        ({"messages": turns("p", "x")[1:]}, f"`messages` {ROLES} roles are ['assistant']"),
+        ({"messages": []}, f"`messages` {SHAPE} []"),
+        ({"messages": None}, f"`messages` {SHAPE} None"),
+        ({"messages": [None, None]}, f"`messages` {SHAPE} None"),
+        ({"messages": turns("p", None)}, f"`messages` {SHAPE} {{'role': 'assistant', 'content': None}}"),
+        ({"messages": [{"role": None, "content": "p"}, *turns("p", "x")[1:]]}, f"`messages` {SHAPE} {{'role': None"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(tmp_path, capsys, row, message):
@@ -104,9 +105,9 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, capsys, row, message):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ({"chosen": "a", "rejected": "b"}, f"row 0: 'chosen' {ASSISTANT} assistant"),
-        ({"chosen": turns("p", "a"), "rejected": turns("q", "b")}, "'rejected' has another prompt than 'chosen'"),
-        ({"chosen": [{"from": "human", "value": "p"}], "rejected": [{"from": "gpt", "value": "x"}]}, "neither text"),
+        ({"chosen": "a", "rejected": "b"}, f"row 0: `chosen` {ROLES} roles are ['assistant']"),
+        ({"chosen": turns("p", "a"), "rejected": turns("q", "b")}, "hold different prompts"),
+        ({"chosen": [{"from": "human", "value": "p"}], "rejected": [{"from": "gpt", "value": "x"}]}, SHAPE),
         ({"prompt_len": None, "chosen_len": 1, "rejected_len": 1}, "row 0: 'prompt_len' is None"),
         ({"prompt_len": 3, "chosen_len": -1, "rejected_len": 1}, "row 0: 'chosen_len' is -1"),
         ({"prompt_len": 3, "chosen_len": 1.5, "rejected_len": 1}, "row 0: 'chosen_len' is 1.5"),

@@ -122,10 +122,10 @@ def test_equal_problems_never_give_each_other_their_negatives(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rejected": []}, "row 1: 'rejected' must end with an assistant's turn after a prompt, but holds nothing"),
-        ({"rejected": None}, "row 1: 'rejected' is None"),
-        ({"rejected": turns("p1", "x")[:1]}, "row 1: 'rejected' must end with an assistant's turn"),
-        ({"chosen": turns("p2", "x")}, "row 1: 'rejected' has another prompt than 'chosen'"),
+        ({"rejected": []}, "row 1: `rejected` must be a list of messages {'role': ..., 'content': text}, not []"),
+        ({"rejected": None}, "row 1: `rejected` must be a list of messages {'role': ..., 'content': text}, not None"),
+        ({"rejected": turns("p1", "x")[:1]}, "row 1: `rejected` must end with an assistant turn after a prompt"),
+        ({"chosen": turns("p2", "x")}, "row 1: `prompt`, `chosen`, `rejected` hold different prompts"),
     ],
 )
 def test_pairs_that_cannot_be_read_are_refused(tmp_path, capsys, change, message):

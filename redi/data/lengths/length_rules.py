@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from redi.data.lengths.token_counts import count_tokens
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import Message, render
+from redi.text.encoding import Message, date_options, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +53,7 @@ def _check_lone_turn(path: str, tokenizer: "PreTrainedTokenizerBase", role: str)
 
 def _render_turn(tokenizer: "PreTrainedTokenizerBase", role: str, text: str, **options: bool) -> str:
     """The text as the only turn of a conversation."""
-    return tokenizer.apply_chat_template([_message(role, text)], tokenize=False, **options)
+    return tokenizer.apply_chat_template([_message(role, text)], tokenize=False, **date_options(tokenizer), **options)
 
 
 def _render_completions(
@@ -99,7 +99,7 @@ def response_lengths(
 ) -> np.ndarray:
     """The length of each response; by "exact", its end of turn and the eos token included.
 
-    By "exact", a response without text has the length 0: training drops it.
+    By "exact", a response without text, or of white space, has the length 0: training drops it.
 
     Returns:
         int64, `(responses,)`.
@@ -107,7 +107,7 @@ def response_lengths(
     if rule == "paper":
         return turn_lengths(tokenizer, "assistant", responses)
     lengths = count_tokens(tokenizer, _render_completions(tokenizer, prompts, responses)) + 1
-    return np.where([text != "" for text in responses], lengths, 0)
+    return np.where([bool(text.strip()) for text in responses], lengths, 0)
 
 
 def pair_lengths(
