@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,13 +25,23 @@ from redi.data.lengths.length_filter import (
     MAX_RESPONSE_TOKENS,
     PROMPT_TOO_LONG,
     RESPONSE_TOO_LONG,
+    SAME_TOO_LONG,
     filter_by_length,
 )
 from redi.data.lengths.length_rules import load_counting_tokenizer
 from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
-from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
-from redi.data.shuffle import shuffled, write_shards
+from redi.data.selection import (
+    CHECKS,
+    NO_NEGATIVE,
+    NO_POSITIVE,
+    TRUNCATED,
+    excluded_sources,
+    select_pairs,
+    select_positives,
+)
+from redi.data.shuffle import ordered, shuffled_places, write_shards
+from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
 
@@ -47,6 +56,11 @@ PAIRS = {
     "not-both": "Pairs of each problem's first trace that both verifiers accept, and its first that not both accept.",
     "neither": "Pairs of each problem's first trace that both verifiers accept, and its first that neither accepts.",
 }
+DEFAULT_LIMITS = {
+    "length_rule": "paper",
+    "max_prompt_tokens": MAX_PROMPT_TOKENS,
+    "max_response_tokens": MAX_RESPONSE_TOKENS,
+}
 
 
 def build_positives(
@@ -56,19 +70,21 @@ def build_positives(
     rule: str = "both",
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
 ) -> str:
     """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
-    config = {"rule": rule, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"rule": rule, "exclude_source": sources, "truncated": truncated, "seed": seed}
     return build(
         output,
         summary=POSITIVES[rule],
         config=config,
         inputs={"corpus": pinned_input(source, revision)},
-        reasons=[NO_POSITIVE],
-        select=partial(select_positives, rule=rule, exclude_sources=config["exclude_source"]),
+        reasons=[NO_POSITIVE, *([TRUNCATED] if drop else [])],
+        select=partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=drop),
         expect_rows=expect_rows,
         overwrite=overwrite,
     )
@@ -85,6 +101,7 @@ def build_pairs(
     max_response_tokens: int | None = None,
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
@@ -93,46 +110,38 @@ def build_pairs(
 
     With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
     """
-    config = {"negatives": negatives, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    config = {"negatives": negatives, "exclude_source": sources, "truncated": truncated, "seed": seed}
     inputs = {"corpus": pinned_input(source, revision)}
-    reasons = [NO_POSITIVE, NO_NEGATIVE]
+    reasons = [NO_POSITIVE, NO_NEGATIVE, *([TRUNCATED] if drop else [])]
     load_filter = None
-    given = {
+    limits = {
         "length_rule": length_rule,
         "max_prompt_tokens": max_prompt_tokens,
         "max_response_tokens": max_response_tokens,
     }
-    limits = _length_options(given, tokenizer)
     if tokenizer is not None:
+        limits = {name: DEFAULT_LIMITS[name] if value is None else value for name, value in limits.items()}
         config |= limits
         inputs["tokenizer"] = tokenizer
         reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
+        reasons += [SAME_TOO_LONG] if limits["length_rule"] == "paper" else []
         load_filter = partial(_load_length_filter, tokenizer, **limits)
+    for name, value in limits.items():
+        if value is not None and tokenizer is None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
     return build(
         output,
         summary=PAIRS[negatives],
         config=config,
         inputs=inputs,
         reasons=reasons,
-        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=negatives),
+        select=partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=drop),
         load_filter=load_filter,
         expect_rows=expect_rows,
         overwrite=overwrite,
     )
-
-
-def _length_options(given: dict[str, Any], tokenizer: str | None) -> dict[str, Any]:
-    """The options of the length filter, with defaults for those that are None."""
-    for name, value in given.items():
-        if value is not None and tokenizer is None:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
-    defaults = {
-        "length_rule": "paper",
-        "max_prompt_tokens": MAX_PROMPT_TOKENS,
-        "max_response_tokens": MAX_RESPONSE_TOKENS,
-    }
-    return defaults | {name: value for name, value in given.items() if value is not None}
 
 
 def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filter:
@@ -179,15 +188,23 @@ def build(
     refuse_output_over_input(output, inputs)
     if not overwrite and is_complete(output, config, inputs):
         return already_done(output, expect_rows)
-    corpus = open_corpus(inputs["corpus"])
-    hashes = _start_hashing(inputs)
-    with new_folder(output, overwrite) as folder:
+    hashes: dict[str, str] = {}
+    hashing = Thread(target=lambda: hashes.update({name: fingerprint(path) for name, path in inputs.items()}))
+    hashing.daemon = True  # a build that fails should not wait for it
+    with new_folder(output, overwrite, inputs.values()) as folder:
+        corpus = open_corpus(inputs["corpus"])
+        hashing.start()
         counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
+        if config["truncated"] == "drop" and "truncated" not in counts:
+            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
         if counts["rows"] == 0:
-            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(counts['dropped'])}")
+            drops = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items() if count)
+            why = f"dropped: {drops}" if drops else "it has none to begin with"
+            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {why}")
         check_expected(expect_rows, counts["rows"])
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes())
+        hashing.join()
+        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes)
     return count_table(counts)
 
 
@@ -201,32 +218,21 @@ def _write_rows(
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
     dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-    sources: Counter[str] = Counter()
-    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
-    rows = shuffled(selected, corpus.num_rows, seed, folder)
+    sources, kept = Counter(), Counter()
+    traces = TruncatedTraces()
+    batches = _counting_sources(traces.noting(prefetch(corpus.batches, 2)), sources)
+    rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
     if load_filter is not None:
         rows = _counting(map(load_filter(), rows), dropped)
     recorder = LengthRecorder()
-    files = write_shards(recorder.recording(prefetch(rows)), folder)
+    files = write_shards(recorder.recording(traces.counting(_counting_sources(prefetch(rows), kept))), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
+    counts |= traces.counts()
     if not files:
         return counts, None
-    lengths = recorder.lengths()
-    return counts | {"sources": _rows_by_source(sources, lengths)}, lengths
-
-
-def _start_hashing(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
-    """Hashes the inputs in a thread; the function returned waits for the hashes, by name."""
-    found: dict[str, str] = {}
-    thread = Thread(target=lambda: found.update({name: fingerprint(inputs[name]) for name in inputs}), daemon=True)
-    thread.start()  # a daemon, since a build that fails should not wait for it
-
-    def hashes() -> dict[str, str]:
-        thread.join()
-        return found
-
-    return hashes
+    counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}
+    return counts, recorder.lengths()
 
 
 def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) -> Iterator[Any]:
@@ -236,20 +242,9 @@ def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) 
         yield rows
 
 
-def _counting_sources(batches: Iterator[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Passes on batches and adds the rows of each source to `total`."""
+def _counting_sources(batches: Iterator[Any], total: Counter[str]) -> Iterator[Any]:
+    """Passes on batches or tables and adds the rows of each source to `total`."""
     for batch in batches:
         found = pc.value_counts(pc.fill_null(batch["source"], NO_SOURCE))
         total.update(dict(zip(*(part.to_pylist() for part in found.flatten()), strict=True)))
         yield batch
-
-
-def _rows_by_source(total: Counter[str], lengths: DatasetLengths) -> dict[str, dict[str, int]]:
-    """For each source its rows in the input and its rows kept, the largest input first."""
-    kept = dict(zip(lengths.sources, np.bincount(lengths.source_of).tolist(), strict=True))
-    return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
-
-
-def _describe_drops(dropped: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
-    return f"dropped: {reasons}" if reasons else "it has none to begin with"

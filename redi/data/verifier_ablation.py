@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from redi.data.dataset_card import write_parent_card
 from redi.data.dataset_folder import (
     already_done,
     check_expected,
@@ -41,6 +42,7 @@ from redi.data.lengths.token_counts import count_tokens
 from redi.data.reading.corpus import open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, places_of, shuffled_places, write_shards
+from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import new_folder
 from redi.runs.manifest import write_manifest
@@ -93,6 +95,7 @@ class Stored:
         positives: file with the positives of the problems that have no negative.
         paired, single: the problems in these files.
         dropped: the other rows of the corpus, by reason.
+        traces: which traces were cut.
     """
 
     pairs: Path
@@ -100,6 +103,7 @@ class Stored:
     paired: list[int]
     single: list[int]
     dropped: Counter[str]
+    traces: TruncatedTraces
 
 
 def ablate(
@@ -110,6 +114,7 @@ def ablate(
     max_response_tokens: int | None = None,
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
@@ -121,11 +126,13 @@ def ablate(
         output: the folder; nothing is done if it holds the same sets already.
         tokenizer: drops pairs with a longer response than `max_response_tokens` (inclusive, the bare text plus 1).
         exclude_source: sources to drop, cn_k12 by default.
+        truncated: "drop" leaves out the traces that were cut at the token limit.
         seed: of the shuffle of the corpus.
         expect_rows: the number of rows that all three sets must have together.
         overwrite: build again, and replace `output`.
     """
-    config = {"exclude_source": excluded_sources(exclude_source), "seed": seed, "split_seed": SPLIT_SEED}
+    config = {"exclude_source": excluded_sources(exclude_source), "truncated": truncated, "seed": seed}
+    config["split_seed"] = SPLIT_SEED
     inputs = {"corpus": pinned_input(source, revision)}
     if tokenizer is not None:
         config["max_response_tokens"] = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
@@ -147,7 +154,9 @@ def _write_all(
     tokenizer = load_counting_tokenizer(inputs["tokenizer"]) if "tokenizer" in inputs else None
     corpus = open_corpus(inputs["corpus"])
     with new_folder(output, overwrite) as folder:
-        stored = store(corpus.batches, config["exclude_source"], folder)
+        stored = store(corpus.batches, config["exclude_source"], folder, config["truncated"] == "drop")
+        if config["truncated"] == "drop" and not stored.traces.counts():
+            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
         if len(stored.paired) < 2:
             raise UsageError(
                 f"--input {inputs['corpus']}: {len(stored.paired)} problems have a positive and a negative; "
@@ -165,6 +174,7 @@ def _write_all(
             write_card_and_manifest(
                 folder / name, output / name, SUMMARIES[name], config=of_config, counts=of_set, **about
             )
+        write_parent_card(folder, title=output.resolve().name, summaries=SUMMARIES)
         write_manifest(folder, config=config, counts=counts, seed=config["seed"], **about)
     return counts["sets"]
 
@@ -186,10 +196,12 @@ def _write_sets(
     files = write_sft(stored, halves, len(place), folder / "sft")
     dropped = dict(stored.dropped)
     sets = {"sft": {"input_rows": len(place), "dropped": dropped, "rows": sum(files.values()), "files": files}}
+    sets["sft"] |= stored.traces.counts()
     for (name, half), fits, problems in zip(half_of.items(), fitting, equal_size(*fitting), strict=True):
         files = write_pairs(stored, problems, lengths, len(place), folder / name, inverted=name == "inverted")
         dropped = {RESPONSE_TOO_LONG: len(half) - len(fits), SAMPLED_DOWN: len(fits) - len(problems)}
         sets[name] = {"input_rows": len(half), "dropped": dropped, "rows": len(problems), "files": files}
+        sets[name] |= stored.traces.counts()
     return {
         "rows": sum(of_set["rows"] for of_set in sets.values()),
         "problems": {"half 1": len(halves.first), "half 2": len(halves.second), "without negative": len(halves.rest)},
@@ -198,14 +210,16 @@ def _write_sets(
     }
 
 
-def store(batches: Iterable[pa.RecordBatch], exclude_sources: list[str], folder: Path) -> Stored:
+def store(
+    batches: Iterable[pa.RecordBatch], exclude_sources: list[str], folder: Path, drop_truncated: bool = False
+) -> Stored:
     """Selects from a corpus, read once, and writes the two files into `folder`."""
-    stored = Stored(folder / "pairs.arrow", folder / "positives.arrow", [], [], Counter())
+    stored = Stored(folder / "pairs.arrow", folder / "positives.arrow", [], [], Counter(), TruncatedTraces())
     writers: list[pa.RecordBatchWriter] = []
     with ExitStack() as stack:
-        for batch in batches:
-            pairs, _ = select_pairs(batch, exclude_sources, negatives="neither")
-            positives, drops = select_positives(batch, "both", exclude_sources)
+        for batch in stored.traces.noting(batches):
+            pairs, _ = select_pairs(batch, exclude_sources, "neither", drop_truncated)
+            positives, drops = select_positives(batch, "both", exclude_sources, drop_truncated)
             stored.dropped.update(drops)
             is_paired = pc.is_in(positives["original_index"], value_set=pairs["original_index"])
             parts = pairs, positives.filter(pc.invert(is_paired))
@@ -279,7 +293,7 @@ def within(problems: list[int], lengths: PairLengths, max_response_tokens: int) 
 def write_sft(stored: Stored, halves: Halves, num_rows: int, folder: Path) -> dict[str, int]:
     """Writes the set `sft` with the columns of positives and `sft_source`; returns its rows by file."""
     order = [*halves.first, *halves.second, *halves.rest]
-    return _write(_sft_batches(stored, halves), order, num_rows, folder)
+    return _write(stored.traces.counting(_sft_batches(stored, halves)), order, num_rows, folder)
 
 
 def _sft_batches(stored: Stored, halves: Halves) -> Iterator[pa.RecordBatch]:
@@ -316,7 +330,7 @@ def write_pairs(
             names = batch.schema.names
             yield pa.record_batch([batch[SWAPPED.get(n, n) if inverted else n] for n in names], names=names)
 
-    return _write(batches(), problems, num_rows, folder)
+    return _write(stored.traces.counting(batches()), problems, num_rows, folder)
 
 
 def _write(batches: Iterator[pa.RecordBatch], order: list[int], num_rows: int, folder: Path) -> dict[str, int]:

@@ -220,7 +220,7 @@ def open_rows(recipe: Recipe) -> Rows:
     num_rows = table.count_rows()
     if num_rows == 0:
         raise UsageError(f"dataset_name={name} has no rows")
-    manifest = read_manifest(name) if Path(name).is_dir() else None
+    manifest = read_manifest(name, "counts.rows") if Path(name).is_dir() else None
     if manifest is None or split not in ("train", "test", "validation"):  # part of the rows
         return Rows(table, num_rows, "no manifest.json to compare with")
     counted = manifest["counts"]["rows"]

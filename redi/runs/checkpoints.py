@@ -37,8 +37,7 @@ def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str], wor
 
 def read_start(folder: Path) -> dict[str, Any] | None:
     """What `write_start` has recorded; None if it has not."""
-    path = folder / STARTED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_manifest(folder, "config", "inputs", name=STARTED)
 
 
 def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str], check_inputs: bool) -> bool:
@@ -54,7 +53,7 @@ def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str],
         UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs: resuming
             with different options is refused.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "config", "inputs")
     record, what = manifest, "a finished run"
     if manifest is None and last_complete_checkpoint(folder)[0] is not None:
         record, what = read_start(folder), "checkpoints of a run"
