@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     if options.table5:
-        print("\n".join(table_5()))
+        print(table_5())
         return
     config = options.config.resolve()
     os.chdir(REPOSITORY)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from redi.job import lost_updates
 from redi.preflight.counting import count_activations
-from redi.preflight.disk import check_disk
-from redi.preflight.fit import check_memory
+from redi.preflight.fit import check_disk, check_memory
 from redi.preflight.hours import report_hours
 from redi.preflight.lengths import kind_of, trace_lengths
 from redi.preflight.plan import Plan, make_plan, report_plan
@@ -18,7 +17,7 @@ from redi.runs.errors import UsageError
 
 
 def preflight(config: Path, overrides: list[str], machine: Machine, write: Callable[[str], None] = print) -> None:
-    """Checks a recipe and prints the report.
+    """Checks a recipe and prints the report, a line at a time.
 
     Args:
         config: the recipe's `config.yaml`.
@@ -41,7 +40,9 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: config, tokenizer and weights found")
-        _note_flash_attention(report, model)
+        flash = (model.attention or "").startswith("flash_attention")
+        if flash and importlib.util.find_spec("flash_attn") is None:
+            report.note(f"attn_implementation={model.attention} needs the package flash-attn, not installed here")
     kind = None if rows is None else report.attempt(kind_of, recipe, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind} ({rows.note})")
@@ -52,24 +53,17 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     write("\nNo problem found.")
 
 
-def _note_flash_attention(report: Report, model: Model) -> None:
-    if (model.attention or "").startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        report.note(f"attn_implementation={model.attention} needs the package flash-attn, which is not installed here")
-
-
 def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:
     """The checks that need model and rows."""
     report.title("Tokens of one row, as training and evaluation see them")
     report.attempt(check_row, report, recipe, model, rows)
     report.title("Plan")
     lengths = report.attempt(trace_lengths, rows, kind, model.tokenizer)
-    if lengths is None:
-        return
     padding = why_padded(recipe, model.config)
-    plan = report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
+    plan = lengths and report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
     if plan is None:
         return
-    report_plan(report, recipe, plan, lengths, kind)
+    report_plan(report, recipe, plan, lengths)
     report_hours(report, recipe, machine, plan.flops)
     if padding is not None:
         report.note(f"traces are padded, not packed: {padding}")

@@ -49,8 +49,8 @@ def training_flops(shape: ModelShape, tokens: float, squares: float, prompts: fl
         prompts: sum of the prompts' lengths, which are not scored.
     """
     factor = 6 if shape.trained == shape.params else 4
-    products = shape.body * tokens + shape.vocab * shape.hidden * max(0.0, tokens - prompts)
-    return factor * products + 6 * shape.layers * shape.attention * squares
+    head = shape.vocab * shape.hidden * max(0.0, tokens - prompts)
+    return factor * (shape.layers * shape.layer * tokens + head) + 6 * shape.layers * shape.attention * squares
 
 
 def implied_utilisation(row: str) -> tuple[float, float]:
@@ -58,30 +58,20 @@ def implied_utilisation(row: str) -> tuple[float, float]:
     stage, epochs, num_rows, hours = TABLE_5[row]
     sides = ["chosen"] if stage == "sft" else ["chosen", "rejected"]
     means = [ASSUMED["prompt"] + ASSUMED[side] for side in sides]
-    flops = epochs * training_flops(
-        QWEN_1_5B,
-        num_rows * sum(means),
-        num_rows * sum(SQUARE_RATIO * mean**2 for mean in means),
-        num_rows * len(means) * ASSUMED["prompt"],
-    )
+    squares = num_rows * sum(SQUARE_RATIO * mean**2 for mean in means)
+    prompts = num_rows * len(means) * ASSUMED["prompt"]
+    flops = epochs * training_flops(QWEN_1_5B, num_rows * sum(means), squares, prompts)
     flops *= 4 / 3 if STAGES[stage].has_reference else 1
     return flops, flops / (8 * A100_TFLOPS * 1e12 * hours * 3600)
-
-
-def row_of(recipe: Recipe) -> str:
-    """The row of Table 5 to compare a recipe with."""
-    if recipe.name == "sft":
-        return "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"
-    if recipe.name == "dpo":
-        return "DPO"
-    return "SimPO" if recipe.args.objective == "simpo" else "REDI"
 
 
 def report_hours(report: Report, recipe: Recipe, machine: Machine, flops: float) -> None:
     if recipe.strategy.on_cpu:
         report.value("time", f"not predicted on the CPU; {flops:.2g} FLOPs")
         return
-    row = row_of(recipe)
+    row = {"dpo": "DPO", "sft": "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"}.get(
+        recipe.name, "SimPO" if getattr(recipe.args, "objective", None) == "simpo" else "REDI"
+    )
     utilisation = machine.utilisation or implied_utilisation(row)[1]
     source = "" if machine.utilisation else f", the paper's for {row}"
     hours = flops / (recipe.strategy.gpus * machine.tflops * 1e12 * utilisation) / 3600
@@ -92,7 +82,7 @@ def report_hours(report: Report, recipe: Recipe, machine: Machine, flops: float)
     )
 
 
-def table_5() -> list[str]:
+def table_5() -> str:
     """What each row of the paper's Table 5 implies, one line each."""
     lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in ASSUMED.items())
     lines = [
@@ -103,4 +93,4 @@ def table_5() -> list[str]:
     for name, (_, epochs, rows, hours) in TABLE_5.items():
         flops, utilisation = implied_utilisation(name)
         lines.append(f"{name:14}{rows:9,}{epochs:8}{hours:7.2f}{flops:10.2e}{utilisation:13.1%}")
-    return lines
+    return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Estimates the lengths of all traces of a dataset, in training's tokens, within seconds for any size."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,28 +69,31 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
         lengths = _from_columns(rows, tokenizer)
         if lengths is not None:
             return lengths
-    characters, keys, sample = _scan(rows, kind)
-    sides = {i: _count(row, i, kind, tokenizer) for i, row in sample.items()}
-    known = np.array(sorted(sides))
-    exact = np.array([[total for _, total in sides[i]] for i in known])
-    prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
+    characters, problems, sample = _scan(rows, kind)
+    known = sorted(sample)
+    exact, prompt = _count([(i, sample[i]) for i in known], kind, tokenizer)
     if len(known) == rows.num_rows:
-        return TraceLengths(exact, prompt, keys, "every row tokenised")
+        return TraceLengths(exact, prompt, problems, "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
     traces[known] = exact
-    return TraceLengths(
-        traces, prompt, keys, f"estimated from characters; {len(known)} rows tokenised, among them the longest"
-    )
+    how = f"estimated from characters; {len(known)} rows tokenised, among them the longest"
+    return TraceLengths(traces, prompt, problems, how)
 
 
-def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """(tokens of the prompt, of the trace) of each trace of a row, as training counts them."""
-    name = row.get("uuid") or f"row {index}"
-    with usage_errors(lambda error: f"dataset_name: {name}: {error}", ValueError, KeyError, TypeError):
-        prompt, *completions = _messages(row, kind)
-        encoded = [encode(tokenizer, prompt, completion) for completion in completions]
-    return [(len(prompt_ids), len(prompt_ids) + len(ids)) for prompt_ids, ids in encoded]
+def _count(
+    rows: Iterable[tuple[int, dict[str, Any]]], kind: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[np.ndarray, float]:
+    """Tokens of all traces of numbered rows, as training counts them, and the mean of their prompts."""
+    lengths = []
+    for index, row in rows:
+        name = row.get("uuid") or f"row {index}"
+        with usage_errors(lambda error, name=name: f"dataset_name: {name}: {error}", ValueError, KeyError, TypeError):
+            prompt, *completions = _messages(row, kind)
+            encoded = [encode(tokenizer, prompt, completion) for completion in completions]
+        lengths.append([[len(prompt_ids), len(ids)] for prompt_ids, ids in encoded])
+    counted = np.array(lengths)
+    return counted.sum(axis=2), float(counted[:, :, 0].mean())
 
 
 def _messages(row: dict[str, Any], kind: str) -> tuple[list[dict], ...]:
@@ -106,16 +110,13 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLength
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
     prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
     traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
-    sample = rows.first(SAMPLE)
-    sides = [_count(row, i, "pairs", tokenizer) for i, row in enumerate(sample)]
-    exact = np.array([[total for _, total in side] for side in sides])
-    differences = traces[: len(sample)] - exact
+    exact, mean_prompt = _count(enumerate(rows.first(SAMPLE)), "pairs", tokenizer)
+    differences = traces[: len(exact)] - exact
     if np.ptp(differences) > SPREAD:
         return None
     traces = traces - round(float(np.median(differences)))
-    traces[: len(sample)] = exact
-    mean_prompt = float(np.mean([side[0][0] for side in sides]))
-    how = f"from {', '.join(LENGTH_COLUMNS)}, which are {np.median(differences):+.0f} tokens off on {len(sample)} rows"
+    traces[: len(exact)] = exact
+    how = f"from {', '.join(LENGTH_COLUMNS)}, which are {np.median(differences):+.0f} tokens off on {len(exact)} rows"
     return TraceLengths(traces, mean_prompt, np.arange(rows.num_rows), how)
 
 
@@ -124,36 +125,28 @@ def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict
     names = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["prompt", "completion"]}[kind]
     if kind == "pairs" and "prompt" in rows.table.schema.names:
         names.append("prompt")
-    parts, keys, sample, longest, first = [], [], {}, {}, 0
+    parts, keys, sample, longest, first, kept = [], [], {}, {}, 0, 0
     step = max(1, rows.num_rows // SAMPLE)
-    kept = 0
     # A small readahead: a quarter of the default's memory for long traces, and no slower.
     for batch in rows.table.to_batches(columns=names, batch_size=256, batch_readahead=2, fragment_readahead=1):
         if not len(batch):
             continue
         characters = _characters(batch, kind)
         parts.append(characters)
-        keys += _problem_keys(batch, kind, first)
-        longest_here = int(characters.max(axis=1).argmax())
+        is_traces = kind == "traces"
+        keys += map(json.dumps, batch["prompt"].to_pylist()) if is_traces else range(first, first + len(batch))
+        at = int(characters.max(axis=1).argmax())
+        longest[first + at] = (int(characters.max()), batch.slice(at, 1).to_pylist()[0])
         for i in range(len(batch)):
             if (first + i) % step == 0 or kept < ALL_CHARACTERS:
                 sample[first + i] = batch.slice(i, 1).to_pylist()[0]
                 kept += int(characters[i].sum())
-        longest[first + longest_here] = (int(characters.max()), batch.slice(longest_here, 1).to_pylist()[0])
         first += len(batch)
     everything = np.concatenate(parts)
     if everything.sum() > ALL_CHARACTERS:
-        sample = {i: row for i, row in sample.items() if i % step == 0}
         ends = sorted(longest.items(), key=lambda item: -item[1][0])[:LONGEST]
-        sample |= {i: row for i, (_, row) in ends}
-    problems = np.unique(np.array(keys), return_inverse=True)[1]
-    return everything, problems, sample
-
-
-def _problem_keys(batch: pa.RecordBatch, kind: str, first: int) -> list[Any]:
-    if kind != "traces":
-        return list(range(first, first + len(batch)))
-    return [json.dumps(prompt) for prompt in batch["prompt"].to_pylist()]
+        sample = {i: row for i, row in sample.items() if i % step == 0} | {i: row for i, (_, row) in ends}
+    return everything, np.unique(np.array(keys), return_inverse=True)[1], sample
 
 
 def _characters(batch: pa.RecordBatch, kind: str) -> np.ndarray:

@@ -74,11 +74,6 @@ class ModelShape:
     attention: int
     tied: bool
 
-    @property
-    def body(self) -> int:
-        """Parameters that every token is multiplied with, without the head."""
-        return self.layer * self.layers
-
 
 @dataclass(frozen=True)
 class Strategy:
@@ -114,18 +109,18 @@ def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
     """Sizes of the model that a configuration describes, counted on one without data."""
     with torch.device("meta"):
         model = with_adapters(AutoModelForCausalLM.from_config(config), lora)
-    text = config.get_text_config()
+    text, parameters = config.get_text_config(), list(model.parameters())
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0)
+    heads = text.num_attention_heads
     return ModelShape(
-        params=sum(p.numel() for p in model.parameters()),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        params=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
         layer=sum(p.numel() for p in layers[0].parameters()),
         layers=len(layers),
         hidden=text.hidden_size,
         vocab=head.shape[0],
-        attention=text.num_attention_heads
-        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
+        attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         tied=head is embeddings,
     )
 
@@ -143,29 +138,25 @@ def peak_memory(
     parts = _states(shape, precision, strategy, load.several)
     if reference:
         parts["reference"] = parts["weights"]
-    tokens, layers, d = load.tokens, shape.layers, precision.compute.itemsize
-    mask = load.masked * (1 + d * (1 if counts.checkpointing else layers))
-    trains_head = shape.trained == shape.params
-    width = 2 if strategy.kind.startswith("zero") else precision.weights.itemsize
-    head_gradient = shape.vocab * shape.hidden * width * trains_head
-    gradients = parts["gradients"]
+    tokens, gradients = load.tokens, parts["gradients"]
     before = gradients if load.several else 0  # of the micro-batches before
-    moments = [
-        {
-            "gradients": before,
-            "activations": tokens * (counts.forward + (layers - 1) * counts.kept) + mask,
-            "head": _head(shape, precision, strategy, load, trains_head),
-        },
-        {
-            "gradients": before,
-            "activations": tokens * ((layers - 1) * counts.kept + counts.peak) + mask,
-            "head": head_gradient,
-        },
-        {"gradients": gradients, "activations": tokens * counts.peak, "head": head_gradient * shape.tied},
-        {"gradients": gradients, "head": head_gradient * (1 + shape.tied)},
-        {"gradients": gradients, "optimizer step": _optimizer_step(shape, strategy)},
+    kept = (shape.layers - 1) * counts.kept  # per token, by all layers but one
+    copies = 1 if counts.checkpointing else shape.layers
+    mask = load.masked * (1 + precision.compute.itemsize * copies)
+    zero = strategy.kind.startswith("zero")
+    matrix = shape.vocab * shape.hidden * (shape.trained == shape.params)  # elements of the head's gradient
+    head = matrix * (2 if zero else precision.weights.itemsize)
+    step = 4 * shape.trained / strategy.gpus if zero and not strategy.offload_optimizer else 0
+    first = _head(shape, precision, strategy, load, matrix)
+    moments = [  # bytes of gradients, activations, head, optimizer step
+        (before, tokens * (counts.forward + kept) + mask, first, 0),
+        (before, tokens * (kept + counts.peak) + mask, head, 0),
+        (gradients, tokens * counts.peak, head * shape.tied, 0),
+        (gradients, 0, head * (1 + shape.tied), 0),
+        (gradients, 0, 0, step),
     ]
-    parts |= max(moments, key=lambda moment: sum(moment.values()))
+    names = ("gradients", "activations", "head", "optimizer step")
+    parts |= dict(zip(names, max(moments, key=sum), strict=True))
     parts["overhead"] = 0 if strategy.on_cpu else GPU_OVERHEAD
     return parts
 
@@ -173,46 +164,38 @@ def peak_memory(
 def _states(shape: ModelShape, precision: Precision, strategy: Strategy, several: bool) -> dict[str, float]:
     """The table of the module."""
     w, p, t, n = precision.weights.itemsize, shape.params, shape.trained, strategy.gpus
-    kind = strategy.kind
-    if kind in ("none", "ddp"):
-        parts = {"weights": w * p, "gradients": w * t, "optimizer": 2 * w * t, "buffers": w * t * (kind == "ddp")}
-    elif kind in ("zero1", "zero2"):
-        gradients = 2 * t / (n if kind == "zero2" else 1)
-        parts = {"weights": 2 * p, "gradients": gradients, "buffers": 2 * min(t, DEEPSPEED_BUCKET)}
-        parts["optimizer"] = 12 * t / n
-    elif kind == "zero3":
-        buffers = 2 * min(p, DEEPSPEED_LIVE) + 2 * min(p, DEEPSPEED_BUCKET)
-        parts = {"weights": 2 * p / n, "gradients": 2 * t / n, "optimizer": 12 * t / n, "buffers": buffers}
-    else:
-        gathered = 2 * (shape.vocab * shape.hidden + shape.layer)
-        gradients = 4 * t / n + (2 * t if several else 0)  # not reduced before the last micro-batch
-        parts = {"weights": 4 * p / n, "gradients": gradients, "optimizer": 8 * t / n, "buffers": gathered}
-    if strategy.offload_optimizer:
-        parts["optimizer"] = 0
-    if strategy.offload_weights:
-        parts["weights"] = 0
-    return parts
+    live, bucket = 2 * min(p, DEEPSPEED_LIVE), 2 * min(t, DEEPSPEED_BUCKET)
+    matrix = shape.vocab * shape.hidden
+    weights, gradients, optimizer, buffers = {
+        "none": (w * p, w * t, 2 * w * t, 0),
+        "ddp": (w * p, w * t, 2 * w * t, w * t),
+        "zero1": (2 * p, 2 * t, 12 * t / n, bucket),
+        "zero2": (2 * p, 2 * t / n, 12 * t / n, bucket),
+        "zero3": (2 * p / n, 2 * t / n, 12 * t / n, live + 2 * min(p, DEEPSPEED_BUCKET)),
+        # Gradients are not reduced before the last micro-batch.
+        "fsdp2": (4 * p / n, 4 * t / n + 2 * t * several, 8 * t / n, 2 * (matrix + shape.layer)),
+    }[strategy.kind]
+    return {
+        "weights": 0 if strategy.offload_weights else weights,
+        "gradients": gradients,
+        "optimizer": 0 if strategy.offload_optimizer else optimizer,
+        "buffers": buffers,
+    }
 
 
-def _optimizer_step(shape: ModelShape, strategy: Strategy) -> float:
-    if not strategy.kind.startswith("zero") or strategy.offload_optimizer:
-        return 0
-    return 4 * shape.trained / strategy.gpus
-
-
-def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trains_head: bool) -> float:
-    """Bytes that the LM head adds at its worst moment.
+def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trained: int) -> float:
+    """Bytes that the LM head adds at its worst moment; `trained` is the number of its parameters with a gradient.
 
     Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 (in half precision also
     one product that is added to it), and a copy of the matrix if it is computed in another dtype. `SignedSum` holds a
     block of logits: in half precision one copy of that kind, one in float32, and one more for logsumexp. TRL's kernel
     holds a tile of logits; on the CPU, without the Triton kernel that works in place, 7 more in float32 and a mask.
     """
-    d, matrix, on_cpu = precision.compute.itemsize, shape.vocab * shape.hidden, strategy.on_cpu
+    d, on_cpu = precision.compute.itemsize, strategy.on_cpu
     half = d < 4
-    gradient = matrix * (4 + d * half) * trains_head
+    gradient = trained * (4 + d * half)
     if load.signed_sum:
-        copied = matrix * d * (precision.compute != precision.weights)
+        copied = shape.vocab * shape.hidden * d * (precision.compute != precision.weights)
         rows = min(load.scored, max(1, (CPU_LOGITS if on_cpu else CUDA_LOGITS) // shape.vocab))
         logits = rows * shape.vocab * (10 if half else 8)
         return load.scored * shape.hidden * 2 * d + gradient + copied + logits
