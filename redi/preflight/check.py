@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from redi.callbacks import why_guard_never_stops, why_rate_jumps
 from redi.job import lost_updates
 from redi.preflight.counting import count_activations
 from redi.preflight.fit import check_disk, check_memory
@@ -13,6 +14,7 @@ from redi.preflight.plan import Plan, make_plan, report_plan
 from redi.preflight.recipe import Machine, Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.report import Report
 from redi.preflight.tokens import check_row
+from redi.runs.checkpoints import planned_steps
 from redi.runs.errors import UsageError
 
 
@@ -65,6 +67,8 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
         return
     report_plan(report, recipe, plan, lengths)
     report_hours(report, recipe, machine, plan.flops)
+    for note in notes_on_length(recipe, plan):
+        report.note(note)
     if padding is not None:
         report.note(f"traces are padded, not packed: {padding}")
     if plan.padded and model.attention == "eager":  # packed traces never run on it
@@ -77,6 +81,15 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     report.attempt(check_memory, report, recipe, machine, model, counts, plan)
     report.title("Disk")
     report.attempt(check_disk, report, recipe, model, plan.saves)
+
+
+def notes_on_length(recipe: Recipe, plan: Plan) -> list[str]:
+    """What the number of steps means for the collapse guard, and for a run that resumes."""
+    notes = [why_guard_never_stops(recipe.args, plan.steps, plan.epochs)]
+    if recipe.newest is not None and not recipe.is_finished:
+        done = int(recipe.newest.name.split("-")[1])
+        notes.append(why_rate_jumps(recipe.args, planned_steps(recipe.newest), plan.steps, done))
+    return [note for note in notes if note is not None]
 
 
 def _check_positions(model: Model, plan: Plan) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.dataset
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from redi.config import REDIConfig
@@ -21,6 +20,7 @@ from redi.runs.errors import UsageError, usage_errors
 from redi.runs.launch import accelerate_file
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
+from redi.runs.recipe import read_config
 from redi.stages import STAGES
 
 A100_TFLOPS = 312.0
@@ -49,11 +49,13 @@ class Recipe(Job):
 
     Attributes:
         name: of its stage.
+        newest: its newest complete checkpoint, from which it would resume.
         strategy: what its accelerate configuration does, on how many GPUs.
         accelerate: name of that configuration.
     """
 
     name: str = ""
+    newest: Path | None = None
     strategy: Strategy = Strategy("none", 1)
     accelerate: str = ""
 
@@ -92,7 +94,7 @@ def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
             f"lora_r={job.run.lora_r} needs unsharded weights: use accelerate_config single_gpu, ddp or zero2, not "
             f"{path.stem}"
         )
-    return Recipe(**vars(job), name=stage, strategy=strategy, accelerate=path.stem)
+    return Recipe(**vars(job), name=stage, newest=newest, strategy=strategy, accelerate=path.stem)
 
 
 def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
@@ -103,7 +105,7 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     """
     if on_cpu:
         return Strategy("none", 1, on_cpu=True)
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_config(path, "accelerate_config")
     kind = config["distributed_type"]
     if kind == "DEEPSPEED":
         zero = config["deepspeed_config"]

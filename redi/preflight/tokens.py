@@ -97,7 +97,7 @@ def _tiny(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _first_trace(batch: Any) -> Rendering:
-    """The chosen trace of a batch, or its first one: of `REDITrainer` on traces, `SFTTrainer`, or a trainer of pairs."""
+    """A batch's chosen trace, or its first one. The batch is one of traces, of `SFTTrainer`, or of pairs."""
     if not isinstance(batch, list):
         ids = batch["input_ids"][0]
         scored = batch["labels"][0] != -100 if "labels" in batch else batch["completion_mask"][0].bool()

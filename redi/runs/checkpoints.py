@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from redi.runs.errors import UsageError
-from redi.runs.files import fingerprint, write_text
+from redi.runs.files import MANIFEST, fingerprint, write_text
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
@@ -62,6 +62,29 @@ def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str],
     return manifest is not None
 
 
+def refuse_foreign_folder(folder: Path, inputs: dict[str, str]) -> None:
+    """Refuses an `output_dir` in which a run would overwrite what is not its own.
+
+    A run's folder holds `manifest.json`, `started.json` or a checkpoint. Hidden files and logs are nobody's.
+
+    Raises:
+        UsageError: the folder is a file, an input of the run, or holds other files.
+    """
+    for name, path in inputs.items():
+        if Path(path).exists() and folder.exists() and folder.samefile(path):
+            raise UsageError(f"output_dir={folder} is the {name} that the run starts from; choose another output_dir")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output_dir={folder} is a file; choose another output_dir")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if any(name in (MANIFEST, STARTED) or name.startswith("checkpoint-") for name in names):
+        return
+    others = [name for name in names if not name.startswith(".") and not name.endswith(".log")]
+    if others:
+        raise UsageError(
+            f"output_dir={folder} holds files that are not a run's, such as {others[0]}; choose another output_dir"
+        )
+
+
 def _may_change(key: str, given: dict[str, Any]) -> bool:
     """Whether a run may resume with another value of an option: it is the same run, on another machine."""
     if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -82,6 +105,11 @@ def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[
             return path, incomplete
         incomplete.append(path)
     return None, incomplete
+
+
+def planned_steps(checkpoint: Path) -> int:
+    """The number of steps of the run that wrote a checkpoint."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
 
 
 def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:

@@ -5,6 +5,7 @@ import sys
 from typing import Any, NoReturn
 
 from redi.runs.errors import UsageError, nearest
+from redi.runs.option_values import check_arguments
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -23,8 +24,9 @@ class StrictParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """Reports a misspelt option before argparse can report that the required one it stands for is missing."""
+        args = check_arguments(sys.argv[1:] if args is None else args)
         if self._subparsers is None:  # otherwise the parser of the command knows them
-            for option in (arg.split("=")[0] for arg in (sys.argv[1:] if args is None else args)):
+            for option in (arg.split("=")[0] for arg in args):
                 if option.startswith("--") and option != "--" and option not in self._option_string_actions:
                     self.error(f"unknown option '{option}'{nearest(option, list(self._option_string_actions))}")
         return super().parse_known_args(args, namespace)

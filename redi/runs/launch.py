@@ -5,6 +5,7 @@ from pathlib import Path
 
 from redi.runs.errors import UsageError
 from redi.runs.files import CONFIGS
+from redi.runs.recipe import read_config
 
 
 def accelerate_file(name: str, num_processes: int) -> Path:
@@ -25,11 +26,13 @@ def accelerate_file(name: str, num_processes: int) -> Path:
     if override := os.environ.get("ACCELERATE_CONFIG"):
         if not Path(override).is_file():
             raise UsageError(f"ACCELERATE_CONFIG={override} is not a file; name a YAML file of accelerate")
+        read_config(Path(override), "ACCELERATE_CONFIG")
         return Path(override)
     path = Path(name if name.endswith(".yaml") else folder / f"{name}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise UsageError(f"accelerate_config={name} does not exist; use one of {known}, or the path of a YAML file")
+    read_config(path, "accelerate_config")
     return path
 
 

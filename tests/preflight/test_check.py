@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from redi.preflight import disk
+from redi.preflight import fit
 from redi.preflight.check import check_updates
 from redi.preflight.recipe import precision_of, read_recipe
 from redi.runs.errors import UsageError
@@ -99,7 +99,7 @@ def test_options_are_those_of_training(job):
         ("max_steps", "many", "invalid int value: 'many'"),
         ("beta", 0.1, "option 'beta' is not read here: REDI has no reference model"),
         ("global_batch_size", 6, "global_batch_size=6 is not a multiple of 4: 4 process(es)"),
-        ("save_only_model", "true", "save_only_model=true leaves nothing to resume from"),
+        ("save_only_model", "true", "option 'save_only_model' is not read here: it leaves nothing to resume from"),
         ("model_name_or_path", "/no/model", "model_name_or_path=/no/model does not exist"),
         ("dataset_name", "/no/data", "dataset_name=/no/data does not exist"),
         ("dataset_train_split", "dev", 'cannot be loaded: Unknown split "dev"'),
@@ -127,6 +127,6 @@ def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
 
 
 def test_a_full_disk_is_refused(job, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda path: 10**7)
+    monkeypatch.setattr(fit, "free_bytes", lambda path: 10**7)
     message = job.check(code=2)
     assert "0.0 GB are free; choose another disk" in message
