@@ -95,8 +95,8 @@ def parse_options(
     with usage_errors(str, ValueError, TypeError):  # a dataclass refuses its values
         instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
     values = {name: value for instance in instances for name, value in vars(instance).items()}
-    for key in given:
-        if key in needed and values[key] in (None, ""):
+    for key in needed & set(given):
+        if (values[key] if key in overridden else from_file[key]) in (None, ""):
             raise UsageError(f"{key} is empty; give it a value")
     for instance in instances:
         if path is not None and getattr(instance, "run_name", "") is None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from redi.preflight import fit
+from redi.preflight import fit, recipe
 from redi.preflight.check import check_updates
 from redi.preflight.recipe import precision_of, read_recipe
 from redi.runs.errors import UsageError
@@ -74,8 +74,8 @@ def test_half_precision_that_would_lose_updates_is_refused(job):
     assert "learning_rate=1e-06" in message
 
     def check(*options: str, gpus: int = 4, config: str = "ddp") -> None:
-        recipe = read_recipe(job.config(), ["--accelerate_config", config, *options], gpus)
-        check_updates(recipe, SimpleNamespace(precision=precision_of(recipe, None)))
+        found = read_recipe(job.config(), ["--accelerate_config", config, *options], gpus)
+        check_updates(found, SimpleNamespace(precision=precision_of(found, None)))
 
     with pytest.raises(UsageError, match="accelerate_config=single_gpu: dtype=bfloat16"):
         check(gpus=1)
@@ -97,6 +97,8 @@ def test_options_are_those_of_training(job):
     "option, value, message",
     [
         ("max_steps", "many", "invalid int value: 'many'"),
+        ("do_eval", "true", "option 'do_eval' is not read here: training evaluates nothing"),
+        ("output_dir", "${NO_SUCH_VARIABLE}/out", "the environment variable NO_SUCH_VARIABLE is not set"),
         ("beta", 0.1, "option 'beta' is not read here: REDI has no reference model"),
         ("global_batch_size", 6, "global_batch_size=6 is not a multiple of 4: 4 process(es)"),
         ("save_only_model", "true", "option 'save_only_model' is not read here: it leaves nothing to resume from"),
@@ -130,3 +132,32 @@ def test_a_full_disk_is_refused(job, monkeypatch):
     monkeypatch.setattr(fit, "free_bytes", lambda path: 10**7)
     message = job.check(code=2)
     assert "0.0 GB are free; choose another disk" in message
+
+
+def test_a_guard_that_can_never_stop_the_run_is_noted(job):
+    job.options |= {"collapse_guard": "stop", "logging_steps": 1, "num_train_epochs": 4}
+    assert "collapse_guard" not in job.check()  # 8 steps: 5 of the window and 3 of patience
+    job.options["logging_steps"] = 2
+    said = job.check()
+    assert "note  collapse_guard=stop can never stop this run: it needs 8 logged steps" in said
+    assert "but 8 steps log 4 times; lower logging_steps" in said
+    job.options |= {"logging_strategy": "'no'", "logging_steps": None}
+    assert "log 0 times" in job.check()
+    job.options["collapse_guard"] = "warn"
+    assert "collapse_guard" not in job.check()
+
+
+def test_a_resumed_run_of_another_length_is_noted(job, monkeypatch):
+    checkpoint = job.options["output_dir"] / "checkpoint-1"
+    monkeypatch.setattr(recipe, "last_complete_checkpoint", lambda folder: (checkpoint, []))
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"max_steps": 2}))
+    assert "the learning rate jumps" not in job.check()
+    said = job.check("--max_steps", "50")
+    assert "note  the learning rate jumps after step 1: the run had 2 steps and now has 50, and lr_scheduler" in said
+    assert "the learning rate jumps" not in job.check("--max_steps", "50", "--lr_scheduler_type", "constant")
+
+
+def test_traces_that_are_all_negatives_are_rendered(job):
+    job.write_rows([{"prompt": p, "completion": "<think>\nx</think> y", "label": False} for p in "abcdefgh"])
+    assert "one <think>, no second system block; all 1" in job.check()  # about a dozen tokens
