@@ -19,13 +19,7 @@ from redi.runs.errors import UsageError
 
 
 def preflight(config: Path, overrides: list[str], machine: Machine, write: Callable[[str], None] = print) -> None:
-    """Checks a recipe and prints the report, a line at a time.
-
-    Args:
-        config: the recipe's `config.yaml`.
-        overrides: of its options, as its train.sh takes them.
-        machine: what the job will run on.
-        write: prints a line.
+    """Checks a recipe, with overrides as its train.sh takes them, and prints the report, a line at a time.
 
     Raises:
         UsageError: the job would be wasted; names all reasons that were found.
@@ -73,7 +67,12 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
         report.note(f"traces are padded, not packed: {padding}")
     if plan.padded and model.attention == "eager":  # packed traces never run on it
         report.note("eager attention keeps all scores, heads * length^2 a trace: not included in the memory below")
-    report.attempt(_check_positions, model, plan)
+    positions = model.config.get_text_config().max_position_embeddings
+    if plan.longest > positions:
+        report.fail(
+            f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "
+            f"make the model folder with prepare_base_model.py, or set max_length={positions}"
+        )
     report.attempt(check_updates, recipe, model)
     on_cpu = recipe.strategy.on_cpu
     counts = count_activations(model.config, model.precision, recipe.args.gradient_checkpointing, recipe.lora, on_cpu)
@@ -92,21 +91,8 @@ def notes_on_length(recipe: Recipe, plan: Plan) -> list[str]:
     return [note for note in notes if note is not None]
 
 
-def _check_positions(model: Model, plan: Plan) -> None:
-    positions = model.config.get_text_config().max_position_embeddings
-    if plan.longest > positions:
-        raise UsageError(
-            f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "
-            f"make the model folder with prepare_base_model.py, or set max_length={positions}"
-        )
-
-
 def check_updates(recipe: Recipe, model: Model) -> None:
-    """Refuses half-precision weights that are the only ones the optimizer has. On the CPU they are for tests.
-
-    Raises:
-        UsageError: no float32 weights are kept.
-    """
+    """Refuses half-precision weights that are the only ones the optimizer has. On the CPU they are for tests."""
     strategy, dtype = recipe.strategy, model.precision.weights
     if not strategy.on_cpu and strategy.kind in ("none", "ddp") and recipe.lora is None and dtype.itemsize <= 2:
         name = str(dtype).removeprefix("torch.")

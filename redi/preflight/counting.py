@@ -20,20 +20,18 @@ COUNTED = "redi_counted"  # an attention implementation
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes per token: `kept`, `forward` and `peak` are k, f and c of `redi.preflight.memory`."""
+    """Bytes per token, in the letters of `redi.preflight.memory`."""
 
     checkpointing: bool
-    kept: float
-    forward: float
-    peak: float
+    kept: float  # k
+    forward: float  # f
+    peak: float  # c
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`weights` is the dtype of the loaded model; `autocast` tells whether bfloat16 autocast is on."""
-
-    weights: torch.dtype
-    autocast: bool
+    weights: torch.dtype  # of the loaded model
+    autocast: bool  # to bfloat16
 
     @property
     def compute(self) -> torch.dtype:

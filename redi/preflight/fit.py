@@ -4,6 +4,7 @@ A checkpoint is weights and optimizer state. All checkpoints of a run are kept, 
 more, because the oldest is deleted only after the newest is written. The final model comes on top.
 """
 
+import bisect
 import os
 import shutil
 from collections.abc import Callable
@@ -25,11 +26,7 @@ TOKENIZER = 2 * 10**7  # its files are smaller than this
 def check_memory(
     report: Report, recipe: Recipe, machine: Machine, model: Model, counts: Activations, plan: Plan
 ) -> None:
-    """Prints the predicted peak by purpose.
-
-    Raises:
-        UsageError: it does not fit.
-    """
+    """Prints the predicted peak by purpose; a `UsageError` if it does not fit."""
     load, on_cpu = plan.load, recipe.strategy.on_cpu
 
     def at(tokens: int) -> dict[str, float]:
@@ -57,11 +54,7 @@ def check_memory(
 
 def most_tokens(fits: Callable[[int], bool], tokens: int) -> int:
     """The largest number of tokens in a micro-batch that fits; 0 if none does."""
-    low, high = 0, tokens
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect.bisect_left(range(1, tokens), True, key=lambda count: not fits(count))
 
 
 def remedy(recipe: Recipe, plan: Plan, fits: int) -> str:
@@ -93,11 +86,7 @@ def remedy(recipe: Recipe, plan: Plan, fits: int) -> str:
 
 
 def check_disk(report: Report, recipe: Recipe, model: Model, saves: int) -> None:
-    """Prints what the run keeps on the disk; `saves` is the number of checkpoints that it writes.
-
-    Raises:
-        UsageError: the disk has less space.
-    """
+    """Prints what a run that writes `saves` checkpoints keeps; a `UsageError` if the disk has less space."""
     limit = recipe.args.save_total_limit
     kept = saves if limit is None else min(saves, limit + 1)
     one, final = checkpoint_bytes(recipe, model.shape, model.precision)

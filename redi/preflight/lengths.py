@@ -22,27 +22,16 @@ SPREAD = 8  # tokens: how much the difference between a length column and traini
 
 @dataclass(frozen=True)
 class TraceLengths:
-    """Tokens of the traces, before cutting.
+    """Tokens of the traces, before cutting."""
 
-    Attributes:
-        traces: `(rows, traces of a row)`; chosen before rejected.
-        prompt: mean tokens of a prompt.
-        problems: which problem each row belongs to, `(rows,)`.
-        how: they were found, for the report.
-    """
-
-    traces: np.ndarray
-    prompt: float
-    problems: np.ndarray
-    how: str
+    traces: np.ndarray  # (rows, traces of a row), chosen before rejected
+    prompt: float  # mean of the prompts
+    problems: np.ndarray  # the problem that each row belongs to
+    how: str  # they were found, for the report
 
 
 def kind_of(recipe: Recipe, columns: list[str]) -> str:
-    """What the rows are: positives, pairs or traces.
-
-    Raises:
-        UsageError: nothing that the stage trains on.
-    """
+    """What the rows are: positives, pairs or traces; a `UsageError` if the stage trains on none of what they hold."""
     kinds = recipe.stage.kinds
     for kind, names in kinds.items():
         if names <= set(columns):
@@ -126,14 +115,13 @@ def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict
     if kind == "pairs" and "prompt" in rows.table.schema.names:
         names.append("prompt")
     parts, keys, sample, longest, first, kept = [], [], {}, {}, 0, 0
-    step = max(1, rows.num_rows // SAMPLE)
+    step, is_traces = max(1, rows.num_rows // SAMPLE), kind == "traces"
     # A small readahead: a quarter of the default's memory for long traces, and no slower.
     for batch in rows.table.to_batches(columns=names, batch_size=256, batch_readahead=2, fragment_readahead=1):
         if not len(batch):
             continue
         characters = _characters(batch, kind)
         parts.append(characters)
-        is_traces = kind == "traces"
         keys += map(json.dumps, batch["prompt"].to_pylist()) if is_traces else range(first, first + len(batch))
         at = int(characters.max(axis=1).argmax())
         longest[first + at] = (int(characters.max()), batch.slice(at, 1).to_pylist()[0])
@@ -151,13 +139,12 @@ def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict
 
 def _characters(batch: pa.RecordBatch, kind: str) -> np.ndarray:
     """Characters of prompt and completion of each trace. `(rows, traces of a row)`"""
-    if kind == "positives":
-        return _text(batch["messages"])[:, None]
-    if kind == "traces":
-        return (_text(batch["prompt"]) + _text(batch["completion"]))[:, None]
-    sides = np.stack([_text(batch["chosen"]), _text(batch["rejected"])], axis=1)
-    whole = batch["chosen"][0].as_py()[0]["role"] != "assistant"
-    return sides if whole or "prompt" not in batch.schema.names else sides + _text(batch["prompt"])[:, None]
+    text = {name: _text(batch[name]) for name in batch.schema.names}
+    if kind != "pairs":
+        return sum(text.values())[:, None]
+    holds_prompt = batch["chosen"][0].as_py()[0]["role"] != "assistant"
+    prompt = 0 if holds_prompt else text.get("prompt", np.zeros(1))[:, None]
+    return np.stack([text["chosen"], text["rejected"]], axis=1) + prompt
 
 
 def _text(column: pa.Array) -> np.ndarray:

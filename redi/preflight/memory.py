@@ -3,15 +3,7 @@
 With P parameters (P_t of them trained, by default all), L layers, V entries in the vocabulary, H hidden size, T tokens
 in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an activation, the peak is
 
-    weights + optimizer + buffers + the largest of five moments
-
-    strategy      weights    gradients                    optimizer        buffers
-    one GPU       w P        w P_t                        2 w P_t          -
-    DDP           w P        w P_t                        2 w P_t          w P_t (communication)
-    ZeRO-1, -2    2 P        2 P_t (-2: 2 P_t / N)        12 P_t / N       2 min(P_t, 5e8) (communication)
-    ZeRO-3        2 P / N    2 P / N                      12 P / N         2 min(P, 1e9) + 2 min(P, 5e8) (gathered)
-    FSDP2         4 P / N    4 P / N, or 2 P + 4 P / N    8 P / N          2 (V H + the largest layer) (gathered)
-                             with several micro-batches
+    weights + optimizer + buffers (the table in `_states`) + the largest of five moments (in `peak_memory`)
 
 The optimizer is AdamW: two moments in the dtype of the weights; with DeepSpeed the float32 weights as well, and
 4 P_t / N of float32 gradients during its step. A reference model adds its weights again. Offloaded parts count 0.
@@ -30,10 +22,8 @@ that it reads then without checkpointing. c is the most that exists per token du
 recomputation included; f is what one layer and the final norm keep. They are not derived by hand:
 `redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive.
 
-T includes the pads of padded micro-batches. The benchmark bench_memory.py compares the prediction with measurements on
-the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512 and 2,048 tokens, with
-and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11), DPO within 1.7 % (8,
-none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for one or several GPUs are not measured.
+T includes the pads of padded micro-batches. docs/results.md compares the prediction with measurements on the CPU; the
+figures for GPUs are not measured.
 """
 
 from dataclasses import dataclass
@@ -54,25 +44,16 @@ DEEPSPEED_BUCKET, DEEPSPEED_LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults, in 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model that memory and FLOPs follow from.
+    """The sizes of a model that memory and FLOPs follow from."""
 
-    Attributes:
-        params: of the complete model; a matrix shared by head and embeddings counts once.
-        trained: those that get a gradient.
-        layer: parameters of a layer.
-        layers, hidden, vocab: L, H and V.
-        attention: heads times head size.
-        tied: whether head and embeddings share their matrix.
-    """
-
-    params: int
-    trained: int
-    layer: int
+    params: int  # of the complete model; a matrix shared by head and embeddings counts once
+    trained: int  # those that get a gradient
+    layer: int  # parameters of a layer
     layers: int
     hidden: int
     vocab: int
-    attention: int
-    tied: bool
+    attention: int  # heads times head size
+    tied: bool  # whether head and embeddings share their matrix
 
 
 @dataclass(frozen=True)
@@ -88,21 +69,13 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Load:
-    """The largest micro-batch of a GPU.
+    """The largest micro-batch of a GPU."""
 
-    Attributes:
-        tokens: with pads.
-        scored: how many of them go through the head.
-        several: whether a step has more micro-batches.
-        signed_sum: whether the head is `redi.engine.logprobs.SignedSum`; otherwise it is TRL's chunked kernel.
-        masked: elements of the attention mask, rows * length^2; 0 without a mask.
-    """
-
-    tokens: int
-    scored: int
-    several: bool
-    signed_sum: bool
-    masked: int = 0
+    tokens: int  # with pads
+    scored: int  # those that go through the head
+    several: bool  # whether a step has more micro-batches
+    signed_sum: bool  # whether the head is `redi.engine.logprobs.SignedSum`; otherwise it is TRL's chunked kernel
+    masked: int = 0  # elements of the attention mask, rows * length^2
 
 
 def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
@@ -162,18 +135,17 @@ def peak_memory(
 
 
 def _states(shape: ModelShape, precision: Precision, strategy: Strategy, several: bool) -> dict[str, float]:
-    """The table of the module."""
+    """Bytes that do not depend on the micro-batch; buffers are for communication, with ZeRO-3 and FSDP2 gathered."""
     w, p, t, n = precision.weights.itemsize, shape.params, shape.trained, strategy.gpus
-    live, bucket = 2 * min(p, DEEPSPEED_LIVE), 2 * min(t, DEEPSPEED_BUCKET)
-    matrix = shape.vocab * shape.hidden
+    bucket, gathered = 2 * min(t, DEEPSPEED_BUCKET), 2 * min(p, DEEPSPEED_LIVE) + 2 * min(p, DEEPSPEED_BUCKET)
     weights, gradients, optimizer, buffers = {
         "none": (w * p, w * t, 2 * w * t, 0),
         "ddp": (w * p, w * t, 2 * w * t, w * t),
         "zero1": (2 * p, 2 * t, 12 * t / n, bucket),
         "zero2": (2 * p, 2 * t / n, 12 * t / n, bucket),
-        "zero3": (2 * p / n, 2 * t / n, 12 * t / n, live + 2 * min(p, DEEPSPEED_BUCKET)),
+        "zero3": (2 * p / n, 2 * t / n, 12 * t / n, gathered),
         # Gradients are not reduced before the last micro-batch.
-        "fsdp2": (4 * p / n, 4 * t / n + 2 * t * several, 8 * t / n, 2 * (matrix + shape.layer)),
+        "fsdp2": (4 * p / n, 4 * t / n + 2 * t * several, 8 * t / n, 2 * (shape.vocab * shape.hidden + shape.layer)),
     }[strategy.kind]
     return {
         "weights": 0 if strategy.offload_weights else weights,

@@ -19,36 +19,23 @@ HEAVIEST = 200  # global batches whose micro-batches are planned
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """What a run does."""
 
-    Attributes:
-        global_batch: problems of a step; a problem is a pair, or all traces of a prompt.
-        per_epoch, steps, epochs: steps of an epoch and of the run; epochs of the run.
-        tokens: of the complete run, without pads. longest: longest trace, after cutting. cut: traces that are cut.
-        load: the largest micro-batch. padded: whether it has pads. flops: of the complete run.
-        saves: checkpoints that the run writes.
-    """
-
-    global_batch: int
-    per_epoch: int
+    global_batch: int  # problems of a step; a problem is a pair, or all traces of a prompt
+    per_epoch: int  # steps
     steps: int
     epochs: float
-    tokens: float
-    longest: int
-    cut: int
-    load: Load
-    padded: bool
+    tokens: float  # without pads
+    longest: int  # tokens of the longest trace, after cutting
+    cut: int  # traces
+    load: Load  # the largest micro-batch
+    padded: bool  # whether it has pads
     flops: float
-    saves: int
+    saves: int  # checkpoints that are written
 
 
 def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: bool = True) -> Plan:
-    """The plan of a recipe on traces of these lengths.
-
-    Args:
-        recipe, lengths, shape: of the run, its traces and its model.
-        packs: whether the model's attention supports packing (`engine.attention.enable_packing`); without it, REDI
-            pads.
+    """The plan of a recipe on traces of these lengths; `packs` tells whether the model's attention supports packing.
 
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
@@ -106,13 +93,11 @@ def _largest(
 def _largest_of_traces(
     recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
 ) -> tuple[int, int, int, int]:
-    """The micro-batch with the most tokens, planned as in `StepDataset`: tokens with and without pads, longest trace,
-    and the most micro-batches of a step.
-
-    Only the `HEAVIEST` global batches of the first epoch are planned, by their tokens or their longest trace.
-    """
+    """Of the largest micro-batch of the `HEAVIEST` steps of the first epoch, planned as in `StepDataset`: tokens with
+    and without pads, its longest trace, and the most micro-batches of a step."""
     args, gpus, accumulation = recipe.args, recipe.strategy.gpus, recipe.args.gradient_accumulation_steps
-    step_of = _steps_of(lengths.problems, args.seed, global_batch)
+    order = torch.randperm(int(lengths.problems.max()) + 1, generator=torch.Generator().manual_seed(args.seed))
+    step_of = np.argsort(order.numpy())[lengths.problems] // global_batch  # of the first epoch, for each row
     longest = np.zeros(step_of.max() + 1)
     np.maximum.at(longest, step_of, traces.max(axis=1))
     num_rows = np.bincount(step_of)
@@ -130,13 +115,6 @@ def _largest_of_traces(
             real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
             largest = max(largest, (real if packs else len(batch) * row, real, row))
     return *largest, count
-
-
-def _steps_of(problems: np.ndarray, seed: int, global_batch: int) -> np.ndarray:
-    """The step of the first epoch that each row belongs to, `(rows,)`."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(int(problems.max()) + 1, generator=generator).numpy()
-    return np.argsort(order)[problems] // global_batch
 
 
 def num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:

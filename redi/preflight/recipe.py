@@ -28,34 +28,20 @@ A100_TFLOPS = 312.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What the job runs on.
+    """What the job runs on."""
 
-    Attributes:
-        gpus: processes of the job, over all machines.
-        memory: GiB of each GPU.
-        tflops: dense bfloat16 peak of each GPU, in TFLOP/s.
-        utilisation: share of the peak that is used; by default the paper's.
-    """
-
-    gpus: int
-    memory: float
-    tflops: float = A100_TFLOPS
-    utilisation: float | None = None
+    gpus: int  # processes of the job, over all machines
+    memory: float  # GiB of each GPU
+    tflops: float = A100_TFLOPS  # dense bfloat16 peak of each GPU
+    utilisation: float | None = None  # share of the peak that is used; by default the paper's
 
 
 @dataclass(frozen=True)
 class Recipe(Job):
-    """A job on a number of GPUs.
-
-    Attributes:
-        name: of its stage.
-        newest: its newest complete checkpoint, from which it would resume.
-        strategy: what its accelerate configuration does, on how many GPUs.
-        accelerate: name of that configuration.
-    """
+    """A job of the stage `name` on the GPUs of an accelerate configuration."""
 
     name: str = ""
-    newest: Path | None = None
+    newest: Path | None = None  # the complete checkpoint from which it would resume
     strategy: Strategy = Strategy("none", 1)
     accelerate: str = ""
 
@@ -65,12 +51,7 @@ class Recipe(Job):
 
 
 def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
-    """Checks a recipe as training does before it loads anything, as on `gpus` GPUs.
-
-    Args:
-        config: `config.yaml` of a recipe; the folder above the recipe's names the stage.
-        overrides: `--key value ...` as for its training.
-        gpus: processes of the job; 1 with `use_cpu: true`.
+    """Checks STAGE/RUN/config.yaml with overrides (`--key value ...`) as training on `gpus` GPUs does at its start.
 
     Raises:
         UsageError: whatever training refuses; the stage is unknown; or the configuration is not for so many GPUs.

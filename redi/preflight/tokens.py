@@ -36,11 +36,7 @@ class Rendering:
 
 
 def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
-    """Renders a row, shows the end of its prompt and compares training with evaluation.
-
-    Raises:
-        UsageError: `max_length` cuts the row, or as `train_rendering` and `check_tokens`.
-    """
+    """Renders a row, shows the end of its prompt and compares training with evaluation; refuses what differs."""
     limit = recipe.args.max_length
     columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
     row = min(rows.first(TRIED, columns), key=lambda row: len(str(row)))
@@ -50,24 +46,23 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
             f"max_length={limit} cuts even the shortest of the first {TRIED} rows, so the model would not learn its "
             "end and eos; raise it"
         )
-    messages = row.get("messages") or row.get("chosen")
-    if messages is None or messages[0]["role"] == "assistant":
-        messages = row["prompt"]
-    problem = messages
-    if not isinstance(messages, str):
-        problem = next(message["content"] for message in messages if message["role"] == "user")
-    for line in side_by_side(model.tokenizer, trained, problem):
-        report.line(line)
+    problem = row.get("messages") or row.get("chosen")
+    if problem is None or problem[0]["role"] == "assistant":
+        problem = row["prompt"]
+    if not isinstance(problem, str):
+        problem = next(message["content"] for message in problem if message["role"] == "user")
+    evaluated = make_prompt(model.tokenizer, problem, "bare", "as-trained")[1]
+    begin, end = max(0, trained.num_prompt - 3), trained.num_prompt
+    for name, ids in (("training", trained.ids[: max(len(evaluated), end + 3)]), ("evaluation", evaluated)):
+        shown = [repr(model.tokenizer.decode([token])) for token in ids[begin:]]
+        shown.insert(end - begin, "|")  # the end of the prompt
+        report.line(f"{name:11}{' '.join(shown)} ...")
     for text in check_tokens(model.tokenizer, trained, problem):
         report.ok(text)
 
 
 def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
-    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind.
-
-    Raises:
-        UsageError: training refuses the row.
-    """
+    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind."""
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
         args = copy.copy(recipe.args)
@@ -116,10 +111,7 @@ def _first_trace(batch: Any) -> Rendering:
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
-    """Compares a trace as trained, not cut, with the prompt that evaluation makes of the user's message of its row.
-
-    Returns:
-        What agrees.
+    """What agrees between a trace as trained, not cut, and the prompt that evaluation makes of its problem.
 
     Raises:
         UsageError: training and evaluation would differ; shows the tokens at that place.
@@ -191,15 +183,3 @@ def around(tokenizer: PreTrainedTokenizerBase, ids: list[int], at: int) -> str:
     """The tokens around a position, with brackets at it: `'user' [' x'] 'y'`."""
     tokens = {i: repr(tokenizer.decode([ids[i]])) for i in range(max(0, at - 2), min(len(ids), at + 3))}
     return " ".join(f"[{token}]" if i == at else token for i, token in tokens.items()) or "(nothing)"
-
-
-def side_by_side(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
-    """The tokens around the end of the prompt, which a bar marks: a line for training, one for evaluation."""
-    evaluated, end = make_prompt(tokenizer, problem, "bare", "as-trained")[1], trained.num_prompt
-    begin, width = max(0, end - 3), max(len(evaluated), end + 3)
-    lines = []
-    for name, ids in (("training", trained.ids[:width]), ("evaluation", evaluated)):
-        shown = [f"{tokenizer.decode([token])!r}" for token in ids[begin:]]
-        shown.insert(end - begin, "|")
-        lines.append(f"{name:11}" + " ".join(shown) + " ...")
-    return lines

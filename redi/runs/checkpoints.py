@@ -65,7 +65,7 @@ def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str],
 def refuse_foreign_folder(folder: Path, inputs: dict[str, str]) -> None:
     """Refuses an `output_dir` in which a run would overwrite what is not its own.
 
-    A run's folder holds `manifest.json`, `started.json` or a checkpoint. Hidden files and logs are nobody's.
+    A run's folder holds `manifest.json`, `started.json` or a checkpoint. Hidden files and logs are not overwritten.
 
     Raises:
         UsageError: the folder is a file, an input of the run, or holds other files.
@@ -78,7 +78,7 @@ def refuse_foreign_folder(folder: Path, inputs: dict[str, str]) -> None:
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if any(name in (MANIFEST, STARTED) or name.startswith("checkpoint-") for name in names):
         return
-    others = [name for name in names if not name.startswith(".") and not name.endswith(".log")]
+    others = [name for name in names if not name.startswith(".") and "log" not in name.lower()]
     if others:
         raise UsageError(
             f"output_dir={folder} holds files that are not a run's, such as {others[0]}; choose another output_dir"

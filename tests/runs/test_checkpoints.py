@@ -32,13 +32,15 @@ def test_files_of_the_user_are_not_overwritten(tmp_path):
     assert "is a file; choose another output_dir" in refused(tmp_path / "README.md")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "started.json", "checkpoint-5/x", ".cache/x", "train.log"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "started.json", "checkpoint-5/x", ".cache/x", "train.log", "log.txt"]
+)
 def test_a_run_resumes_in_its_folder(tmp_path, name):
     refuse_foreign_folder(tmp_path / "new", {"model": "owner/name"})
     refuse_foreign_folder(tmp_path, {"model": "owner/name"})  # empty
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
-    if not name.startswith(".") and not name.endswith(".log"):
+    if not name.startswith(".") and "log" not in name:
         (tmp_path / "model.safetensors").write_text("")
     refuse_foreign_folder(tmp_path, {"model": "owner/name"})
 
