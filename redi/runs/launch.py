@@ -16,7 +16,7 @@ def accelerate_file(name: str, num_processes: int) -> Path:
         num_processes: of the run. Without any GPU (0) it is `cpu`, and `ddp` of one process is `single_gpu`.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is not valid YAML.
     """
     folder = CONFIGS / "accelerate"
     if num_processes == 0:
@@ -37,17 +37,13 @@ def accelerate_file(name: str, num_processes: int) -> Path:
 
 
 def launch_options(name: str, num_gpus: int) -> list[str]:
-    """The options of `accelerate launch` on this machine.
+    """The options of `accelerate launch` on this machine, which has `num_gpus` GPUs, 0 on the CPU.
 
     From the environment come NUM_PROCESSES, on this machine (by default one per GPU), and, with NUM_MACHINES above 1,
     MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT.
 
-    Args:
-        name: of the accelerate configuration, as in `accelerate_file`.
-        num_gpus: of this machine; 0 on the CPU.
-
     Raises:
-        UsageError: the configuration does not exist, or the environment lacks a variable.
+        UsageError: as `accelerate_file`, or the environment lacks a variable.
     """
     machines = int(os.environ.get("NUM_MACHINES") or 1)
     total = machines * int(os.environ.get("NUM_PROCESSES") or num_gpus)
