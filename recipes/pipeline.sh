@@ -52,9 +52,10 @@ value() { # RUN KEY: from the recipe
     python -m redi.runs.recipe "recipes/$1" "$2"
 }
 
-path() { # RUN KEY: a path of the recipe, below ROOT
+path() { # RUN KEY: a path of the recipe, below ROOT unless it is absolute
     local found
-    found=$(value "$1" "$2") && echo "$root$found"
+    found=$(value "$1" "$2") || return
+    if [[ $found == /* ]]; then echo "$found"; else echo "$root$found"; fi
 }
 
 stages() {

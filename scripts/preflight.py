@@ -12,14 +12,10 @@ import os
 import warnings
 from pathlib import Path
 
-from redi.runs.cli import StrictParser, positive_float, positive_int
+from redi.runs.cli import Parser, positive_float, positive_int
 from redi.runs.errors import UsageError, entry_point
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-class Parser(argparse.ArgumentParser):
-    error = StrictParser.error
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -28,7 +24,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s recipes/STAGE/RUN/config.yaml [options] [--key value ...]",
         description=__doc__.split("\n")[0],
         epilog="Every other --key value is an option of the training, as for the recipe's train.sh.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("config", type=Path, help="config.yaml of a recipe")

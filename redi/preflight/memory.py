@@ -7,15 +7,8 @@ in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an a
 
 The optimizer is AdamW: two moments in the dtype of the weights; with DeepSpeed the float32 weights as well, and
 4 P_t / N of float32 gradients during its step. A reference model adds its weights again. Offloaded parts count 0.
-
-    head        G + T (f + (L - 1) k) + what the LM head adds, see `_head`
-    last layer  G + T ((L - 1) k + c) + the head's gradient
-    first layer all gradients + T c + the head's gradient, which is kept until now if it shares the embeddings' matrix
-    embeddings  all gradients + that of the embeddings, + that of the head if they share a matrix
-    step        all gradients + the optimizer's own, see above
-
-G is all gradients if a step has several micro-batches, else 0, because a step begins without any. Between the last and
-the first layer activations are freed as gradients appear, so the largest moment is at one of the two ends.
+G is all gradients if a step has several micro-batches, else 0. Between the last and the first layer activations are
+freed as gradients appear, so the largest moment is at one of the two ends.
 
 k is what a layer keeps per token until its backward pass: its input (H d bytes) with gradient checkpointing, all
 that it reads then without checkpointing. c is the most that exists per token during the backward pass of one layer,
@@ -121,12 +114,12 @@ def peak_memory(
     head = matrix * (2 if zero else precision.weights.itemsize)
     step = 4 * shape.trained / strategy.gpus if zero and not strategy.offload_optimizer else 0
     first = _head(shape, precision, strategy, load, matrix)
-    moments = [  # bytes of gradients, activations, head, optimizer step
-        (before, tokens * (counts.forward + kept) + mask, first, 0),
-        (before, tokens * (kept + counts.peak) + mask, head, 0),
-        (gradients, tokens * counts.peak, head * shape.tied, 0),
-        (gradients, 0, head * (1 + shape.tied), 0),
-        (gradients, 0, 0, step),
+    moments = [
+        (before, tokens * (counts.forward + kept) + mask, first, 0),  # G + T (f + (L - 1) k): the head
+        (before, tokens * (kept + counts.peak) + mask, head, 0),  # G + T ((L - 1) k + c): the last layer
+        (gradients, tokens * counts.peak, head * shape.tied, 0),  # the first: a tied head's gradient is kept till then
+        (gradients, 0, head * (1 + shape.tied), 0),  # the embeddings, whose gradient is as large as the head's
+        (gradients, 0, 0, step),  # the optimizer's
     ]
     names = ("gradients", "activations", "head", "optimizer step")
     parts |= dict(zip(names, max(moments, key=sum), strict=True))

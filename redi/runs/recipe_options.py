@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from redi.runs.cli import StrictParser
+from redi.runs.cli import Parser
 from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.option_values import check_arguments
 from redi.runs.recipe import read_config
@@ -20,11 +20,7 @@ _NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_mod
 
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
-    error = StrictParser.error
-
-
-class _ConfigParser(argparse.ArgumentParser):
-    error = StrictParser.error
+    error = Parser.error
 
 
 def _make_parser(dataclass_types: list[type], unread: dict[str, str]) -> _Parser:
@@ -112,7 +108,7 @@ def run_name(config: Path, overrides: dict[str, Any]) -> str:
 
 def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str], Path | None]:
     """The YAML mapping named by `--config` (empty without one), the rest of the command line, and the file."""
-    parser = _ConfigParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False)
     parser.add_argument("--config", type=Path, action="append", default=[])
     known, rest = parser.parse_known_args(check_arguments(argv))
     if len(known.config) > 1:

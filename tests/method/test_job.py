@@ -91,3 +91,12 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
 def test_options_without_effect_are_refused(stage, options, message):
     with pytest.raises(UsageError, match=message):
         check_job(read_job(stage, [*PLACES, *options]), 1)
+
+
+def test_an_output_dir_that_is_not_a_runs_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for extra in ([], ["--model_name_or_path", str(tmp_path)]):
+        with pytest.raises(
+            UsageError, match=f"output_dir={tmp_path} (holds files that are not|is the model that the)"
+        ):
+            check_job(read_job("redi", [*PLACES, "--output_dir", str(tmp_path), *extra]), 1)
