@@ -32,17 +32,12 @@ def read_start(folder: Path) -> dict[str, Any] | None:
 
 
 def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str], check_inputs: bool) -> bool:
-    """Whether a folder holds exactly this run, finished.
+    """Whether a folder holds exactly this run, finished; `inputs` are names and paths of what the run starts from.
 
-    Args:
-        folder: the run's `output_dir`.
-        given: the options that were set.
-        inputs: name -> path or Hub id of what the run starts from.
-        check_inputs: whether to compare the content of the inputs too, which takes a while for a large model.
+    `check_inputs` compares the content of the inputs too, which takes a while for a large model.
 
     Raises:
-        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs: resuming
-            with different options is refused.
+        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs.
     """
     manifest = read_manifest(folder)
     record, what = manifest, "a finished run"
@@ -113,11 +108,7 @@ def planned_steps(checkpoint: Path) -> int:
 
 
 def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
-    """Refuses a DeepSpeed checkpoint from another number of processes: it holds one part for each of them.
-
-    Raises:
-        UsageError: another number of processes wrote the checkpoint.
-    """
+    """Refuses a DeepSpeed checkpoint from another number of processes: it holds one part for each of them."""
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1  # one process leaves rng_state.pth
     if (checkpoint / "latest").is_file() and saved != world_size:
         raise UsageError(
@@ -127,12 +118,8 @@ def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether every file that resuming reads exists and is complete; reads only a little of each file.
-
-    transformers 5.19 writes model, optimizer, scheduler, random states and finally `trainer_state.json`, in place. If
-    that file is missing, the others are incomplete. If it exists, they can still be: a disk may have lost data that
-    was not flushed.
-    """
+    """Whether every file that resuming reads exists and is complete; reads only a little of each file."""
+    # transformers 5.19 writes trainer_state.json last. The others can still be cut off: disks lose unflushed data.
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         if find_damage(checkpoint):

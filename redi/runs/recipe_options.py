@@ -42,9 +42,8 @@ def parse_options(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
 
-    YAML keys and command-line options are spelled alike: the names of the dataclass fields. A YAML value goes through
-    the same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, if
-    it is an option and not given, becomes the recipe's name and what the command line overrides.
+    A YAML value goes through the same conversion as a command-line value, so a value of the wrong type is refused in
+    both places. `run_name`, if not given, becomes the recipe's name and what the command line overrides.
 
     Args:
         argv: the command line, without the program's name.
