@@ -7,7 +7,7 @@
 # TARGET: table1 or table4 (the final model), table2 or table3 (the ablations), controls, lora (one GPU of 24 GB).
 # Besides the stages of the list, `tokenize RUN` is the part of `train RUN` that needs no GPU, and
 # `evaluate RUN --shard I/N` samples for one part of the problems, which `evaluate RUN` then gathers.
-# Environment variables; options are separated by spaces:
+# Environment variables; options are separated by spaces or newlines:
 #   CORPUS      raw traces; default open-r1/OpenR1-Math-Raw. For any other, the paper's row counts are not checked
 #   BASE_MODEL  folder or Hub id; default Qwen/Qwen2.5-Math-1.5B
 #   ROOT        folder for data/, models/ and runs/; default: the repository
@@ -24,11 +24,11 @@ fail() {
 }
 target=${1:-} stage=${2:-all} run=${3:-} options=("${@:4}")
 root=${ROOT:+$ROOT/} corpus=${CORPUS:-open-r1/OpenR1-Math-Raw} base=${BASE_MODEL:-Qwen/Qwen2.5-Math-1.5B}
-read -ra prepare_options <<<"${PREPARE_OPTIONS:-}"
-read -ra pairs_options <<<"${PAIRS_OPTIONS:-}"
-read -ra train_options <<<"${TRAIN_OPTIONS:-}"
-read -ra evaluate_options <<<"${EVALUATE_OPTIONS:-}"
-read -ra benchmarks <<<"${BENCHMARKS:-}"
+read -rd "" -a prepare_options <<<"${PREPARE_OPTIONS:-}" || true
+read -rd "" -a pairs_options <<<"${PAIRS_OPTIONS:-}" || true
+read -rd "" -a train_options <<<"${TRAIN_OPTIONS:-}" || true
+read -rd "" -a evaluate_options <<<"${EVALUATE_OPTIONS:-}" || true
+read -rd "" -a benchmarks <<<"${BENCHMARKS:-}" || true
 
 # ROW=RUN: the row in the paper's tables and the recipe. A run comes after the one that it starts from.
 final=(sft-5ep=sft/qwen2.5-math-1.5b_5ep redi=redi/qwen2.5-math-1.5b_alpha0.8)
@@ -52,9 +52,10 @@ value() { # RUN KEY: from the recipe
     python -m redi.runs.recipe "recipes/$1" "$2"
 }
 
-path() { # RUN KEY: a path of the recipe, below ROOT
+path() { # RUN KEY: a path of the recipe, below ROOT unless it is absolute
     local found
-    found=$(value "$1" "$2") && echo "$root$found"
+    found=$(value "$1" "$2") || return
+    if [[ $found == /* ]]; then echo "$found"; else echo "$root$found"; fi
 }
 
 stages() {

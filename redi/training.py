@@ -16,6 +16,7 @@ from redi.job import Job, check_job, lost_updates, read_job
 from redi.runs.checkpoints import (
     STARTED,
     last_complete_checkpoint,
+    planned_steps,
     read_start,
     refuse_other_world_size,
     write_start,
@@ -144,7 +145,7 @@ def _train(trainer: Trainer) -> None:
     if checkpoint:
         refuse_other_world_size(checkpoint, args.world_size)
         _say(args, f"resuming from {checkpoint}")
-    trainer.add_callback(SkipTrained())
+    trainer.add_callback(SkipTrained(planned_steps(checkpoint) if checkpoint else None))
     with StopOnSigterm() as sigterm:
         trainer.add_callback(sigterm)
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from redi.runs.errors import UsageError
 from redi.runs.files import CONFIGS
+from redi.runs.recipe import read_config
 
 
 def accelerate_file(name: str, num_processes: int) -> Path:
@@ -15,7 +16,7 @@ def accelerate_file(name: str, num_processes: int) -> Path:
         num_processes: of the run. Without any GPU (0) it is `cpu`, and `ddp` of one process is `single_gpu`.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is not valid YAML.
     """
     folder = CONFIGS / "accelerate"
     if num_processes == 0:
@@ -25,26 +26,24 @@ def accelerate_file(name: str, num_processes: int) -> Path:
     if override := os.environ.get("ACCELERATE_CONFIG"):
         if not Path(override).is_file():
             raise UsageError(f"ACCELERATE_CONFIG={override} is not a file; name a YAML file of accelerate")
+        read_config(Path(override), "ACCELERATE_CONFIG")
         return Path(override)
     path = Path(name if name.endswith(".yaml") else folder / f"{name}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise UsageError(f"accelerate_config={name} does not exist; use one of {known}, or the path of a YAML file")
+    read_config(path, "accelerate_config")
     return path
 
 
 def launch_options(name: str, num_gpus: int) -> list[str]:
-    """The options of `accelerate launch` on this machine.
+    """The options of `accelerate launch` on this machine, which has `num_gpus` GPUs, 0 on the CPU.
 
     From the environment come NUM_PROCESSES, on this machine (by default one per GPU), and, with NUM_MACHINES above 1,
     MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT.
 
-    Args:
-        name: of the accelerate configuration, as in `accelerate_file`.
-        num_gpus: of this machine; 0 on the CPU.
-
     Raises:
-        UsageError: the configuration does not exist, or the environment lacks a variable.
+        UsageError: as `accelerate_file`, or the environment lacks a variable.
     """
     machines = int(os.environ.get("NUM_MACHINES") or 1)
     total = machines * int(os.environ.get("NUM_PROCESSES") or num_gpus)

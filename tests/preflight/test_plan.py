@@ -9,7 +9,7 @@ from redi.engine.batching import StepDataset, step_cost
 from redi.preflight.hours import QWEN_1_5B
 from redi.preflight.lengths import TraceLengths, trace_lengths
 from redi.preflight.memory import Load, shape_of
-from redi.preflight.plan import _num_saves, make_plan
+from redi.preflight.plan import make_plan, num_saves
 from redi.preflight.recipe import read_recipe
 from redi.text.training_rows import prepare_rows
 
@@ -104,4 +104,4 @@ def test_padded_traces_by_hand(job):
 def test_saves_of_a_run(job, options, saves):
     job.options |= options
     recipe = read_recipe(job.config(), [], 4)
-    assert _num_saves(recipe, 1662, 1662) == saves
+    assert num_saves(recipe, 1662, 1662) == saves

@@ -75,7 +75,7 @@ def test_rows_without_the_columns_of_the_stage_are_refused(job):
 def test_the_result_of_another_run_in_output_dir_is_refused(job):
     out = job.options["output_dir"]
     out.mkdir()
-    (out / "manifest.json").write_text(json.dumps({"config": {"alpha": 0.5}}))
+    (out / "manifest.json").write_text(json.dumps({"config": {"alpha": 0.5}, "inputs": {}}))
     assert "holds a finished run with alpha=0.5, not None" in job.check(code=2)
 
 
