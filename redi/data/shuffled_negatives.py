@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from redi.data.dataset_folder import is_complete, refuse_output_over_input, write_card_and_manifest
+from redi.data.dataset_folder import refuse_output_over_input, write_card_and_manifest
 from redi.data.reading.local_files import open_rows
 from redi.data.row_texts import read_texts
 from redi.data.shuffle import write_shards
 from redi.runs.errors import UsageError
 from redi.runs.files import new_folder
+from redi.runs.manifest import is_finished
 
 SUMMARY = "Pairs in which every rejected trace answers the problem of another pair, each used once."
 ORIGIN = "rejected_uuid"
@@ -25,7 +26,7 @@ def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: b
     started = time.time()
     config, inputs = {"seed": seed}, {"pairs": source}
     refuse_output_over_input(output, inputs)
-    if not overwrite and is_complete(output, config, inputs):
+    if not overwrite and is_finished(output, config, inputs):
         return f"{output}: already done"
     rows = open_rows(source)
     for name in ("rejected", "chosen", "uuid"):

@@ -63,7 +63,7 @@ def write_manifest(
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)) if path.is_file()]
+    files = sorted(path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern) if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in files
@@ -91,14 +91,15 @@ def read_manifest(folder: str | Path, *required: str, name: str = MANIFEST) -> d
     if not isinstance(manifest, dict):
         raise UsageError(f"{path} is not a JSON object but {type(manifest).__name__}; {remedy}")
     for entry in dict.fromkeys([*TYPES, *required]):  # `counts` comes before `counts.rows`
-        outer, _, inner = entry.partition(".")
-        entries, key = (manifest.get(outer, {}), inner) if inner else (manifest, outer)
-        if key not in entries and entry in required:
+        value: Any = manifest
+        for key in entry.split("."):
+            value = (value or {}).get(key)
+        if value is None and entry in required:
             raise UsageError(f"{path} has no '{entry}'; {remedy}")
-        if key in entries and entry in TYPES and not isinstance(entries[key], TYPES[entry]):
-            raise UsageError(f"{path}: '{entry}' is {json.dumps(entries[key])[:40]}, of the wrong type; {remedy}")
-    for entry, given in manifest.get("inputs", {}).items():
-        if not isinstance(given, dict) or not {"path", "sha256"} <= given.keys():
+        if value is not None and not isinstance(value, TYPES.get(entry, object)):
+            raise UsageError(f"{path}: '{entry}' is {json.dumps(value)[:40]}, of the wrong type; {remedy}")
+    for entry, given in (manifest.get("inputs") or {}).items():
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("path", "sha256")):
             raise UsageError(f"{path}: 'inputs.{entry}' has no path and sha256; {remedy}")
     return manifest
 
@@ -112,7 +113,7 @@ def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, st
     manifest = read_manifest(folder, "config", "inputs", "counts")
     if manifest is None or manifest["config"] != json.loads(json.dumps(config, default=str)):
         return False
-    if not manifest.get("sizes", {}).items() <= _sizes(Path(folder)).items():
+    if not (manifest.get("sizes") or {}).items() <= _sizes(Path(folder)).items():
         return False
     hashes = {name: entry["sha256"] for name, entry in manifest["inputs"].items()}
     return hashes == {name: fingerprint(path) for name, path in inputs.items()}

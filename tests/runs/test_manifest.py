@@ -46,6 +46,7 @@ GOOD = {"config": {}, "inputs": {"corpus": {"path": "raw", "sha256": "0"}}, "cou
         (json.dumps({"name": "another program's"}), "has no 'config'"),
         (json.dumps(GOOD | {"counts": 3}), "'counts' is 3, of the wrong type"),
         (json.dumps(GOOD | {"counts": {"rows": "3"}}), "'counts.rows' is \"3\", of the wrong type"),
+        (json.dumps(GOOD | {"inputs": None}), "has no 'inputs'"),
         (json.dumps(GOOD | {"inputs": {"corpus": "raw"}}), "'inputs.corpus' has no path and sha256"),
     ],
 )
