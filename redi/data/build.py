@@ -20,26 +20,11 @@ from redi.data.dataset_folder import (
     write_card_and_manifest,
 )
 from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, LengthRecorder
-from redi.data.lengths.length_filter import (
-    MAX_PROMPT_TOKENS,
-    MAX_RESPONSE_TOKENS,
-    PROMPT_TOO_LONG,
-    RESPONSE_TOO_LONG,
-    SAME_TOO_LONG,
-    filter_by_length,
-)
+from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS, filter_by_length
 from redi.data.lengths.length_rules import load_counting_tokenizer
 from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
-from redi.data.selection import (
-    CHECKS,
-    NO_NEGATIVE,
-    NO_POSITIVE,
-    TRUNCATED,
-    excluded_sources,
-    select_pairs,
-    select_positives,
-)
+from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
@@ -76,18 +61,11 @@ def build_positives(
     overwrite: bool = False,
 ) -> str:
     """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
-    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    sources = excluded_sources(exclude_source)
     config = {"rule": rule, "exclude_source": sources, "truncated": truncated, "seed": seed}
-    return build(
-        output,
-        summary=POSITIVES[rule],
-        config=config,
-        inputs={"corpus": pinned_input(source, revision)},
-        reasons=[NO_POSITIVE, *([TRUNCATED] if drop else [])],
-        select=partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=drop),
-        expect_rows=expect_rows,
-        overwrite=overwrite,
-    )
+    inputs = {"corpus": pinned_input(source, revision)}
+    select = partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=truncated == "drop")
+    return build(output, POSITIVES[rule], config, inputs, select, None, expect_rows, overwrite)
 
 
 def build_pairs(
@@ -110,38 +88,25 @@ def build_pairs(
 
     With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
     """
-    sources, drop = excluded_sources(exclude_source), truncated == "drop"
+    sources = excluded_sources(exclude_source)
     config = {"negatives": negatives, "exclude_source": sources, "truncated": truncated, "seed": seed}
     inputs = {"corpus": pinned_input(source, revision)}
-    reasons = [NO_POSITIVE, NO_NEGATIVE, *([TRUNCATED] if drop else [])]
     load_filter = None
     limits = {
         "length_rule": length_rule,
         "max_prompt_tokens": max_prompt_tokens,
         "max_response_tokens": max_response_tokens,
     }
+    given = {name: value for name, value in limits.items() if value is not None}
     if tokenizer is not None:
-        limits = {name: DEFAULT_LIMITS[name] if value is None else value for name, value in limits.items()}
-        config |= limits
+        config |= DEFAULT_LIMITS | given
         inputs["tokenizer"] = tokenizer
-        reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
-        reasons += [SAME_TOO_LONG] if limits["length_rule"] == "paper" else []
-        load_filter = partial(_load_length_filter, tokenizer, **limits)
-    for name, value in limits.items():
-        if value is not None and tokenizer is None:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
-    return build(
-        output,
-        summary=PAIRS[negatives],
-        config=config,
-        inputs=inputs,
-        reasons=reasons,
-        select=partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=drop),
-        load_filter=load_filter,
-        expect_rows=expect_rows,
-        overwrite=overwrite,
-    )
+        load_filter = partial(_load_length_filter, tokenizer, **DEFAULT_LIMITS | given)
+    elif given:
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
+    select = partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=truncated == "drop")
+    return build(output, PAIRS[negatives], config, inputs, select, load_filter, expect_rows, overwrite)
 
 
 def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filter:
@@ -151,15 +116,13 @@ def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filt
 
 def build(
     output: Path,
-    *,
     summary: str,
     config: dict[str, Any],
     inputs: dict[str, str],
-    reasons: list[str],
     select: Select,
-    load_filter: Callable[[], Filter] | None = None,
-    expect_rows: int | None = None,
-    overwrite: bool = False,
+    load_filter: Callable[[], Filter] | None,
+    expect_rows: int | None,
+    overwrite: bool,
 ) -> str:
     """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `output`.
 
@@ -171,7 +134,6 @@ def build(
         summary: what the rows are, for the card.
         config: the resolved options that decide what comes out; holds the seed of the shuffle.
         inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.reading.corpus.pinned_input`, is read.
-        reasons: why `select` and the filter drop rows, in addition to the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
             which reason. Called once the build is known to be needed, since it may be slow to load.
@@ -194,10 +156,11 @@ def build(
     with new_folder(output, overwrite, inputs.values()) as folder:
         corpus = open_corpus(inputs["corpus"])
         hashing.start()
-        counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
+        filter_rows = load_filter() if load_filter is not None else None
+        counts, lengths = _write_rows(folder, corpus, config["seed"], select, filter_rows)
         if config["truncated"] == "drop" and "truncated" not in counts:
             raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
-        if counts["rows"] == 0:
+        if lengths is None:
             drops = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items() if count)
             why = f"dropped: {drops}" if drops else "it has none to begin with"
             raise UsageError(f"--input {inputs['corpus']}: no rows are left; {why}")
@@ -209,21 +172,15 @@ def build(
 
 
 def _write_rows(
-    folder: Path,
-    corpus: Corpus,
-    seed: int,
-    reasons: list[str],
-    select: Select,
-    load_filter: Callable[[], Filter] | None,
+    folder: Path, corpus: Corpus, seed: int, select: Select, filter_rows: Filter | None
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
-    dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-    sources, kept = Counter(), Counter()
+    dropped, sources, kept = Counter(), Counter(), Counter()
     traces = TruncatedTraces()
     batches = _counting_sources(traces.noting(prefetch(corpus.batches, 2)), sources)
     rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
-    if load_filter is not None:
-        rows = _counting(map(load_filter(), rows), dropped)
+    if filter_rows is not None:
+        rows = _counting(map(filter_rows, rows), dropped)
     recorder = LengthRecorder()
     files = write_shards(recorder.recording(traces.counting(_counting_sources(prefetch(rows), kept))), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}

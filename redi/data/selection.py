@@ -69,8 +69,8 @@ def list_lengths(lists: pa.ListArray) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
 
 
-def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.ndarray:
-    """The index in `CHECKS` of the first check that each row fails, `len(CHECKS)` if it passes all, `(rows,)`."""
+def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np.ndarray, Counter]:
+    """The positions of the rows that pass every check, ascending, and how many fail each, counted under the first."""
     valid = [text is not None and text.strip().lower() == "yes" for text in batch["problem_is_valid"].to_pylist()]
     excluded = pc.is_in(batch["source"], value_set=pa.array(exclude_sources, pa.string()))
     length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
@@ -83,14 +83,9 @@ def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.
         counts == 0,
         np.logical_or(*mismatched),
     ]
-    return np.select(failed, range(len(CHECKS)), default=len(CHECKS))
-
-
-def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np.ndarray, Counter]:
-    """The positions of the rows that pass every check, ascending, and how many fail each."""
-    failed = first_failed_check(batch, exclude_sources)
-    counts = np.bincount(failed, minlength=len(CHECKS))
-    return np.flatnonzero(failed == len(CHECKS)), Counter(dict(zip(CHECKS, counts.tolist(), strict=False)))
+    first = np.select(failed, range(len(CHECKS)), default=len(CHECKS))
+    numbers = np.bincount(first, minlength=len(CHECKS)).tolist()
+    return np.flatnonzero(first == len(CHECKS)), Counter(dict(zip(CHECKS, numbers, strict=False)))
 
 
 def verdicts(batch: pa.RecordBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

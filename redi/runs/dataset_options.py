@@ -5,7 +5,7 @@ from pathlib import Path
 
 from redi.runs.cli import StrictParser
 
-FILES_HELP = "parquet or JSONL file, or a folder of either"
+FILES_HELP = "parquet, JSON or CSV file, or a folder of one kind"
 
 
 def whole_number(text: str) -> int:

@@ -122,10 +122,12 @@ def _paths(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
 
 
 def _open_hub(source: str, columns: Sequence[str], optional: Collection[str]) -> Corpus:
+    from huggingface_hub import HfFileSystem
+
     from redi.data.reading import hub
 
     dataset = pinned_input(source, None)
-    files, remote = hub.train_files(dataset), hub.file_system()
+    files, remote = hub.train_files(dataset), HfFileSystem()
     with hub.hub_errors(dataset), ThreadPoolExecutor(8) as threads:
         footers = list(threads.map(lambda file: parquet.footer(file, remote), files))
     corpus = _open_parquet(files, footers, columns, optional, remote)
