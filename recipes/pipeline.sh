@@ -76,7 +76,7 @@ source_of_data() {
 
 build_pairs() { # FOLDER MODEL [OPTION ...]
     python data_preprocess/build_pairs.py --input "$(source_of_data)" --output "$1" --tokenizer "$2" \
-        "${pairs_options[@]}" "${@:3}"
+        ${pairs_options[@]+"${pairs_options[@]}"} "${@:3}"
 }
 
 build_dataset() { # FOLDER MODEL
@@ -84,9 +84,9 @@ build_dataset() { # FOLDER MODEL
     if [ -z "${CORPUS:-}" ]; then num_positives=(--expect-rows 77629) num_pairs=(--expect-rows 53175); fi
     case $(basename "$1") in
         positives)
-            python data_preprocess/build_positives.py --input "$(source_of_data)" --output "$1" "${num_positives[@]}"
+            python data_preprocess/build_positives.py --input "$(source_of_data)" --output "$1" ${num_positives[@]+"${num_positives[@]}"}
             ;;
-        pairs) build_pairs "$@" "${num_pairs[@]}" ;;
+        pairs) build_pairs "$@" ${num_pairs[@]+"${num_pairs[@]}"} ;;
         pairs_neither) build_pairs "$@" --negatives neither ;;
         pairs_shuffled_negatives)
             python data_preprocess/shuffle_negatives.py --input "${1%_shuffled_negatives}" --output "$1"
@@ -97,7 +97,7 @@ build_dataset() { # FOLDER MODEL
 data() {
     local model dataset
     model=$(path "${runs[0]}" model_name_or_path)
-    python scripts/prepare_base_model.py --model "$base" --output "$model" "${prepare_options[@]}"
+    python scripts/prepare_base_model.py --model "$base" --output "$model" ${prepare_options[@]+"${prepare_options[@]}"}
     for each in "${runs[@]}"; do
         dataset=$(path "$each" dataset_name)
         build_dataset "$dataset" "$model" # a dataset of an earlier run is already done
@@ -118,14 +118,14 @@ train() { # RUN [OPTION ...]
     VALUES=$(value "$1" learning_rate) # a run that would try several rates trains only the one of its config.yaml
     export VALUES
     exec bash "recipes/$1/train.sh" --model_name_or_path "$model" --dataset_name "$dataset" --output_dir "$output" \
-        "${train_options[@]}" "${@:2}"
+        ${train_options[@]+"${train_options[@]}"} "${@:2}"
 }
 
 evaluate() { # RUN [OPTION ...]
     local model arguments=(--protocol paper_final --benchmark-folder "${root}data/benchmarks")
     model=$(path "$1" output_dir)
-    if [ ${#benchmarks[@]} -gt 0 ]; then arguments+=(--benchmark "${benchmarks[@]}"); fi
-    python scripts/evaluate.py run "$model" "${arguments[@]}" "${evaluate_options[@]}" "${@:2}"
+    if [ ${#benchmarks[@]} -gt 0 ]; then arguments+=(--benchmark ${benchmarks[@]+"${benchmarks[@]}"}); fi
+    python scripts/evaluate.py run "$model" "${arguments[@]}" ${evaluate_options[@]+"${evaluate_options[@]}"} "${@:2}"
 }
 
 table() {
@@ -164,7 +164,7 @@ case $stage in
     list) stages ;;
     data | table) watch group "$stage" ;;
     tokenize) check_run && train "$run" --tokenize_only true ;;
-    train) check_run && train "$run" "${options[@]}" ;; # train.sh passes SIGTERM on
-    evaluate) check_run && watch group evaluate "$run" "${options[@]}" ;;
+    train) check_run && train "$run" ${options[@]+"${options[@]}"} ;; # train.sh passes SIGTERM on
+    evaluate) check_run && watch group evaluate "$run" ${options[@]+"${options[@]}"} ;;
     *) fail "STAGE must be data, tokenize, train, evaluate, table or list, not '$stage'" ;;
 esac; exit # on the line before, so that bash has read it: this file may change while a stage runs

@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from redi.runs.checkpoints import is_finished_run, refuse_foreign_folder
-from redi.runs.driver import check_driver
 from redi.runs.errors import UsageError, usage_errors
+from redi.runs.launch import check_driver
 from redi.runs.recipe_options import parse_options
 from redi.stages import STAGES, Stage
 

@@ -90,18 +90,13 @@ def test_files_and_folders_stay_small():
 
 def test_arrays_that_may_be_empty_expand_in_old_versions_of_bash():
     """Up to bash 4.3, `"${a[@]}"` of an empty array is an unbound variable under `set -u`."""
-    scripts = [
-        p
-        for folder in ("recipes", "scripts")
-        for p in (REPOSITORY / folder).rglob("*")
-        if p.suffix in (".sh", ".sbatch")
-    ]
+    files = [path for folder in ("recipes", "scripts") for path in (REPOSITORY / folder).rglob("*")]
     offenders = []
-    for path in scripts:
-        text = path.read_text()
-        for name in re.findall(r"(\w+)=\(\)|read -ra (\w+)", text):
-            name = name[0] or name[1]
-            expansions = len(re.findall(rf"\$\{{{name}\[@\]\}}", text))
-            if expansions != len(re.findall(rf"\$\{{{name}\[@\]\+\"\$\{{{name}\[@\]\}}\"", text)):
+    for path in files:
+        text = path.read_text() if path.suffix in (".sh", ".sbatch") else ""
+        empty = re.findall(r"(\w+)=\((?=\)|\"\$\{@)|read .*-a (\w+)", text)
+        for name in {first or second for first, second in empty}:
+            unguarded = rf"(?<!\+)\"\$\{{{name}\[@\]\}}\""
+            if re.search(unguarded, text) and f"{name}+=(" not in text:
                 offenders.append(f"{path}: {name}")
     check_none(offenders)

@@ -8,7 +8,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 
 
 def load_rows(name: str, split: str) -> Dataset:

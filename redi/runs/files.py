@@ -1,8 +1,9 @@
-"""Output folders and files that are either complete or absent, and the hashes that identify inputs."""
+"""Paths and Hub ids; outputs that are either complete or absent; the hashes that identify inputs."""
 
 import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 import threading
@@ -18,6 +19,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 MANIFEST = "manifest.json"
 CARD = "README.md"
 MOUNTS = Path("/proc/self/mountinfo")
+OUTPUT_FOLDERS = ("data", "models", "runs")
 
 
 def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -145,3 +147,15 @@ def fingerprint(source: str | Path) -> str:
 def cpus() -> int:
     """How many processor cores this process may use: on a cluster a job may get a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be a Hub id: `owner/name`, or `owner/name@REVISION`.
+
+    A path that exists is not, nor is a data file, nor a folder that the recipes are yet to make, such as `data/pairs`:
+    a stranger may own that name on the Hub.
+    """
+    match = re.fullmatch(r"([\w.-]+)/[\w.-]+(@.+)?", name)
+    if match is None or name.endswith((".parquet", ".jsonl")) or Path(name).exists():
+        return False
+    return match[1] not in OUTPUT_FOLDERS and not Path(match[1]).exists()

@@ -8,8 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from redi.runs.errors import UsageError
-from redi.runs.files import write_text
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id, write_text
 from redi.runs.manifest import read_manifest
 from redi.runs.markdown import grid
 

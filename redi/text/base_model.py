@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 from redi.text.encoding import render
 from redi.text.prompts import read_chat_template, stop_token_ids
 

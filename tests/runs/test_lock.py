@@ -47,9 +47,7 @@ def test_a_dead_owner_is_taken_over(tmp_path, number_is_used_again):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})])
 def test_another_host_or_an_unreadable_owner_is_refused(tmp_path, text):
     (tmp_path / ".out.lock").write_text(text)
     with pytest.raises(UsageError, match=f"delete {tmp_path / '.out.lock'}"), folder_lock(tmp_path / "out"):

@@ -19,7 +19,7 @@ from redi.data.reading import parquet, text_files
 from redi.data.reading.data_files import data_files, kind_of
 from redi.data.reading.schema import DEFAULTS, FLAT, SELECTION, check_schema, normalised, path_of, top_level
 from redi.runs.errors import UsageError
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
