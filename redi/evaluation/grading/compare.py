@@ -40,6 +40,14 @@ _BASES = {
 _ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
+# A name (a letter or word with its accent, subscript and primes), or another command, whose letters are not names.
+NAMES = re.compile(
+    r"((?:\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])"
+    r"|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
+    r"|chi|psi|omega|ell|hbar|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])|[A-Za-z])"
+    r"(?:_\{(?:[^{}=]|\{[^{}]*\})*\})?(?:\^\{\*\})?'*)|\\(?:begin|end|mathbb) ?\{\w+\}|\\[a-zA-Z]+"
+)
+_BOUND = re.compile(r"\\(?:sum|prod|int|iint|lim|max|min|sup|inf)(?![a-z])|[A-Za-z] ?\\to")
 _LOG = re.compile(r"\\log(?![a-zA-Z]| ?_)")
 _PERCENT = read_unit("percent").powers
 
@@ -82,13 +90,20 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def _ask(symbolic: Symbolic | None, gold: str, answer: str) -> Verdict:
-    """Asks with a `\\log` without a base read as `\\ln` if the other side writes only `\\ln`."""
+    """Expressions of different variables differ. A `\\log` is a `\\ln` if the other side writes only `\\ln`."""
+    if not _BOUND.search(gold + answer) and _variables(gold) != _variables(answer):
+        return False
     if symbolic is None:
         return None
     for name, other in ((gold, answer), (answer, gold)):
         if r"\ln" in name and r"\log" not in name and r"\ln" not in other:
             return symbolic(_LOG.sub(r"\\ln", gold), _LOG.sub(r"\\ln", answer))
     return symbolic(gold, answer)
+
+
+@lru_cache(maxsize=50_000)
+def _variables(latex: str) -> frozenset[str]:
+    return frozenset(match[1] for match in NAMES.finditer(latex)) - {None, "e", "i"}
 
 
 def _compare(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:

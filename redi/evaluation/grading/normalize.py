@@ -11,8 +11,8 @@ from functools import lru_cache
 MAX_ANSWER_CHARS = 2000
 
 _LATEX_NAMES = r"""\infty ^\circ \times \cdot \cdot \sqrt \le \ge \neq \approx \pm \cup \cap \in \emptyset \alpha \beta
-    \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon \phi \chi \psi \omega
-    \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega"""
+    \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon \phi
+    \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega"""
 _SYMBOLS = "∞°×·⋅√≤≥≠≈±∪∩∈∅αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
 CHARACTERS = {ord(character): f"{name} " for character, name in zip(_SYMBOLS, _LATEX_NAMES.split(), strict=True)}
 CHARACTERS |= dict.fromkeys(map(ord, "\u2212\u2013\u2010\u2011"), "-") | dict.fromkeys(map(ord, "÷\u2215"), "/")

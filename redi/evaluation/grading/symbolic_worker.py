@@ -15,7 +15,7 @@ import signal
 import sys
 from tokenize import TokenError
 
-from redi.evaluation.grading.compare import equal
+from redi.evaluation.grading.compare import NAMES, equal
 from redi.evaluation.grading.paper_grader import rllm_equal
 
 HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, in case its parent is gone
@@ -25,14 +25,6 @@ DIGITS = 25  # of values
 POINTS = 20  # at which expressions are tried
 ENOUGH = 4  # points with real values that must agree
 
-_GREEK = r"\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau"
-_GREEK += r"|(?:var)?phi|chi|psi|omega|ell|hbar|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])"
-_ACCENT = r"\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])"
-_SUBSCRIPT = r"_\{(?:[^{}=]|\{[^{}]*\})*\}"
-# A name, or another command, whose letters are not names.
-_NAME = re.compile(
-    rf"((?:{_ACCENT}|{_GREEK}|[A-Za-z])(?:{_SUBSCRIPT})?(?:\^\{{\*\}})?'*)|\\(?:begin|end|mathbb) ?\{{\w+\}}|\\[a-zA-Z]+"
-)
 _LETTERS = "xyzabcdhjklmnopqrstuvw"
 _MATRIX_PRODUCT = re.compile(r"(?:[A-Z](?:\^\{(?:-1|T|\\top)\})? ?)+")
 
@@ -62,10 +54,10 @@ def same_value(gold: str, answer: str) -> bool:
 
 def _renamed(*texts: str) -> list[str]:
     """Gives the names that the parser would misread (capitals, accents, primes, subscripts, words) unused letters."""
-    names = dict.fromkeys(match[1] for text in texts for match in _NAME.finditer(text) if match[1])
+    names = dict.fromkeys(match[1] for text in texts for match in NAMES.finditer(text) if match[1])
     unused = (letter for letter in _LETTERS if letter not in names)
     new = {name: name if len(name) == 1 and name.islower() else next(unused, name) for name in names}
-    return [_NAME.sub(lambda match: f" {new[match[1]]} " if match[1] else match[0], text) for text in texts]
+    return [NAMES.sub(lambda match: f" {new[match[1]]} " if match[1] else match[0], text) for text in texts]
 
 
 def _parsed(text: str):
