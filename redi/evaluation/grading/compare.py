@@ -21,10 +21,9 @@ Items = tuple[Answer, ...]
 MAX_ITEMS = 100
 
 _SPACES = re.compile(r"(?<!\d) | (?!\d)")
-_LETTER = re.compile(r"(?<![a-zA-Z\\])[A-Za-z]|\\(?:text|bar|hat|vec)")
 _ARTICLE = re.compile(r"^(?:an?|the) +", re.IGNORECASE)
 _TIME = re.compile(r"0?(\d{1,2}):([0-5]\d)")
-_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+)\)?_\{\(?(\w+)\)?\}")
+_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+)\)?_\{(?:base)?\(?(\w+)\)?\}")
 _BASES = {
     "two": 2,
     "three": 3,
@@ -49,6 +48,7 @@ NAMES = re.compile(
 )
 _BOUND = re.compile(r"\\(?:sum|prod|int|iint|lim|max|min|sup|inf)(?![a-z])|[A-Za-z] ?\\to")
 _LOG = re.compile(r"\\log(?![a-zA-Z]| ?_)")
+_SAME_ORDER = ({"", "()"}, {"column", "()"})  # brackets of items that equal each other in the same order
 _PERCENT = read_unit("percent").powers
 
 
@@ -204,7 +204,7 @@ def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic | None) 
             return _ask(symbolic, gold.latex, answer.latex)
         return _ordered(gold.items, answer.items, symbolic)
     equation = gold if gold.kind == "equation" else answer
-    numeric = [side for side in equation.items if not _LETTER.search(side.latex)]
+    numeric = [side for side in equation.items if not _variables(side.latex)]
     if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
         return False
     sides = dict.fromkeys([_result(equation), *numeric])
@@ -231,17 +231,10 @@ def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> V
     marks = {gold.marks, answer.marks}
     if marks <= {"", "{}"}:
         return _unordered(gold.items, answer.items, symbolic)
-    if (
-        len(marks) == 2
-        and marks not in ({"", "()"}, {"column", "()"})
-        and (marks != {"", "[]"} or len(gold.items) < 3)
-    ):
+    if len(marks) == 2 and marks not in _SAME_ORDER and (marks != {"", "[]"} or len(gold.items) < 3):
         return False
-    return _ordered(*(_by_name(side.items) for side in (gold, answer)), symbolic)
-
-
-def _by_name(items: Items) -> Items:
-    return tuple(sorted(items, key=_name)) if all(_name(item) for item in items) else items
+    by_name = (sorted(side.items, key=_name) if all(map(_name, side.items)) else side.items for side in (gold, answer))
+    return _ordered(*map(tuple, by_name), symbolic)
 
 
 def _ordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
@@ -256,11 +249,15 @@ def _unordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict
         return False
     left, undecided = list(answer), False
     for item in gold:
-        verdicts = [_compare(item, candidate, symbolic) for candidate in left]
-        if True in verdicts:
-            left.pop(verdicts.index(True))
-        elif None in verdicts:
-            undecided = True
+        possible = False
+        for index, candidate in enumerate(left):
+            verdict = _compare(item, candidate, symbolic)
+            possible = possible or verdict is None
+            if verdict:
+                left.pop(index)
+                break
         else:
-            return False
+            if not possible:
+                return False
+            undecided = True
     return None if undecided else True

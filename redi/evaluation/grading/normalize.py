@@ -48,6 +48,7 @@ _COMMANDS = {
     r"\bar ": "overline",
     r"^\circ ": "degree degrees textdegree",
     r"\%": "percent",
+    r"\text{sterling}": "pounds",
     "'": "prime",
 }
 _REPLACEMENT = {rf"\{name}": new for new, names in _COMMANDS.items() for name in names.split()}
@@ -105,7 +106,7 @@ _RULES = [
     (r"(?<=[a-zA-Z ])!=|\\not ?=", r"\\neq "),
     (r":=", "="),
     (r"\*\*", "^"),
-    (r"\^ ?\{? ?('+) ?\}?", r"\1"),
+    (r"\^ ?\{? ?('+) ?\}?| (?=')", r"\1"),
     (r"([\^_])\s?(-?\d+|[a-zA-Z]|\\[a-zA-Z]+)", r"\1{\2}"),
     (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w|\.\d)", r"\1 \\times 10^{\2}"),
     (r"\^\{\+", "^{"),
@@ -120,8 +121,8 @@ _RULES = [
     (r"[\[(] ?(\\begin ?\{(array|matrix)\}.*\\end ?\{\2\}) ?[\])]", r"\1"),
     (r"\{(?:[bpB]?matrix|array)\}", "{pmatrix}"),
     (r"(\d) ?\^\{\\circ\} ?(\d[\d.]*) ?'$", r"\1\\text{degrees}\2\\text{arcminutes}"),
-    (r"\\text\{(dollars|euros|sterling)\} ?(\d(?:[\d.,]*\d)?)", r"\2\\text{ \1 }"),
-    (r"\(? ?\\text\{[ (]*base ?(\w*)[ )]*\} ?(\d*)\)?$", r"_{\1\2}"),
+    (r"\\text\{(dollars|euros|sterling|Rs\.? ?)\} ?(\d(?:[\d.,]*\d)?)", r"\2\\text{ \1 }"),
+    (r"\(? ?\\text\{[ (]*(?:in )?base ?(\w*)[ )]*\} ?(\d*)\)?$", r"_{\1\2}"),
     (r"\\\{ ?\\\}", r"\\emptyset "),
     (r"\\mathbb ?R(?![a-zA-Z])", r"\\mathbb{R}"),
     (r"\](?=[^\[\],;]+[,;][^\[\],;]+\[)([^\[\]]*)\[", r"(\1)"),  # French intervals

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 from redi.evaluation.grading.exact_numbers import exact_number
 from redi.evaluation.grading.normalize import clean
@@ -18,8 +19,8 @@ _AND = re.compile(r"[,;]|\\\\|\\text.*\}|,? (?:and|or) ")
 _ORDER = re.compile(r"<|>|\\le|\\ge|\\neq|\\in|=|\\equiv|\\approx")
 _REVERSED = {">": "<", r"\ge": r"\le"}
 NAME = re.compile(
-    rf"(?:(?:m ?)?\\(?:angle|triangle) ?)?(?:{_TEXT}|\\[a-zA-Z]+|[A-Za-z]+)(?:_\{{[^{{}}]*\}})?'*(?: ?\([^()]*\))?"
-    r"|\|[^|]*\||\\(?:bar|vec|hat|dot) ?\{[^{}]*\}"
+    rf"(?!\\pi\b)(?:(?:m ?)?\\(?:angle|triangle) ?)?(?:{_TEXT}|\\[a-zA-Z]+|[A-Za-z]+)"
+    r"(?:[_^]\{[^{}]*\})?'*(?: ?\([^()]*\))?|\|[^|]*\||\\(?:bar|vec|hat|dot) ?\{[^{}]*\}"
 )
 _VARIABLE = re.compile(r"(?:\\[a-z]+|[A-Za-z])(?:_\{\w+\})?")
 _MATRIX = re.compile(r"\\begin ?\{pmatrix\}(.*)\\end ?\{pmatrix\}")
@@ -37,7 +38,7 @@ _PARTS = re.compile(rf"([\d.]+) ?({_TEXT}) ?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _WORDS = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
 _SYNONYMS = {
-    r"\emptyset": r"(?:the )?(?:no|empty|null)(?: real| such| valid)*(?: solutions?| set| values?| roots?)|none",
+    r"\emptyset": r"(?:there (?:is|are) |the )?(?:no|empty)(?: real| valid)*(?: solutions?| set| values?| roots?)|none",
     r"\text{undefined}": r"dne|(?:the limit )?does not exist",
     r"\mathbb{R}": r"(?:all|any|the set of) (?:all )?reals?(?: numbers?)?",
     r"\infty": r"infinity",
@@ -75,9 +76,11 @@ class Answer:
 def readings(text: str) -> tuple[Answer, ...]:
     """The ways to read an answer: `1,250` is a number or a list."""
     text = clean(text)
-    if text.count("{") != text.count("}"):
+    depths = list(accumulate((c == "{") - (c == "}") for c in text))
+    if min(depths, default=0) < 0 or depths[-1:] != [0]:
         return (Answer("text", text),)
-    if choice := _CHOICE.fullmatch(re.sub(_TEXT, lambda m: f"{unwrapped(m[0]).strip()} ", text).strip()):
+    letters = re.sub(r"\\text ?\{ ?([A-J]) ?\}", r"(\1)", text)
+    if choice := _CHOICE.fullmatch(re.sub(_TEXT, lambda m: f"{unwrapped(m[0]).strip()} ", letters).strip()):
         letter, rest = (group for group in choice.groups() if group is not None)
         if letter.isupper() and not _NOT_AFTER_CHOICE.match(rest):
             return (Answer("choice", letter, readings(rest) if rest else ()),)

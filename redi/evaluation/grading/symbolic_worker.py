@@ -56,7 +56,9 @@ def _renamed(*texts: str) -> list[str]:
     """Gives the names that the parser would misread (capitals, accents, primes, subscripts, words) unused letters."""
     names = dict.fromkeys(match[1] for text in texts for match in NAMES.finditer(text) if match[1])
     unused = (letter for letter in _LETTERS if letter not in names)
-    new = {name: name if len(name) == 1 and name.islower() else next(unused, name) for name in names}
+    index = any("_{i=" in text for text in texts)  # not the imaginary unit
+    plain = {name for name in names if len(name) == 1 and name.islower()} - ({"i"} if index else set())
+    new = {name: name if name in plain else next(unused, name) for name in names}
     return [NAMES.sub(lambda match: f" {new[match[1]]} " if match[1] else match[0], text) for text in texts]
 
 

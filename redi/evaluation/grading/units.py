@@ -1,11 +1,11 @@
 """Units of measurement: from the text after a value to a scale and powers of base units."""
 
+import math
 import re
+from collections import Counter
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
-
-MAX_POWER = 9
 
 # Base unit, then its multiples with their names. Symbols of one or two letters count as written, words in any case.
 _TABLE = """
@@ -47,18 +47,20 @@ _NOT_UNITS = re.compile(
     "or|and|to|more|less|fewer|than|at|least|most|greater|not?|none|if|when|where|for|base|half|times|plus|minus|over|pi"
     "|between|except|only|with|without|factorial|choose|but"
 )
-_FILLERS = re.compile("the|an?|of|total|all|each|exactly|approximately|about")
-_TOKEN = re.compile(r"[A-Za-z]+|\^\{?(-?\d+)\}?|\\cdot|\d+|\S")
+_FILLERS = re.compile(r"the|an?|of|total|all|each|exactly|approximately|about|\\cdot|[.*'-]")
+_TOKEN = re.compile(r"[A-Za-z]+|\^\{?(-?\d)\}?|\\cdot|\d|\S")
 _HALF_DAY = re.compile(r"\b([ap])\.? ?m\b\.?", re.IGNORECASE)
 
 
 class Unit(NamedTuple):
-    factor: Fraction  # of number words: million
-    scale: Fraction  # from this unit to base units
-    powers: frozenset[tuple[str, int]]  # of base units and unknown words
+    """The factor of number words (million), the scale to base units, and the powers of base units and other words."""
+
+    factor: Fraction = Fraction(1)
+    scale: Fraction = Fraction(1)
+    powers: frozenset[tuple[str, int]] = frozenset()
 
 
-NO_UNIT = Unit(Fraction(1), Fraction(1), frozenset())
+NO_UNIT = Unit()
 
 
 @lru_cache(maxsize=10_000)
@@ -67,69 +69,47 @@ def read_unit(text: str) -> Unit | None:
 
     An unknown word is a unit of its own, so different words are different units.
     """
-    words: list[tuple[str, int]] = []
-    sign, power, outer = 1, 1, []
-    text = _HALF_DAY.sub(r"\1m", text.replace(r"\mu", "u").replace(r"\Omega", "ohm ").replace("u ", "u"))
+    units: list[tuple[Unit, int]] = []
+    sign, power, outer = 1, 1, [1]
+    text = _HALF_DAY.sub(r"\1m", re.sub(r"\\mu ?", "u", text).replace(r"\Omega", "ohm "))
     for match in _TOKEN.finditer(text):
         token, name = match.group(), match.group().lower()
-        if match[1] or token.isdecimal() or (name in ("squared", "cubed") and words):
-            if not words:
-                return None
-            word, exponent = words.pop()
-            words.append((word, exponent * int(match[1] or _POWERS.get(name) or token)))
+        if (match[1] or token.isdecimal() or name in ("squared", "cubed")) and units:
+            units[-1] = units[-1][0], units[-1][1] * int(match[1] or _POWERS.get(name) or token)
         elif name in ("/", "per"):
             sign = -1
         elif token in "()":
-            outer = [*outer, sign] if token == "(" else outer[:-1]
-            sign = outer[-1] if outer else 1
+            outer = [*outer, sign] if token == "(" else outer[:-1] or [1]
+            sign = outer[-1]
         elif name in _POWERS:
             power = _POWERS[name]
-        elif _NOT_UNITS.fullmatch(name) or (not token.isalpha() and token not in (r"\cdot", ".", "*", "-", "'")):
-            return None
-        elif name == "of" and words:
+        elif name == "of" and units:
             break
-        elif token.isalpha() and not _FILLERS.fullmatch(token):
-            words.append((token, sign * power))
-            sign, power = outer[-1] if outer else 1, 1
-    return _product([(_word(word), power) for word, power in words])
-
-
-def _product(units: list[tuple[Unit, int]]) -> Unit:
-    factor, scale, powers = Fraction(1), Fraction(1), {}
-    for unit, power in units:
-        if abs(power) > MAX_POWER:
-            return None
-        factor *= unit.factor**power
-        scale *= unit.scale**power
-        for base, exponent in unit.powers:
-            powers[base] = powers.get(base, 0) + exponent * power
-    return Unit(factor, scale, frozenset((base, power) for base, power in powers.items() if power))
+        elif not _FILLERS.fullmatch(token) or (token == "-" and not units):
+            if _NOT_UNITS.fullmatch(name) or not token.isalpha():
+                return None
+            unknown = Unit(powers=frozenset({(name.removesuffix("s") if len(name) > 2 else name, 1)}))
+            units.append((known_unit(token) or unknown, sign * power))
+            sign, power = outer[-1], 1
+    powers: Counter[str] = Counter()
+    for unit, exponent in units:
+        powers.update({base: exponent * inner for base, inner in unit.powers})
+    factor, scale = (math.prod(unit[i] ** exponent for unit, exponent in units) for i in (0, 1))
+    return Unit(factor, scale, frozenset((base, exponent) for base, exponent in powers.items() if exponent))
 
 
 def known_unit(word: str) -> Unit | None:
-    """The unit of a word: as written, in lower case, in the singular, or after a prefix."""
-    singular = word.lower().removesuffix("s") if len(word) > 2 else word
-    for name in (word, word.lower() if len(word) > 1 else word, singular):
-        if name in _KNOWN:
-            return _KNOWN[name]
-    for prefix, power in _PREFIXES.items():
-        for name in (word, singular):
-            if name.startswith(prefix) and name.removeprefix(prefix) in _PREFIXED.split():
-                unit = _KNOWN[name.removeprefix(prefix)]
-                return unit._replace(scale=unit.scale * Fraction(10) ** power)
-    return None
-
-
-def _word(word: str) -> Unit:
-    name = word.lower().removesuffix("s") if len(word) > 2 else word.lower()
-    return known_unit(word) or NO_UNIT._replace(powers=frozenset({(name, 1)}))
+    """The unit of a word: as written, in lower case or in the singular."""
+    lower = word.lower() if len(word) > 1 else word
+    return _KNOWN.get(word) or _KNOWN.get(lower) or _KNOWN.get(lower.removesuffix("s"))
 
 
 _KNOWN: dict[str, Unit] = {}
-for _line in _TABLE.split("\n"):
-    _base, _, _multiples = _line.partition(": ")
-    for _multiple in filter(None, _multiples.split("; ")):
-        _scale, *_names = _multiple.split()
-        _unit = read_unit(_base) if _base != "1" else NO_UNIT._replace(factor=Fraction(_scale))
-        _scale = Fraction(_scale) if _base != "1" else 1
-        _KNOWN |= {name: _unit._replace(scale=_unit.scale * _scale) for name in _names}
+for _base, _, _multiples in (line.partition(": ") for line in _TABLE.strip().split("\n")):
+    for _scale, *_names in (multiple.split() for multiple in _multiples.split("; ")):
+        _unit = read_unit(_base) if _base != "1" else Unit(factor=Fraction(_scale))
+        _KNOWN |= dict.fromkeys(_names, _unit._replace(scale=_unit.scale * Fraction(_scale if _base != "1" else 1)))
+for _prefix, _power in _PREFIXES.items():
+    for _name in _PREFIXED.split():
+        _unit = _KNOWN[_name]
+        _KNOWN.setdefault(_prefix + _name, _unit._replace(scale=_unit.scale * Fraction(10) ** _power))
