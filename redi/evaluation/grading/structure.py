@@ -38,7 +38,7 @@ _PARTS = re.compile(rf"([\d.]+) ?({_TEXT}) ?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _WORDS = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
 _SYNONYMS = {
-    r"\emptyset": r"(?:there (?:is|are) |the )?(?:no|empty)(?: real| valid)*(?: solutions?| set| values?| roots?)|none",
+    r"\emptyset": r"(?:there (?:is|are) |the )?(?:no|empty)(?: real)?(?: solutions?| set| values?| roots?)|none",
     r"\text{undefined}": r"dne|(?:the limit )?does not exist",
     r"\mathbb{R}": r"(?:all|any|the set of) (?:all )?reals?(?: numbers?)?",
     r"\infty": r"infinity",
@@ -170,7 +170,7 @@ def _read_relation(text: str, depth: int) -> Answer | None:
 
 
 def _read_brackets(text: str, depth: int) -> Answer | None:
-    """Sets, tuples, intervals, unions, ratios and matrices."""
+    """Sets, tuples, intervals, unions and matrices."""
     if text == r"\mathbb{R}":
         return read(r"(-\infty,\infty)", depth + 1)
     parts, _ = split(text, re.compile(r"\\cup"))
@@ -181,10 +181,6 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
         point = read(parts[1], depth + 1)
         ends = rf"(-\infty,{point.latex})\cup({point.latex},\infty)"
         return read(ends, depth + 1) if point.kind == "value" else Answer("union", text)
-    parts, _ = split(text, re.compile(":"))
-    numbers = [exact_number(part) for part in parts]
-    if len(parts) > 2 and all(numbers):
-        return Answer("items", text, tuple(Answer("value", str(number / numbers[0])) for number in numbers), ":")
     if match := _MATRIX.fullmatch(text):
         rows = [split(row, re.compile("&"))[0] for row in split(match[1], re.compile(r"\\\\"))[0] if row]
         cells = [_read_all(row, depth) for row in rows]
