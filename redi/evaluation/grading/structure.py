@@ -83,7 +83,11 @@ def readings(text: str) -> tuple[Answer, ...]:
     if choice := _CHOICE.fullmatch(re.sub(_TEXT, lambda m: f"{unwrapped(m[0]).strip()} ", letters).strip()):
         letter, rest = (group for group in choice.groups() if group is not None)
         if letter.isupper() and not _NOT_AFTER_CHOICE.match(rest):
-            return (Answer("choice", letter, readings(rest) if rest else ()),)
+            return (Answer("choice", letter, _versions(rest) if rest else ()),)
+    return _versions(text)
+
+
+def _versions(text: str) -> tuple[Answer, ...]:
     joined = _THOUSANDS.sub(lambda m: m[0] if _in_brackets(text[: m.start()]) else m[0].replace(",", ""), text)
     return tuple(read(version) for version in dict.fromkeys((joined, text)))
 
@@ -166,7 +170,10 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     names, values = (split(_inside(side), _AND)[0] for side in (sides[0], sides[-1]))
     if len(names) == len(values) > 1 and _outer(sides[0]) and all(map(_VARIABLE.fullmatch, names)):
         return read(", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True)), depth + 1)
-    return Answer("equation", "=".join(sides), tuple(read(side, depth + 1) for side in sides if side))
+    sides = [side for side in sides if side]
+    if len(sides) < 2:
+        return read(sides[0], depth + 1) if sides else Answer("value", text)
+    return Answer("equation", "=".join(sides), tuple(read(side, depth + 1) for side in sides))
 
 
 def _read_brackets(text: str, depth: int) -> Answer | None:

@@ -1,5 +1,7 @@
 """Kinds of answers as models write them: a reference answer, the right answers to it, and wrong ones."""
 
+import random
+
 import pytest
 from helpers.graded import boxed
 
@@ -284,3 +286,37 @@ def test_kinds_of_answers(gold, right, wrong):
 def test_text_with_unbalanced_braces_equals_only_itself(answer):
     assert equal("5", answer) is False
     assert equal(answer, answer)
+
+
+def test_no_text_makes_the_comparison_raise():
+    bits = r"\text{ \frac { } ( ) [ ] \{ \} , ; = < \le \in \cup \pm x 5 1,250 cm ^\circ \mathrm{ \\ | : % \$ _ ^"
+    bits = [
+        *bits.split(),
+        " ",
+        r"\text{ or }",
+        " and ",
+        "\u00bd",
+        "(C)",
+        r"\pmod",
+        r"\approx",
+        r"\neq",
+        "!",
+        ".",
+        "-",
+        "3:30",
+        "XIV",
+    ]
+    rng = random.Random(0)
+    for _ in range(4000):
+        gold, answer = ("".join(rng.choices(bits, k=rng.randint(1, 12))) for _ in range(2))
+        assert equal(gold, answer) in (True, False, None)
+    for answer in (
+        "(A)" * 600,
+        r"\text{" * 300,
+        "(" * 1999,
+        "1," * 999,
+        "'" * 1990,
+        "5" + " cm" * 600,
+        r"\frac{" * 300,
+    ):
+        assert equal("5", answer) in (True, False, None)
