@@ -70,18 +70,28 @@ def _may_change(key: str, given: dict[str, Any]) -> bool:
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
-    checkpoints = {
-        int(match[1]): path
-        for path in Path(output_dir).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
-    }
+    """The newest checkpoint to resume from, and the newer ones that a kill cut off; those are left on the disk."""
     incomplete = []
-    for _, path in sorted(checkpoints.items(), reverse=True):
-        if _is_complete(path):
+    for path in reversed(_checkpoints(output_dir)):
+        if _has_model(path) and _can_resume(path):
             return path, incomplete
         incomplete.append(path)
     return None, incomplete
+
+
+def complete_checkpoints(run: str | Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints whose model is complete, in order of their steps, and those whose is not."""
+    found = {path: _has_model(path) for path in _checkpoints(run)}
+    return [path for path in found if found[path]], [path for path in found if not found[path]]
+
+
+def _checkpoints(run: str | Path) -> list[Path]:
+    found = {
+        int(match[1]): path
+        for path in Path(run).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    }
+    return [path for _, path in sorted(found.items())]
 
 
 def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
@@ -98,8 +108,8 @@ def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
         )
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether every file that resuming reads exists and is complete; reads only a little of each file.
+def _has_model(checkpoint: Path) -> bool:
+    """Whether the checkpoint was written to its end, and its weights are whole; reads only a little of each file.
 
     transformers 5.19 writes model, optimizer, scheduler, random states and finally `trainer_state.json`, in place. If
     that file is missing, the others are incomplete. If it exists, they can still be: a disk may have lost data that
@@ -107,9 +117,15 @@ def _is_complete(checkpoint: Path) -> bool:
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if find_damage(checkpoint):
-            return False
-        parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
+        return find_damage(checkpoint) is None
+    except (OSError, ValueError):
+        return False
+
+
+def _can_resume(checkpoint: Path) -> bool:
+    """Whether every other file that resuming reads exists and is complete."""
+    parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
+    try:
         if (checkpoint / "latest").is_file():  # DeepSpeed writes it after all ranks' parts
             parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
         if not all(any(checkpoint.glob(part)) for part in parts):

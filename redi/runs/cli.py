@@ -1,6 +1,7 @@
 """Strict command-line options: no abbreviations, and an unknown option names the nearest known one."""
 
 import argparse
+import math
 import sys
 from typing import Any, NoReturn
 
@@ -34,6 +35,13 @@ class StrictParser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], list(self._option_string_actions))}")
         return parsed
+
+    def _get_value(self, action, arg_string):
+        """Converts a value; nan and infinity, which float() reads, are no value of any option."""
+        value = argparse.ArgumentParser._get_value(self, action, arg_string)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentError(action, f"{arg_string} is not a finite number")
+        return value
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

@@ -18,6 +18,7 @@ _NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_mod
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
     error = StrictParser.error
+    _get_value = StrictParser._get_value
 
 
 def parse_options(

@@ -12,8 +12,8 @@ from redi.runs.errors import UsageError
     [
         ('{"id": 1, "problem": "p"', "line 2: not valid JSON"),
         ('{"id": "x", "problem": "p"}', "line 2: no 'answer'"),
-        ('{"id": "x", "problem": "p", "answer": 5}', "row 2: 'answer' must be text"),
-        ('{"id": "p0", "problem": "p", "answer": "5"}', "row 2: id 'p0' occurs twice"),
+        ('{"id": "x", "problem": "p", "answer": 5}', "line 2: 'answer' must be text"),
+        ('{"id": "p0", "problem": "p", "answer": "5"}', "line 2: id 'p0' occurs twice"),
     ],
 )
 def test_bad_benchmarks_name_the_line(tmp_path, line, message):

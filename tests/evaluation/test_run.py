@@ -19,7 +19,8 @@ from redi.evaluation.generation.generate import generate_in_child
 from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.options import parse
 from redi.evaluation.reporting.training_dynamics import evaluated_panels
-from redi.evaluation.run import complete_checkpoints, find_models, usual_protocol
+from redi.evaluation.run import find_models, usual_protocol
+from redi.runs.checkpoints import complete_checkpoints
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 
@@ -204,7 +205,7 @@ def test_eval_sh_from_another_folder(tmp_path):
     [
         ([], "the following arguments are required: MODEL_OR_RECIPE"),
         (["--n", "4"], "the following arguments are required: MODEL_OR_RECIPE"),
-        (["model", "--output", "x"], "unknown option '--output'"),
+        (["model", "--out", "x"], "unknown option '--out'; did you mean '--output'?"),
         (["model", "--watch", "--where"], "--where is for a model; remove --every-checkpoint or --watch"),
         (["model", "--every-checkpoint", "--benchmark", "small.jsonl"], "model is not the folder of a run"),
         (["model", "--benchmark", "small.jsonl"], "--model model is not a folder, and not a Hub id"),
@@ -221,7 +222,7 @@ def test_bad_arguments_are_one_line(tmp_path, monkeypatch, capsys, arguments, me
 
 def test_a_run_without_a_complete_checkpoint_is_refused(small_protocols, tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
-    assert complete_checkpoints(tmp_path / "run") == []
+    assert complete_checkpoints(tmp_path / "run") == ([], [tmp_path / "run" / "checkpoint-5"])
     assert "has no complete checkpoint" in refusal(["run", "run", "--every-checkpoint"], capsys)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.reporting.scores import GradedFolder, Scores, read_graded
+from redi.evaluation.reporting.scores import GradedFolder, Scores, check_same_problems, read_graded
 from redi.evaluation.reporting.statistics import mean_of_benchmarks, pass_at_1, pass_at_k
 from redi.evaluation.reporting.tables import MINUS, PLUS_MINUS
 from redi.runs.errors import UsageError, nearest
@@ -66,6 +66,7 @@ def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, 
         if name in folders:
             raise UsageError(f"--runs names the row {name} twice: {folders[name].path} and {path}")
         folders[name] = read_graded(Path(path), name)
+        check_same_problems(next(iter(folders.values())), folders[name])
     return folders
 
 
@@ -158,6 +159,8 @@ def _deviations(folder: GradedFolder, protocol: dict[str, Any]) -> list[str]:
         ours = folder.protocol.get(key, "not recorded")
         if key != "n" and ours not in allowed:
             found.append(f"{key} {ours}, the paper's {' or '.join(map(str, allowed))}")
+    if folder.grading.get("whole_responses"):
+        found.append("whole responses graded, the paper's what follows </think>")
     for name, scores in folder.scores.items():
         if name in KNOWN and len(scores.ids) != KNOWN[name]:
             found.append(f"{len(scores.ids)} problems of {name}, the paper's {KNOWN[name]}")
