@@ -42,7 +42,9 @@ def read_protocol(name_or_path: str) -> dict[str, Any]:
         UsageError: there is no such protocol, or it has an unknown key or a bad value.
     """
     path = protocol_file(name_or_path)
-    with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", yaml.YAMLError):
+    with usage_errors(
+        lambda error: f"--protocol {path} is not valid YAML: {error}", yaml.YAMLError, UnicodeDecodeError
+    ):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict) or any(value is None for value in values.values()):
         raise UsageError(f"--protocol {path} must hold `key: value` lines")

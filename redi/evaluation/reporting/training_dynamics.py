@@ -117,7 +117,7 @@ def evaluation_folders(run: Path, suffix: str | None = None) -> list[tuple[int, 
         suffix = next(iter(found))
     if found and (suffix or "") not in found:
         raise UsageError(
-            f"--suffix {suffix or 'is needed'}: the checkpoints of {run} were evaluated with {', '.join(sorted(found))}"
+            f"--suffix {suffix or 'is needed'}: {run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
         )
     return sorted(found.get(suffix or "", []))
 
