@@ -43,11 +43,7 @@ class Evaluation:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluates models, or the checkpoints of runs, as the command line of `evaluate.py run` says.
-
-    Raises:
-        UsageError: bad options, or a run without checkpoints.
-    """
+    """Evaluates models, or the checkpoints of runs, as the command line of `evaluate.py run` says."""
     suffix = folder_suffix(options)
 
     def folder_of(model: str) -> Path:
@@ -81,13 +77,8 @@ def is_recipe(target: str) -> bool:
 def find_models(target: str, output_dir: str | None = None) -> list[str]:
     """The models that a target means: folders as absolute paths, or a Hub id.
 
-    Args:
-        target: a model folder, a checkpoint, a Hub id, or a recipe folder. A recipe means the run that it trained, or
-            each finished point of its sweep.
-        output_dir: where a recipe was trained, if not where its config.yaml says.
-
-    Raises:
-        UsageError: `output_dir` is given without a recipe, or neither of them says where a recipe was trained.
+    A recipe folder means the run that it trained, in `output_dir` if not where its config.yaml says, or each finished
+    point of its sweep. Anything else is a model itself.
     """
     config = Path(target) / "config.yaml"
     if not is_recipe(target):
@@ -127,14 +118,7 @@ def folder_suffix(options: argparse.Namespace) -> str:
 
 
 def answers_folder(model: str, suffix: str, root: Path | None = None, from_recipe: bool = False) -> Path:
-    """Where the answers of a model go.
-
-    Args:
-        model: a folder, or a Hub id.
-        suffix: what its options add to the folder's name.
-        root: gets evaluation/ and report/, wherever the model lies.
-        from_recipe: the model is what a recipe trained.
-    """
+    """Where the answers of a model go; `root` gets evaluation/ and report/, wherever the model lies."""
     path = Path(model)
     run, name = path, path.name
     if _is_checkpoint(path):
@@ -148,11 +132,11 @@ def answers_folder(model: str, suffix: str, root: Path | None = None, from_recip
 
 def _belongs_here(run: Path) -> bool:
     """Whether a folder lies in the working folder or the repository, or was trained by this project."""
-    if any(run.resolve().is_relative_to(folder) for folder in (Path.cwd(), REPOSITORY)):
+    if (run / MANIFEST).is_file() or any(run.resolve().is_relative_to(folder) for folder in (Path.cwd(), REPOSITORY)):
         return True
     from redi.runs.checkpoints import STARTED  # imports transformers
 
-    return any((run / name).is_file() for name in (MANIFEST, STARTED))
+    return (run / STARTED).is_file()
 
 
 def evaluate_model(model: str, folder: Path, evaluation: Evaluation, is_usual: bool) -> None:
@@ -177,15 +161,7 @@ def evaluate_checkpoints(
 ) -> None:
     """Samples and grades each complete checkpoint of a run, and reports all of them after each.
 
-    Args:
-        run: folder of the run.
-        evaluation: how to evaluate.
-        folder_of: where the answers of a checkpoint go.
-        suffix: of the report's name.
-        watch: wait for further checkpoints until the run is finished.
-
-    Raises:
-        UsageError: there is no such folder, or it has no complete checkpoint.
+    With `watch`, waits for further checkpoints until the run is finished.
     """
     from redi.runs.checkpoints import complete_checkpoints
 

@@ -50,13 +50,10 @@ def generate(
         benchmarks: what is asked.
         output: a new folder, or that of an earlier run, which is added to.
         options: how to sample.
-        shard: (i, n): only the i-th of n parts of the problems, into a separate folder in `output`. Without it, the
-            samples of all shards are gathered, and the missing ones drawn.
+        shard: (i, n): only the i-th of n parts, into a separate folder in `output`. Without it, the samples of all
+            shards are gathered, and the missing ones drawn.
         protocol: its name, to be recorded.
         limit: ask only the first problems of each benchmark; a later run without it adds the others.
-
-    Raises:
-        UsageError: bad options, benchmarks or model, or a folder with samples that were drawn otherwise.
     """
     started = time.time()
     if shard is not None:

@@ -130,11 +130,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """`"2/4"` as (2, 4); None for None.
-
-    Raises:
-        UsageError: it is not `i/n` with 1 <= i <= n.
-    """
+    """`"2/4"` as (2, 4); None for None."""
     if text is None:
         return None
     index, slash, count = text.partition("/")

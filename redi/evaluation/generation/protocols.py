@@ -20,11 +20,7 @@ def protocol_names() -> list[str]:
 
 
 def protocol_file(name_or_path: str) -> Path:
-    """The file of a protocol.
-
-    Raises:
-        UsageError: it is neither a known name nor a file.
-    """
+    """The file of a protocol; refuses one that is neither a known name nor a file."""
     names = protocol_names()
     path = PROTOCOL_FOLDER / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
     if not path.is_file():

@@ -80,11 +80,7 @@ class SampleStore:
         return [prompt for (task, name), prompt in self._prompts.items() if name in self._asked[task]]
 
     def __enter__(self) -> "SampleStore":
-        """Reads which samples the folder has.
-
-        Raises:
-            UsageError: another process writes into it, or it has samples of other prompts.
-        """
+        """Reads which samples the folder has; refuses those of other prompts, and a folder that is being written."""
         if self.generations.is_file():
             self._stream = self._open()
             try:

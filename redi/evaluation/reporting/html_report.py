@@ -24,14 +24,7 @@ MAX_CHARS = 20_000  # per response; longer ones lose their middle
 
 
 def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path, max_responses: int) -> None:
-    """Writes the page.
-
-    Args:
-        summary: from `summarize`.
-        folders: the graded folders.
-        path: the file to write.
-        max_responses: most responses to include, over all folders.
-    """
+    """Writes the page to `path`, with at most `max_responses` responses over all folders."""
     rows, blocks, problems = _responses(folders, max_responses)
     models, benchmarks = [folder.name for folder in folders], list(folders[0].scores)
     data = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}

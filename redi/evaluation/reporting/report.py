@@ -31,13 +31,9 @@ def report(
     Args:
         inputs: graded folders, one row each, or NAME=DIR. Benchmarks that only some of them have are left out.
         output: gets the files and a manifest.
-        baselines: folders, or names of some of `inputs`, to compute differences to. If empty, the first of several
-            inputs is the baseline.
+        baselines: folders, or names of rows, to compute differences to; by default the first of several inputs.
         max_responses: most responses to include in `report.html`.
         show_disagreements: also print every answer on which the two verdicts differ.
-
-    Raises:
-        UsageError: a folder is not graded or incomplete, protocols or problems differ, or a baseline does not exist.
     """
     from redi.evaluation.reporting.plots import plot_pass_at_1
 

@@ -23,13 +23,9 @@ VERDICTS = ("agrees", "off", "not enough samples", "other protocol", "not run")
 
 
 def reproduce_table(table: str, runs: list[str], rllm_style: bool, output: Path | None) -> str:
-    """Compares graded folders with one of the paper's tables; the table as Markdown.
+    """Compares graded folders (see `match_runs`) with a table of the paper, "table1" to "table4"; as Markdown.
 
-    Args:
-        table: "table1" to "table4".
-        runs: graded folders, see `match_runs`.
-        rllm_style: use the verdicts by the rules of the paper's grader.
-        output: folder that gets the table as `.md` and `.json`; None to write nothing.
+    `output` gets it as `.md` and `.json`. With `rllm_style`, the verdicts by the rules of the paper's grader are used.
     """
     paper = read_paper()
     result = compare(paper, table, match_runs(paper, table, runs), rllm_style)
@@ -71,14 +67,7 @@ def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, 
 
 
 def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder], rllm_style: bool) -> dict[str, Any]:
-    """Compares every cell of a table. Means, errors and differences are in percent.
-
-    Args:
-        paper: from `read_paper`.
-        table: "table1" to "table4".
-        folders: graded folders by row.
-        rllm_style: use the verdicts by the rules of the paper's grader.
-    """
+    """Compares every cell of a table with graded folders by row. Means, errors and differences are in percent."""
     facts = paper["tables"][table]
     cells = []
     for name, row in facts["rows"].items():

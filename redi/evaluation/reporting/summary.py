@@ -18,13 +18,7 @@ from redi.evaluation.reporting.statistics import (
 
 
 def summarize(folders: list[GradedFolder], baselines: list[GradedFolder], benchmarks: list[str]) -> dict[str, Any]:
-    """All numbers of the report. Shares are between 0 and 1.
-
-    Args:
-        folders: one row each; comparable with each other.
-        baselines: those of `folders` that differences are computed to.
-        benchmarks: those that all folders have.
-    """
+    """All numbers of the report, on the benchmarks that all folders have. Shares are between 0 and 1."""
     return {
         "protocol": common_protocol(folders),
         "averaged": averaged(benchmarks),

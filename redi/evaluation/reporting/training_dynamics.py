@@ -101,12 +101,7 @@ def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None =
 def evaluation_folders(run: Path, suffix: str | None = None) -> list[tuple[int, Path]]:
     """The steps and graded folders of a run's checkpoints, as `evaluate.py run` names them.
 
-    Args:
-        run: folder of the run.
-        suffix: what options other than the usual added to the names; by default nothing, or what all names have.
-
-    Raises:
-        UsageError: there is no such suffix, or there are several and none is asked for.
+    `suffix` is what options other than the usual added to the names; by default nothing, or what all names have.
     """
     found: dict[str, list[tuple[int, Path]]] = {}
     for path in run.parent.glob(f"evaluation/{glob.escape(run.name)}_checkpoint-*/{GRADED}"):
@@ -135,12 +130,7 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: s
 
 
 def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
-    """Draws logged quantities to a PNG, one panel per quantity and one line per run.
-
-    Args:
-        runs: label -> folder of the run.
-        output: the PNG to write.
-    """
+    """Draws logged quantities of labelled runs to a PNG, one panel per quantity and one line per run."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draw(logged_panels(runs), output, columns=3)
 
