@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(small_protocols, tiny_model, 
     assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["run_checkpoint-2"]
 
 
-@pytest.mark.parametrize("value", ["nan", "0", "soon"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "soon"])
 def test_a_bad_time_to_wait_is_one_line(small_protocols, tmp_path, monkeypatch, capsys, value):
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("WATCH_SECONDS", value)

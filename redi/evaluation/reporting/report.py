@@ -79,10 +79,11 @@ def _with_baselines(inputs: list[str], baselines: list[str]) -> dict[str, Path]:
 
 def _find(baseline: str, named: dict[str, Path]) -> str | None:
     """The name of the row that a baseline, a folder or a name, means."""
-    for name, path in named.items():
-        if baseline in (name, path.name) or Path(baseline).resolve() == path.resolve():
-            return name
-    return None
+    same = [name for name, path in named.items() if Path(baseline).resolve() == path.resolve()]
+    found = [baseline] if baseline in named else same or [n for n, path in named.items() if path.name == baseline]
+    if len(found) > 1:
+        raise UsageError(f"--baseline {baseline} may be any of {', '.join(found)}; name one of these")
+    return found[0] if found else None
 
 
 def disagreements(folders: list[GradedFolder]) -> str:

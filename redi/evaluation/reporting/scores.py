@@ -65,20 +65,24 @@ def name_folders(inputs: list[str], option: str = "--input") -> dict[str, Path]:
     Raises:
         UsageError: two have the same name.
     """
-    split = [("", each) if Path(each).is_dir() else each.rpartition("=")[::2] for each in map(str, inputs)]
-    paths = [Path(path) for _, path in split]
+    split = [_name_and_path(str(each)) for each in inputs]
     alike: dict[str, list[Path]] = defaultdict(list)
-    for (name, _), path in zip(split, paths, strict=True):
+    for name, path in split:
         if not name:
             alike[path.resolve().name].append(path.resolve())
-    names = [
-        name or _distinct(path.resolve(), alike[path.resolve().name])
-        for (name, _), path in zip(split, paths, strict=True)
-    ]
+    names = [name or _distinct(path.resolve(), alike[path.resolve().name]) for name, path in split]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{option} names a folder twice: {name}; write NAME=DIR to name a row")
-    return dict(zip(names, paths, strict=True))
+    return dict(zip(names, (path for _, path in split), strict=True))
+
+
+def _name_and_path(text: str) -> tuple[str, Path]:
+    """NAME=DIR in two; the name is empty for a folder alone, which may have `=` in its path."""
+    if "=" not in text or Path(text).is_dir():
+        return "", Path(text)
+    name, _, path = text.partition("=")
+    return name, Path(path)
 
 
 def _distinct(path: Path, alike: list[Path]) -> str:
@@ -111,7 +115,8 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     rows: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for (benchmark, problem, index), row in read_samples(folder / GRADED, FIELDS):
         if problem not in questions[benchmark]:
-            questions[benchmark][problem] = _question(row, asked.get(SECOND_GOLDS.get(benchmark, benchmark), {}))
+            problems = asked.get(benchmark) or asked.get(SECOND_GOLDS.get(benchmark), {})
+            questions[benchmark][problem] = _question(row, problems.get(problem))
         rows[benchmark][problem, index] = _slim(row)
     _check_complete(folder, sum(map(len, rows.values())), questions, asked, grading.get("counts", {}))
     scores = {
@@ -121,8 +126,7 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     return GradedFolder(name, folder, protocol, scores, config.get("chat_template_sha256"), grading)
 
 
-def _question(row: dict[str, Any], problems: dict[str, Problem]) -> Question:
-    problem = problems.get(str(row["id"]))
+def _question(row: dict[str, Any], problem: Problem | None) -> Question:
     golds = tuple(texts_of(row["gold"])) if "gold" in row else None
     return Question(problem.problem if problem else "", golds, row.get("prompt", ""))
 

@@ -1,6 +1,7 @@
 """The report: its numbers against a folder worked by hand, and the inputs that it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 from helpers.evaluation import main
@@ -157,7 +158,11 @@ def test_rows_of_equal_folders_are_named_by_what_tells_them_apart(tmp_path, monk
     table = json.loads((tmp_path / "table" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["sft/lora", "redi/lora", "base"]
     assert name_folders(["a/x/n", "a/y/n", "b/y/n", "n"]).keys() == {"x/n", "a/y/n", "b/y/n", f"{tmp_path.name}/n"}
-    assert list(name_folders(["first=a/n", "b=c=d/n", "b/n"])) == ["first", "b=c", "n"]
+    assert name_folders(["first=a/n", "b=c=d/n"]) == {"first": Path("a/n"), "b": Path("c=d/n")}
+    (tmp_path / "alpha=1").mkdir()
+    assert name_folders(["alpha=1", "n=alpha=1"]) == {"alpha=1": Path("alpha=1"), "n": Path("alpha=1")}
+    with pytest.raises(UsageError, match="--baseline lora may be any of sft/lora, redi/lora; name one of these"):
+        report(folders, tmp_path / "table", ["lora"])
     main(["report", "--input", f"one={folders[0]}", f"two={folders[1]}", "--output", "named", "--baseline", "two"])
     table = json.loads((tmp_path / "named" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["one", "two"] and table["baselines"] == ["two"]
