@@ -2,6 +2,7 @@
 # Makes .venv with everything that the project needs. Does nothing if that is already done for this pyproject.toml.
 # PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer).
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
