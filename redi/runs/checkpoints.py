@@ -18,11 +18,21 @@ _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_im
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 
 
-def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Records the options of a run that starts or resumes, and its inputs with their fingerprints."""
+def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str], world_size: int = 1) -> None:
+    """Records the options of a run that starts or resumes, and its inputs with their fingerprints.
+
+    `starts` has an entry for each start whose steps are kept: the step it went on from, and what another start may
+    change.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
-    write_text(folder / STARTED, json.dumps({"config": given, "inputs": hashes}, indent=2, default=str) + "\n")
+    checkpoint = last_complete_checkpoint(folder)[0]
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    earlier = [entry for entry in (read_start(folder) or {}).get("starts", []) if entry["after_step"] < step]
+    options = {key: value for key, value in given.items() if _may_change(key, given)}
+    starts = [*earlier, {"after_step": step, "world_size": world_size, **options}]
+    record = {"config": given, "inputs": hashes, "starts": starts}
+    write_text(folder / STARTED, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_start(folder: Path) -> dict[str, Any] | None:
@@ -69,16 +79,6 @@ def _may_change(key: str, given: dict[str, Any]) -> bool:
     return key.startswith(_MAY_CHANGE)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint to resume from, and the newer ones that a kill cut off; those are left on the disk."""
-    incomplete = []
-    for path in reversed(_checkpoints(output_dir)):
-        if _has_model(path) and _can_resume(path):
-            return path, incomplete
-        incomplete.append(path)
-    return None, incomplete
-
-
 def complete_checkpoints(run: str | Path) -> tuple[list[Path], list[Path]]:
     """The checkpoints whose model is complete, in order of their steps, and those whose is not."""
     found = {path: _has_model(path) for path in _checkpoints(run)}
@@ -92,6 +92,25 @@ def _checkpoints(run: str | Path) -> list[Path]:
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     }
     return [path for _, path in sorted(found.items())]
+
+
+def _has_model(checkpoint: Path) -> bool:
+    """Whether `trainer_state.json`, which is written last, can be read, and the weights are undamaged."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return find_damage(checkpoint) is None
+    except (OSError, ValueError):
+        return False
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
+    incomplete = []
+    for path in reversed(_checkpoints(output_dir)):
+        if _is_complete(path):
+            return path, incomplete
+        incomplete.append(path)
+    return None, incomplete
 
 
 def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
@@ -108,24 +127,17 @@ def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
         )
 
 
-def _has_model(checkpoint: Path) -> bool:
-    """Whether the checkpoint was written to its end, and its weights are whole; reads only a little of each file.
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether every file that resuming reads exists and is complete; reads only a little of each file.
 
     transformers 5.19 writes model, optimizer, scheduler, random states and finally `trainer_state.json`, in place. If
     that file is missing, the others are incomplete. If it exists, they can still be: a disk may have lost data that
     was not flushed.
     """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        return find_damage(checkpoint) is None
-    except (OSError, ValueError):
-        return False
-
-
-def _can_resume(checkpoint: Path) -> bool:
-    """Whether every other file that resuming reads exists and is complete."""
-    parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
-    try:
+        if not _has_model(checkpoint):
+            return False
+        parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
         if (checkpoint / "latest").is_file():  # DeepSpeed writes it after all ranks' parts
             parts = ["rng_state*.pth", (checkpoint / "latest").read_text(encoding="utf-8").strip()]
         if not all(any(checkpoint.glob(part)) for part in parts):

@@ -51,26 +51,6 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
-@pytest.mark.parametrize("target", ["--help", "-h"])
-def test_help(target):
-    result = pipeline(target)
-    assert result.returncode == 0 and result.stdout.startswith("From raw traces to a table of the paper.")
-
-
-def test_the_table_of_runs_of_equal_names(tmp_path):
-    """Both LoRA recipes have the same name; their rows are named by stage."""
-    for stage in ("sft", "redi"):
-        run = tmp_path / "runs" / stage / "qwen2.5-math-1.5b_lora"
-        run.mkdir(parents=True)
-        (run / "manifest.json").write_text("{}")
-        write_graded(run.parent / "evaluation" / run.name)
-    result = pipeline("lora", "table", ROOT=str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    table = json.loads((tmp_path / "runs" / "report" / "lora" / "table.json").read_text())
-    assert [row["name"] for row in table["rows"]] == ["sft/qwen2.5-math-1.5b_lora", "redi/qwen2.5-math-1.5b_lora"]
-    assert table["baselines"] == ["sft/qwen2.5-math-1.5b_lora"]
-
-
 @pytest.fixture()
 def environment(tmp_path) -> dict[str, str]:
     return cut_down(tmp_path / "task") | {
@@ -92,6 +72,26 @@ def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subpro
         assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
     return process
+
+
+@pytest.mark.parametrize("target", ["--help", "-h"])
+def test_help(target):
+    result = pipeline(target)
+    assert result.returncode == 0 and result.stdout.startswith("From raw traces to a table of the paper.")
+
+
+def test_the_table_of_runs_of_equal_names(tmp_path):
+    """Both LoRA recipes have the same name; their rows are named by stage."""
+    for stage in ("sft", "redi"):
+        run = tmp_path / "runs" / stage / "qwen2.5-math-1.5b_lora"
+        run.mkdir(parents=True)
+        (run / "manifest.json").write_text("{}")
+        write_graded(run.parent / "evaluation" / run.name)
+    result = pipeline("lora", "table", ROOT=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    table = json.loads((tmp_path / "runs" / "report" / "lora" / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["sft/qwen2.5-math-1.5b_lora", "redi/qwen2.5-math-1.5b_lora"]
+    assert table["baselines"] == ["sft/qwen2.5-math-1.5b_lora"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]], ids=["all", "one_stage"])
