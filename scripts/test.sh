@@ -21,4 +21,4 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 cores=$(nproc)
-exec .venv/bin/python -m pytest -n "$((cores < 8 ? cores : 8))" --maxschedchunk 1 "${which[@]}" "$@"
+exec .venv/bin/python -m pytest -n "$((cores < 8 ? cores : 8))" --maxschedchunk 1 ${which[@]+"${which[@]}"} "$@"

@@ -51,6 +51,20 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
+@pytest.mark.parametrize(
+    "variable, arguments",
+    [
+        ("PREPARE_OPTIONS", ["data"]),
+        ("TRAIN_OPTIONS", ["tokenize", SFT]),
+        ("EVALUATE_OPTIONS", ["evaluate", SFT]),
+    ],
+)
+def test_options_after_a_newline_are_read(tmp_path, variable, arguments):
+    options = {"ROOT": str(tmp_path), "CORPUS": str(tmp_path), variable: "\n--bogus 1\n"}
+    result = pipeline("table1", *arguments, **options)
+    assert result.returncode == 2 and "error: unknown option '--bogus'" in result.stderr
+
+
 @pytest.fixture()
 def environment(tmp_path) -> dict[str, str]:
     return cut_down(tmp_path / "task") | {

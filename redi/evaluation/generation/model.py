@@ -10,8 +10,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from redi.evaluation.generation.requests import Sample
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import fingerprint
-from redi.runs.hub import is_hub_id
+from redi.runs.files import fingerprint, is_hub_id
 from redi.runs.model_folder import check_weights, open_tokenizer
 from redi.text.prompts import read_chat_template, stop_token_ids, template_hash
 
