@@ -15,6 +15,7 @@
 #   PREPARE_OPTIONS, PAIRS_OPTIONS, TRAIN_OPTIONS, EVALUATE_OPTIONS
 #               for prepare_base_model.py, build_pairs.py, every train.sh and `evaluate.py run`
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 source recipes/watch.sh
@@ -40,7 +41,7 @@ case $target in
         rows+=(redi-3ep=redi/qwen2.5-math-1.5b_3ep_alpha0.8)
         ;;
     controls)
-        rows=("${final[@]}" more-sft=sft/qwen2.5-math-1.5b_5ep_more)
+        rows=("${final[@]}" sft_more=sft/qwen2.5-math-1.5b_5ep_more)
         for name in alpha0 shuffled_negatives neither_negatives; do rows+=("$name=redi/qwen2.5-math-1.5b_$name"); done
         ;;
     lora) rows=(sft-lora=sft/qwen2.5-math-1.5b_lora redi-lora=redi/qwen2.5-math-1.5b_lora) ;;

@@ -2,6 +2,7 @@
 # Makes .venv with everything that the project needs, in the versions of constraints.txt. Does nothing if that is done.
 # PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or newer). REDI_UPGRADE=1 takes the newest allowed versions.
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/venv.sh
 

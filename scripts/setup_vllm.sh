@@ -3,6 +3,7 @@
 # pip install -e ".[gpu]" adds vLLM to the main environment instead. Does nothing if it is already done.
 # PYTHON=/path/to/python3.11 chooses the interpreter; the default is that of .venv.
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/venv.sh
 

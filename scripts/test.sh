@@ -5,6 +5,7 @@
 # Further arguments go to pytest, for example: bash scripts/test.sh tests/engine -x
 # Tests run on all cores, at most 8. Add `-n 0` to run them one by one and see their output as it comes.
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 which=(-m "not slow")

@@ -96,15 +96,34 @@ def _may_change(key: str, given: dict[str, Any]) -> bool:
     return key.startswith(_MAY_CHANGE)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
-    checkpoints = {
+def complete_checkpoints(run: str | Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints whose model is complete, in order of their steps, and those whose is not."""
+    found = {path: _has_model(path) for path in _checkpoints(run)}
+    return [path for path in found if found[path]], [path for path in found if not found[path]]
+
+
+def _checkpoints(run: str | Path) -> list[Path]:
+    found = {
         int(match[1]): path
-        for path in Path(output_dir).glob("checkpoint-*")
+        for path in Path(run).glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     }
+    return [path for _, path in sorted(found.items())]
+
+
+def _has_model(checkpoint: Path) -> bool:
+    """Whether `trainer_state.json`, which is written last, can be read, and the weights are undamaged."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return find_damage(checkpoint) is None
+    except (OSError, ValueError):
+        return False
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
     incomplete = []
-    for _, path in sorted(checkpoints.items(), reverse=True):
+    for path in reversed(_checkpoints(output_dir)):
         if _is_complete(path):
             return path, incomplete
         incomplete.append(path)
@@ -130,8 +149,7 @@ def _is_complete(checkpoint: Path) -> bool:
     """Whether every file that resuming reads exists and is complete; reads only a little of each file."""
     # transformers 5.19 writes trainer_state.json last. The others can still be cut off: disks lose unflushed data.
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if find_damage(checkpoint):
+        if not _has_model(checkpoint):
             return False
         parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
         if (checkpoint / "latest").is_file():  # DeepSpeed writes it after all ranks' parts

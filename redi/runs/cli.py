@@ -1,6 +1,7 @@
 """Strict command-line options: no abbreviations, and an unknown option names the nearest known one."""
 
 import argparse
+import math
 import sys
 from typing import Any, NoReturn
 
@@ -24,6 +25,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def _get_value(self, action, arg_string):
+        """Converts a value; nan and infinity, which float() reads, are no value of any option."""
+        value = argparse.ArgumentParser._get_value(self, action, arg_string)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentError(action, f"{arg_string} is not a finite number")
+        return value
 
 
 class StrictParser(Parser):
@@ -61,6 +69,6 @@ def positive_float(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value

@@ -21,6 +21,7 @@ _NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_mod
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
     error = Parser.error
+    _get_value = Parser._get_value
 
 
 def _make_parser(dataclass_types: list[type], unread: dict[str, str]) -> _Parser:

@@ -32,6 +32,8 @@ def test_misspelt_keys_name_the_nearest_valid_key(tmp_path):
     [
         ("max_steps: many\n", "argument --max_steps.*: invalid int value: 'many'"),
         ("per_device_train_batch_size: 1.5\n", "invalid int value: '1.5'"),
+        ("learning_rate: .nan\n", "argument --learning_rate.*: nan is not a finite number"),
+        ("alpha: .inf\n", "argument --alpha.*: inf is not a finite number"),
         ("beta: 0.1\n", "beta=0.1 is a DPO option that REDI does not read"),
         ("- a list\n", "must hold `key: value` lines"),
         ("a: [\n", "is not valid YAML"),
