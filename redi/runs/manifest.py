@@ -124,8 +124,11 @@ def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, st
 
 def git_revision() -> str | None:
     """The commit of the checkout that holds this package, with `-dirty` for uncommitted changes; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    if shutil.which("git") is None:
+    if shutil.which("git") is None or _git("rev-parse", "--show-prefix") != "redi/runs/":  # inside another repository
         return None
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or None
+    return _git("describe", "--always", "--dirty", "--abbrev=40") or None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

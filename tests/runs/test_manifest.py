@@ -1,8 +1,12 @@
 """Manifests identify a run by its options and inputs."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
+from helpers.paths import REPOSITORY
 
 from redi.runs.errors import UsageError
 from redi.runs.manifest import is_finished, read_manifest, write_manifest
@@ -63,3 +67,17 @@ def test_entries_that_a_command_reads_are_required(tmp_path):
     assert read_manifest(tmp_path) == {"counts": {}}
     with pytest.raises(UsageError, match="has no 'counts.rows'"):
         read_manifest(tmp_path, "counts.rows")
+
+
+def test_the_revision_is_of_this_checkout_and_not_of_a_repository_around_it(tmp_path):
+    package = tmp_path / "vendor" / "redi" / "runs"
+    package.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "redi" / "__init__.py", package.parent)
+    shutil.copytree(REPOSITORY / "redi" / "runs", package, dirs_exist_ok=True)
+    commit = ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "a"]
+    for folder, revisions in ((tmp_path, 0), (tmp_path / "vendor", 1)):
+        for arguments in (["init", "-q"], ["add", "."], commit):
+            subprocess.run(["git", *arguments], cwd=folder, check=True)
+        command = [sys.executable, "-c", "from redi.runs.manifest import git_revision; print(git_revision() or '')"]
+        result = subprocess.run(command, cwd=tmp_path / "vendor", capture_output=True, text=True, check=True)
+        assert len(result.stdout.split()) == revisions
