@@ -17,12 +17,8 @@ from redi.runs.errors import entry_point
 def main(argv: list[str]) -> None:
     parser = corpus_parser(__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", metavar="PATH", help="count tokens with it, and drop the pairs over the limit")
-    parser.add_argument(
-        "--max-response-tokens",
-        type=whole_number,
-        metavar="N",
-        help=f"inclusive, of the bare text plus 1; {MAX_RESPONSE_TOKENS} if --tokenizer is given",
-    )
+    help_text = f"inclusive, of the bare text plus 1; {MAX_RESPONSE_TOKENS} if --tokenizer is given"
+    parser.add_argument("--max-response-tokens", type=whole_number, metavar="N", help=help_text)
     print(ablate(**vars(parser.parse_args(argv))))
 
 

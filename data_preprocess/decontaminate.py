@@ -18,22 +18,11 @@ from redi.runs.errors import entry_point
 @entry_point
 def main(argv: list[str]) -> None:
     parser = rows_parser(__doc__.splitlines()[0], "folder to write")
-    parser.add_argument(
-        "--benchmark",
-        nargs="+",
-        default=list(KNOWN),
-        metavar="NAME_OR_JSONL",
-        help="names, or files of id, problem, answer",
-    )
+    help_text = "names, or files of id, problem, answer"
+    parser.add_argument("--benchmark", nargs="+", default=list(KNOWN), metavar="NAME_OR_JSONL", help=help_text)
     parser.add_argument("--benchmark-folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="of known names")
-    parser.add_argument(
-        "--jsonl",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="more questions, of which only 'problem' is read",
-    )
+    help_text = "more questions, of which only 'problem' is read"
+    parser.add_argument("--jsonl", nargs="+", default=[], type=Path, metavar="FILE", help=help_text)
     parser.add_argument("--ngram-words", type=whole_number, default=NGRAM_WORDS, metavar="N", help="words in a row")
     parser.add_argument("--show", type=whole_number, default=0, metavar="N", help="print N overlaps per benchmark")
     parser.add_argument("--drop", action="store_true", help="write the rows that overlap with nothing")

@@ -14,11 +14,8 @@ from redi.runs.errors import entry_point
 @entry_point
 def main(argv: list[str]) -> None:
     parser = rows_parser(__doc__.splitlines()[0], "folder to write", f"pairs or positives: {FILES_HELP}")
-    parser.add_argument(
-        "--tokenizer",
-        metavar="PATH",
-        help="count tokens with it; by default the counts in the rows are used or, without any, characters",
-    )
+    help_text = "count tokens with it; by default the counts in the rows are used or, without any, characters"
+    parser.add_argument("--tokenizer", metavar="PATH", help=help_text)
     help_text = "of --tokenizer, as in build_pairs.py; paper by default"
     parser.add_argument("--length-rule", choices=LENGTH_RULES, help=help_text)
     for role in ("prompt", "response"):

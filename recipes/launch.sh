@@ -20,6 +20,9 @@ main() { # one function, read completely before it runs: this file may change du
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
     source recipes/watch.sh
+    # Kubernetes, MPI and SLURM set these for one process per GPU, which `accelerate launch` starts here.
+    unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
+    unset "${!PMI@}" "${!MPI_@}" "${!OMPI_@}" "${!MV2_@}"
     stage=$(basename "$(dirname "$recipe")")
     stage=${stage/simpo/redi} # SimPO is an objective of REDI's trainer
     train=("scripts/train_$stage.py" --config "$recipe/config.yaml" "$@")
@@ -42,8 +45,8 @@ main() { # one function, read completely before it runs: this file may change du
 }
 
 launch() {
-    trap '' TERM
-    export PET_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    trap '' TERM HUP
+    export PET_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT
     exec accelerate launch --quiet "$@"
 }
 

@@ -7,7 +7,7 @@
 # TARGET: table1 or table4 (the final model), table2 or table3 (the ablations), controls, lora (one GPU of 24 GB).
 # Besides the stages of the list, `tokenize RUN` is the part of `train RUN` that needs no GPU, and
 # `evaluate RUN --shard I/N` samples for one part of the problems, which `evaluate RUN` then gathers.
-# Environment variables; options are separated by spaces:
+# Environment variables; options are separated by spaces or newlines:
 #   CORPUS      raw traces; default open-r1/OpenR1-Math-Raw. For any other, the paper's row counts are not checked
 #   BASE_MODEL  folder or Hub id; default Qwen/Qwen2.5-Math-1.5B
 #   ROOT        folder for data/, models/ and runs/; default: the repository
@@ -15,6 +15,7 @@
 #   PREPARE_OPTIONS, PAIRS_OPTIONS, TRAIN_OPTIONS, EVALUATE_OPTIONS
 #               for prepare_base_model.py, build_pairs.py, every train.sh and `evaluate.py run`
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
 source recipes/watch.sh
@@ -24,11 +25,11 @@ fail() {
 }
 target=${1:-} stage=${2:-all} run=${3:-} options=("${@:4}")
 root=${ROOT:+$ROOT/} corpus=${CORPUS:-open-r1/OpenR1-Math-Raw} base=${BASE_MODEL:-Qwen/Qwen2.5-Math-1.5B}
-read -ra prepare_options <<<"${PREPARE_OPTIONS:-}"
-read -ra pairs_options <<<"${PAIRS_OPTIONS:-}"
-read -ra train_options <<<"${TRAIN_OPTIONS:-}"
-read -ra evaluate_options <<<"${EVALUATE_OPTIONS:-}"
-read -ra benchmarks <<<"${BENCHMARKS:-}"
+read -rd "" -a prepare_options <<<"${PREPARE_OPTIONS:-}" || true
+read -rd "" -a pairs_options <<<"${PAIRS_OPTIONS:-}" || true
+read -rd "" -a train_options <<<"${TRAIN_OPTIONS:-}" || true
+read -rd "" -a evaluate_options <<<"${EVALUATE_OPTIONS:-}" || true
+read -rd "" -a benchmarks <<<"${BENCHMARKS:-}" || true
 
 # ROW=RUN: the row in the paper's tables and the recipe. A run comes after the one that it starts from.
 final=(sft-5ep=sft/qwen2.5-math-1.5b_5ep redi=redi/qwen2.5-math-1.5b_alpha0.8)
@@ -40,7 +41,7 @@ case $target in
         rows+=(redi-3ep=redi/qwen2.5-math-1.5b_3ep_alpha0.8)
         ;;
     controls)
-        rows=("${final[@]}" more-sft=sft/qwen2.5-math-1.5b_5ep_more)
+        rows=("${final[@]}" sft_more=sft/qwen2.5-math-1.5b_5ep_more)
         for name in alpha0 shuffled_negatives neither_negatives; do rows+=("$name=redi/qwen2.5-math-1.5b_$name"); done
         ;;
     lora) rows=(sft-lora=sft/qwen2.5-math-1.5b_lora redi-lora=redi/qwen2.5-math-1.5b_lora) ;;
@@ -52,9 +53,10 @@ value() { # RUN KEY: from the recipe
     python -m redi.runs.recipe "recipes/$1" "$2"
 }
 
-path() { # RUN KEY: a path of the recipe, below ROOT
+path() { # RUN KEY: a path of the recipe, below ROOT unless it is absolute
     local found
-    found=$(value "$1" "$2") && echo "$root$found"
+    found=$(value "$1" "$2") || return
+    if [[ $found == /* ]]; then echo "$found"; else echo "$root$found"; fi
 }
 
 stages() {
@@ -75,7 +77,7 @@ source_of_data() {
 
 build_pairs() { # FOLDER MODEL [OPTION ...]
     python data_preprocess/build_pairs.py --input "$(source_of_data)" --output "$1" --tokenizer "$2" \
-        "${pairs_options[@]}" "${@:3}"
+        ${pairs_options[@]+"${pairs_options[@]}"} "${@:3}"
 }
 
 build_dataset() { # FOLDER MODEL
@@ -83,9 +85,9 @@ build_dataset() { # FOLDER MODEL
     if [ -z "${CORPUS:-}" ]; then num_positives=(--expect-rows 77629) num_pairs=(--expect-rows 53175); fi
     case $(basename "$1") in
         positives)
-            python data_preprocess/build_positives.py --input "$(source_of_data)" --output "$1" "${num_positives[@]}"
+            python data_preprocess/build_positives.py --input "$(source_of_data)" --output "$1" ${num_positives[@]+"${num_positives[@]}"}
             ;;
-        pairs) build_pairs "$@" "${num_pairs[@]}" ;;
+        pairs) build_pairs "$@" ${num_pairs[@]+"${num_pairs[@]}"} ;;
         pairs_neither) build_pairs "$@" --negatives neither ;;
         pairs_shuffled_negatives)
             python data_preprocess/shuffle_negatives.py --input "${1%_shuffled_negatives}" --output "$1"
@@ -96,7 +98,7 @@ build_dataset() { # FOLDER MODEL
 data() {
     local model dataset
     model=$(path "${runs[0]}" model_name_or_path)
-    python scripts/prepare_base_model.py --model "$base" --output "$model" "${prepare_options[@]}"
+    python scripts/prepare_base_model.py --model "$base" --output "$model" ${prepare_options[@]+"${prepare_options[@]}"}
     for each in "${runs[@]}"; do
         dataset=$(path "$each" dataset_name)
         build_dataset "$dataset" "$model" # a dataset of an earlier run is already done
@@ -117,14 +119,14 @@ train() { # RUN [OPTION ...]
     VALUES=$(value "$1" learning_rate) # a run that would try several rates trains only the one of its config.yaml
     export VALUES
     exec bash "recipes/$1/train.sh" --model_name_or_path "$model" --dataset_name "$dataset" --output_dir "$output" \
-        "${train_options[@]}" "${@:2}"
+        ${train_options[@]+"${train_options[@]}"} "${@:2}"
 }
 
 evaluate() { # RUN [OPTION ...]
     local model arguments=(--protocol paper_final --benchmark-folder "${root}data/benchmarks")
     model=$(path "$1" output_dir)
-    if [ ${#benchmarks[@]} -gt 0 ]; then arguments+=(--benchmark "${benchmarks[@]}"); fi
-    python scripts/evaluate.py run "$model" "${arguments[@]}" "${evaluate_options[@]}" "${@:2}"
+    if [ ${#benchmarks[@]} -gt 0 ]; then arguments+=(--benchmark ${benchmarks[@]+"${benchmarks[@]}"}); fi
+    python scripts/evaluate.py run "$model" "${arguments[@]}" ${evaluate_options[@]+"${evaluate_options[@]}"} "${@:2}"
 }
 
 table() {
@@ -163,7 +165,7 @@ case $stage in
     list) stages ;;
     data | table) watch group "$stage" ;;
     tokenize) check_run && train "$run" --tokenize_only true ;;
-    train) check_run && train "$run" "${options[@]}" ;; # train.sh passes SIGTERM on
-    evaluate) check_run && watch group evaluate "$run" "${options[@]}" ;;
+    train) check_run && train "$run" ${options[@]+"${options[@]}"} ;; # train.sh passes SIGTERM on
+    evaluate) check_run && watch group evaluate "$run" ${options[@]+"${options[@]}"} ;;
     *) fail "STAGE must be data, tokenize, train, evaluate, table or list, not '$stage'" ;;
 esac; exit # on the line before, so that bash has read it: this file may change while a stage runs

@@ -4,11 +4,17 @@
 TRL.
 """
 
+import os
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redi.config import REDIConfig
     from redi.trainer import REDITrainer
+
+if os.path.expanduser("~") == "~":  # no HOME and no passwd entry, in containers: caches would go to a folder named `~`
+    os.environ["HOME"] = os.path.join(tempfile.gettempdir(), f"redi-{os.getuid()}")
+    os.environ.setdefault("USER", str(os.getuid()))  # torch asks for a name as well
 
 __all__ = ["REDIConfig", "REDITrainer"]
 

@@ -92,6 +92,23 @@ def find_collapse(
     )
 
 
+def why_guard_never_stops(args: TrainingArguments, steps: int, epochs: float) -> str | None:
+    """Why `collapse_guard: stop` can never stop a run of so many steps and epochs; None if it can, or is not set."""
+    if getattr(args, "collapse_guard", None) != "stop":
+        return None
+    every = args.logging_steps if args.logging_steps >= 1 else math.ceil(args.logging_steps * steps)
+    logs = {"no": 0, "epoch": math.ceil(epochs)}.get(args.logging_strategy.value, steps // max(1, int(every)))
+    logs += args.logging_first_step and args.logging_strategy.value != "no" and every > 1
+    needed = args.collapse_window + args.collapse_patience
+    if logs >= needed:
+        return None
+    return (
+        f"collapse_guard=stop can never stop this run: it needs {needed} logged steps (collapse_window="
+        f"{args.collapse_window} + collapse_patience={args.collapse_patience}), but {steps} steps log {logs} times; "
+        "lower logging_steps"
+    )
+
+
 class CollapseGuard(TrainerCallback):
     """Warns once that the run has collapsed. With `collapse_guard="stop"`, also ends it without another checkpoint.
 
@@ -104,6 +121,10 @@ class CollapseGuard(TrainerCallback):
         self.rule = dict(drop=args.collapse_logps_drop, ratio=args.collapse_grad_norm_ratio)
         self.rule |= dict(window=args.collapse_window, patience=args.collapse_patience)
         self.collapse: Collapse | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if reason := why_guard_never_stops(args, state.max_steps, state.num_train_epochs):
+            logger.warning(reason)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         # Every rank logs the same reduced numbers, so all ranks decide alike.
@@ -223,6 +244,16 @@ class StopOnSigterm(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def why_rate_jumps(args: TrainingArguments, planned: int | None, steps: int, done: int) -> str | None:
+    """What another number of steps than planned does to the learning rate; None if nothing."""
+    if planned in (None, steps) or args.lr_scheduler_type in ("constant", "constant_with_warmup"):
+        return None
+    return (
+        f"the learning rate jumps after step {done}: the run had {planned} steps and now has {steps}, and "
+        f"lr_scheduler_type={args.lr_scheduler_type.value} follows the new number from there"
+    )
+
+
 class AlreadyTrained(Exception):
     """Training was resumed from the checkpoint of its last step, so nothing is left to train."""
 
@@ -230,9 +261,15 @@ class AlreadyTrained(Exception):
 class SkipTrained(TrainerCallback):
     """Raises `AlreadyTrained` if no step is left: a run killed after its last checkpoint, before its manifest.
 
-    The Trainer would make one more step if `max_steps` ends within an epoch.
+    The Trainer would make one more step if `max_steps` ends within an epoch. Also says that a resumed run has another
+    length than `planned`, its steps when the checkpoint was written (None without one): its learning rate jumps.
     """
 
+    def __init__(self, planned: int | None = None):
+        self.planned = planned
+
     def on_train_begin(self, args, state, control, **kwargs):
+        if reason := why_rate_jumps(args, self.planned, state.max_steps, state.global_step):
+            logger.warning(reason)
         if 0 < state.max_steps <= state.global_step:
             raise AlreadyTrained

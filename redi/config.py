@@ -26,6 +26,7 @@ UNREAD_OPTIONS = {
     "ref_model_sync_steps": _NO_REFERENCE,
     "precompute_ref_log_probs": _NO_REFERENCE,
     "precompute_ref_batch_size": _NO_REFERENCE,
+    "truncation_mode": "traces are cut at the end",
     "pad_token": "set the pad token of the tokenizer instead",
 }
 
@@ -43,7 +44,9 @@ class REDIConfig(DPOConfig):
     `padding_free` is true with `objective="redi"`. Each option's `help` describes it.
     """
 
-    alpha: float = _option(0.8, "Weight of the negative term in Eq. (5), in [0, 1].")
+    alpha: float | None = _option(
+        None, "Weight of the negative term in Eq. (5), in [0, 1]; defaults to 0.8 with objective 'redi'."
+    )
     objective: str = _option(
         "redi", "'redi' for Eq. (5), or 'simpo' for the baseline, Eq. (3).", choices=["redi", "simpo"]
     )
@@ -106,6 +109,7 @@ class REDIConfig(DPOConfig):
     ref_model_sync_steps: int | None = None
     precompute_ref_log_probs: bool | None = None
     precompute_ref_batch_size: int | None = None
+    truncation_mode: str | None = None
     pad_token: str | None = None
 
     def __post_init__(self):
@@ -114,7 +118,9 @@ class REDIConfig(DPOConfig):
                 raise ValueError(f"{name}={value!r} is a DPO option that REDI does not read: {reason}. Remove it.")
         if self.parallelism_config is not None:
             raise ValueError("parallelism_config is not supported: a trace stays on one GPU. Remove it.")
-        if not 0 <= self.alpha <= 1:
+        if self.alpha is None and self.objective != "simpo":
+            self.alpha = 0.8
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha} is outside [0, 1], the range of Eq. (5); the paper's value is 0.8.")
         self._check_objective()
         self._check_collapse_guard()
@@ -123,7 +129,7 @@ class REDIConfig(DPOConfig):
 
     def _check_objective(self) -> None:
         if self.objective == "simpo":
-            if self.alpha != REDIConfig.alpha:
+            if self.alpha is not None:
                 raise ValueError(f"alpha={self.alpha} is not read with objective='simpo'. Remove it.")
             self.simpo_beta = 2.0 if self.simpo_beta is None else self.simpo_beta
             self.simpo_gamma = 1.0 if self.simpo_gamma is None else self.simpo_gamma

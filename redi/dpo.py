@@ -5,10 +5,11 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from redi.checks import CheckedTrainer
-from redi.text.training_rows import PAIR_COLUMNS, prepare_problems
+from redi.text.training_rows import prepare_rows
 
 UNREAD_OPTIONS = {
     "padding_free": "TRL's DPOTrainer pads",
+    "truncation_mode": "traces are cut at the end",
     "pad_token": "the pad token comes with the model's tokenizer",
 }
 
@@ -24,10 +25,6 @@ class PreparedDPOTrainer(CheckedTrainer, DPOTrainer):
     def _prepare_dataset(
         self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: DPOConfig, dataset_name: str
     ) -> Dataset:
-        """Tokenises pairs; returns pairs that `prepare_problems` has tokenised already as they are."""
-        pairs = prepare_problems(
-            dataset, processing_class, args.max_length, args.dataset_num_proc, name=f"{dataset_name} dataset"
-        )
-        if not set(PAIR_COLUMNS) <= set(pairs.column_names):
-            raise ValueError(f"the {dataset_name} dataset must hold pairs (chosen, rejected): DPO compares the two")
-        return pairs
+        """Tokenises pairs; returns those that have been tokenised already as they are."""
+        name = f"{dataset_name} dataset"
+        return prepare_rows(dataset, ("pairs",), processing_class, args.max_length, args.dataset_num_proc, name)[0]

@@ -1,15 +1,17 @@
 """A training job as its command line describes it: reads the options and checks what needs no model and no data."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from redi.runs.checkpoints import is_finished_run
+from redi.runs.checkpoints import is_finished_run, refuse_foreign_folder
 from redi.runs.errors import UsageError, usage_errors
+from redi.runs.launch import check_driver
 from redi.runs.recipe_options import parse_options
 from redi.stages import STAGES, Stage
 
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
 
 
 NO_SEQUENCE_PARALLELISM = "a trace stays on one GPU (no context, sequence or tensor parallelism)"
+_NO_EVALUATION = "training evaluates nothing; evaluate the model or its checkpoints with eval.sh"
+# Options of the Trainer that no stage reads, and why. Setting one is an error instead of a silent no-op.
+UNREAD_OPTIONS = {option.name: _NO_EVALUATION for option in fields(TrainingArguments) if "eval" in option.name} | {
+    **dict.fromkeys(("do_predict", "eval_packing", "prediction_loss_only", "include_for_metrics"), _NO_EVALUATION),
+    **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _NO_EVALUATION),
+    "do_train": "this command trains in any case",
+    "resume_from_checkpoint": "runs resume by themselves from the newest complete checkpoint in output_dir",
+    "save_only_model": "it leaves nothing to resume from, but runs resume by themselves",
+    "enable_jit_checkpoint": "runs save and stop on SIGTERM by themselves",
+    "hub_strategy": "push_to_hub pushes the final model with its card",
+    "parallelism_config": NO_SEQUENCE_PARALLELISM,
+    "hub_token": "the environment variable HF_TOKEN holds it",
+}
 
 
 @dataclass
@@ -75,7 +90,7 @@ class Job:
 def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None) -> Job:
     """Reads a command line, see `redi.runs.recipe_options.parse_options`. `check_job` completes the result."""
     kind = STAGES[stage]
-    unread = kind.unread | {"parallelism_config": NO_SEQUENCE_PARALLELISM}
+    unread = UNREAD_OPTIONS | kind.unread
     (run, args), given = parse_options(argv, [RunArguments, kind.config], unread=unread, assumed=assumed)
     run.accelerate_config = run.accelerate_config or kind.accelerate_config
     for name in ("check_only", "tokenize_only", "accelerate_config"):  # how the run is started, not what it is
@@ -88,29 +103,18 @@ def check_job(job: Job, num_processes: int) -> Job:
 
     Raises `UsageError` if an option cannot be used, or `output_dir` holds the result of other options.
     """
-    _check_saving(job)
+    if "LOCAL_RANK" not in os.environ and not job.given.get("use_cpu"):  # once, before the launch
+        check_driver(torch.version.cuda)
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
+        raise UsageError(f"remove parallelism_config from the accelerate configuration: {NO_SEQUENCE_PARALLELISM}")
+    if job.args.push_to_hub:
+        job.args.hub_strategy = HubStrategy.END  # pushes only once, at the end
     batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
+    refuse_foreign_folder(folder, job.run.inputs)
     lora = lora_config(job.run)
     # train.sh's first process compares the inputs, alone: hashing a large model takes a while.
     finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs=num_processes == 1)
     return replace(job, batch=batch, lora=lora, is_finished=finished)
-
-
-def _check_saving(job: Job) -> None:
-    """Refuses options that leave nothing to resume from or are not read. Pushes only once, at the end."""
-    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
-        raise UsageError(f"remove parallelism_config from the accelerate configuration: {NO_SEQUENCE_PARALLELISM}")
-    refused = {
-        "save_only_model": "leaves nothing to resume from, but runs resume by themselves: remove it",
-        "enable_jit_checkpoint": "is not read: runs save and stop on SIGTERM by themselves. Remove it",
-    }
-    for name in refused:
-        if getattr(job.args, name):
-            raise UsageError(f"{name}=true {refused[name]}")
-    if job.args.push_to_hub:
-        if "hub_strategy" in job.given:
-            raise UsageError("hub_strategy is not read: push_to_hub pushes the final model with its card. Remove it")
-        job.args.hub_strategy = HubStrategy.END
 
 
 def _split_global_batch(job: Job, num_processes: int) -> str:

@@ -1,4 +1,4 @@
-"""The stages of training: the options each one reads, how it prepares its rows, and what trains on them."""
+"""The stages of training: the options each one reads, the rows it trains on, and what trains on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,58 +8,37 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 from redi import config, dpo, sft
-from redi.text.training_rows import prepare_problems
+from redi.text.training_rows import prepare_rows
 from redi.trainer import REDITrainer
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training.
+    """A stage of training."""
 
-    Attributes:
-        config: dataclass of the trainer's options.
-        unread: options of `config` that have no effect in this stage, and why; setting one is an error.
-        kinds: kinds of rows to train on, and the columns of each.
-        prepare: called as `prepare(rows, tokenizer, args, name)`; returns the tokenised rows that the trainer expects.
-            `name` is that of the dataset, for messages. Works by `Dataset.map`, so the result is cached.
-        trainer: called as `trainer(model=PATH, args=..., train_dataset=..., processing_class=..., peft_config=...)`.
-        accelerate_config: the default one, by its name in `configs/accelerate`.
-        has_reference: whether a reference model is run as well.
-    """
+    config: type[TrainingArguments]  # of the trainer's options
+    unread: dict[str, str]  # options without effect in this stage, and why: setting one is an error
+    kinds: tuple[str, ...]  # of rows to train on, see `redi.text.training_rows.KINDS`
+    trainer: Callable[..., Trainer]  # trainer(model=PATH, args=, train_dataset=, processing_class=, peft_config=)
+    accelerate_config: str = "zero2"  # the default one, by its name in `configs/accelerate`
+    has_reference: bool = False  # whether a reference model is run as well
 
-    config: type[TrainingArguments]
-    unread: dict[str, str]
-    kinds: dict[str, set[str]]
-    prepare: Callable[[Dataset, PreTrainedTokenizerBase, TrainingArguments, str], Dataset]
-    trainer: Callable[..., Trainer]
-    accelerate_config: str = "zero2"
-    has_reference: bool = False
+    def prepare(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: TrainingArguments, name: str
+    ) -> tuple[Dataset, dict[str, int]]:
+        """The tokenised rows that the trainer expects, and their counts; see `prepare_rows`.
 
-
-def _tokenize_problems(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: config.REDIConfig | DPOConfig, name: str
-) -> Dataset:
-    # Before the trainer sets the tokenizer's pad token: the datasets cache identifies a tokenizer by all of its state.
-    return prepare_problems(rows, tokenizer, args.max_length, args.dataset_num_proc, name=name)
+        To be called before the trainer changes the tokenizer: the datasets cache identifies one by all of its state.
+        """
+        splits = isinstance(args, SFTConfig) and args.packing and args.packing_strategy != "bfd"  # it cuts nothing off
+        limit = None if splits else args.max_length
+        return prepare_rows(rows, self.kinds, tokenizer, limit, args.dataset_num_proc, name)
 
 
-PAIRS = {"pairs": {"chosen", "rejected"}}
-TRACES = {"traces": {"prompt", "completion", "label"}}
-
-# By the name of the folder in recipes/ that holds the stage's runs.
+# By the name of the folder in recipes/ that holds the stage's runs. DPO's accelerate configuration is the paper's.
 STAGES = {
-    "sft": Stage(
-        SFTConfig, sft.UNREAD_OPTIONS, {"positives": {"messages"}}, sft.tokenize_positives, sft.PackedSFTTrainer
-    ),
-    "redi": Stage(config.REDIConfig, config.UNREAD_OPTIONS, PAIRS | TRACES, _tokenize_problems, REDITrainer),
-    "simpo": Stage(config.REDIConfig, config.UNREAD_OPTIONS, PAIRS, _tokenize_problems, REDITrainer),
-    "dpo": Stage(
-        DPOConfig,
-        dpo.UNREAD_OPTIONS,
-        PAIRS,
-        _tokenize_problems,
-        dpo.PreparedDPOTrainer,
-        accelerate_config="zero3",  # the paper's
-        has_reference=True,
-    ),
+    "sft": Stage(SFTConfig, sft.UNREAD_OPTIONS, ("positives",), sft.PackedSFTTrainer),
+    "redi": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs", "traces"), REDITrainer),
+    "simpo": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs",), REDITrainer),
+    "dpo": Stage(DPOConfig, dpo.UNREAD_OPTIONS, ("pairs",), dpo.PreparedDPOTrainer, "zero3", has_reference=True),
 }

@@ -21,7 +21,7 @@ from redi.engine.batching import StepDataset, step_cost
 from redi.engine.logprobs import add_scoring
 from redi.losses import redi_loss, simpo_loss
 from redi.runs.model_folder import leaves_out_cap
-from redi.text.training_rows import NAME, PAIR_COLUMNS, prepare_problems
+from redi.text.training_rows import NAME, prepare_rows
 
 logger = get_logger(__name__)
 
@@ -41,13 +41,13 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
     trainer.train()
     ```
 
-    Rows of `train_dataset` are pairs, in either shape that `redi.text.encoding.split_pair` accepts, or traces
+    Rows of `train_dataset` are pairs, in either shape that `redi.text.encoding.split_row` accepts, or traces
     (`prompt, completion, label, weight?`). A problem may have any number of traces of either side. The objective is
     then a mean over the problems of the global batch, where each side of a problem contributes the weighted mean over
     its traces. For pairs this is Eq. (5). A side without traces contributes nothing; its problem still counts.
 
-    Prompt and completion are tokenised apart, and one eos token is appended, scored and counted in |y|. An optimizer
-    step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
+    Prompt and completion are tokenised apart, and a completion ends with one eos token, scored and counted in |y|. An
+    optimizer step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
     (`redi.engine.batching`). Evaluation, SimPO and `padding_free=False` use padded pairs, in `_compute_loss`.
 
     Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
@@ -105,16 +105,13 @@ class REDITrainer(CheckedTrainer, DPOTrainer):
         args: REDIConfig,
         dataset_name: str,
     ) -> Dataset:
-        """Tokenises pairs or traces; see `prepare_problems`."""
+        """Tokenises pairs or traces; see `prepare_rows`."""
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
-        problems = prepare_problems(
-            dataset, processing_class, args.max_length, args.dataset_num_proc, name=f"{dataset_name} dataset"
-        )
-        are_pairs = set(PAIR_COLUMNS) <= set(problems.column_names)
-        if not are_pairs and not (self.trains_on_traces and dataset_name == "train"):
-            raise ValueError(f"the {dataset_name} dataset must contain pairs: traces need padding_free training")
-        return problems
+        # Traces that are not pairs need the engine: padding_free training.
+        kinds = ("pairs", "traces") if self.trains_on_traces and dataset_name == "train" else ("pairs",)
+        name = f"{dataset_name} dataset"
+        return prepare_rows(dataset, kinds, processing_class, args.max_length, args.dataset_num_proc, name)[0]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         return dataset

@@ -17,6 +17,7 @@ from redi.job import Job, check_job, lost_updates, read_job
 from redi.runs.checkpoints import (
     STARTED,
     last_complete_checkpoint,
+    planned_steps,
     read_start,
     refuse_other_world_size,
     write_start,
@@ -26,6 +27,7 @@ from redi.runs.launch import launch_options
 from redi.runs.manifest import write_manifest
 from redi.runs.model_card import write_model_card
 from redi.runs.model_folder import attention_of, load_tokenizer
+from redi.text.encoding import TODAY, writes_date
 
 
 def train(stage: str, argv: list[str]) -> None:
@@ -65,7 +67,7 @@ def run_training(job: Job) -> None:
         _say(args, _check_weights_dtype(job))
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
     with usage_errors(str, ValueError):  # rows that cannot be trained on
-        rows = job.stage.prepare(dataset, tokenizer, args, run.dataset_name)
+        rows, counts = job.stage.prepare(dataset, tokenizer, args, f"dataset_name={run.dataset_name}")
     if run.tokenize_only:
         _say(args, f"{run.dataset_name}: {len(rows)} of {len(dataset)} rows tokenised, in the datasets cache")
         if launch_file:
@@ -82,10 +84,11 @@ def run_training(job: Job) -> None:
     if job.lora is not None:
         _check_adapters(trainer)
     if trainer.is_world_process_zero():
-        write_start(Path(args.output_dir), job.given, run.inputs)
+        write_start(Path(args.output_dir), job.given, run.inputs, args.world_size)
+    extra = {"template_date": str(TODAY)} if writes_date(tokenizer) else {}
     with usage_errors(str, FloatingPointError):  # losses, gradients or weights that are NaN or infinite
         _train(trainer)
-        _finish(trainer, job, len(dataset), started)
+        _finish(trainer, job, counts, extra, started)
 
 
 def _set_loading(job: Job) -> None:
@@ -146,7 +149,7 @@ def _train(trainer: Trainer) -> None:
     if checkpoint:
         refuse_other_world_size(checkpoint, args.world_size)
         _say(args, f"resuming from {checkpoint}")
-    trainer.add_callback(SkipTrained())
+    trainer.add_callback(SkipTrained(planned_steps(checkpoint) if checkpoint else None))
     with StopOnSigterm() as sigterm:
         trainer.add_callback(sigterm)
         try:
@@ -167,7 +170,7 @@ def _train(trainer: Trainer) -> None:
     raise SystemExit(code)
 
 
-def _finish(trainer: Trainer, job: Job, num_rows: int, started: float) -> None:
+def _finish(trainer: Trainer, job: Job, prepared: dict[str, int], extra: dict[str, Any], started: float) -> None:
     """Writes the model, the log history that the plots read, the manifest and the model card."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     pushes, args.push_to_hub = args.push_to_hub, False  # not yet: the card is still to be written
@@ -178,12 +181,14 @@ def _finish(trainer: Trainer, job: Job, num_rows: int, started: float) -> None:
     if trainer.is_world_process_zero():
         trainer.save_state()
         counts = {
-            "rows": num_rows,
-            "rows_trained_on": len(trainer.train_dataset),
+            "rows": prepared["rows"],
+            "rows_trained_on": _num_seen(trainer, prepared),
             "steps": trainer.state.global_step,
             "world_size": args.world_size,
+            **prepared,
         }
-        known = {name: entry["sha256"] for name, entry in read_start(folder)["inputs"].items()}
+        start = read_start(folder)
+        known = {name: entry["sha256"] for name, entry in start["inputs"].items()}
         write_manifest(
             folder,
             config=job.given,
@@ -192,6 +197,7 @@ def _finish(trainer: Trainer, job: Job, num_rows: int, started: float) -> None:
             counts=counts,
             seed=args.seed,
             started=started,
+            extra={"starts": start["starts"], **extra},
         )
         (folder / STARTED).unlink()
         write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
@@ -200,6 +206,14 @@ def _finish(trainer: Trainer, job: Job, num_rows: int, started: float) -> None:
             _push(folder, trainer.hub_model_id, args)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _num_seen(trainer: Trainer, prepared: dict[str, int]) -> int:
+    """How many of the rows that were not dropped the steps have seen. An item of the trainer may hold several."""
+    args, num_items = trainer.args, len(trainer.train_dataset)
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    kept = prepared["rows"] - prepared.get("dropped_empty", 0) - prepared.get("dropped_long_prompt", 0)
+    return round(kept * min(1.0, trainer.state.global_step * per_step / num_items))
 
 
 def _save_merged(trainer: Trainer) -> None:

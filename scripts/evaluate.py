@@ -44,14 +44,15 @@ def generate(options: argparse.Namespace) -> None:
     if not options.benchmark:
         raise UsageError("--benchmark or a --protocol that names benchmarks is required")
     benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
-    generate(options.model, benchmarks, options.output, sampling, shard, describe_protocol(options))
+    protocol = describe_protocol(options)
+    generate(options.model, benchmarks, options.output, sampling, shard, protocol, options.limit)
 
 
 def grade(options: argparse.Namespace) -> None:
     from redi.evaluation.grading.grade_folder import grade_folder
 
     folders = options.benchmark, options.benchmark_folder
-    grade_folder(options.input, *folders, options.workers, options.second_golds)
+    grade_folder(options.input, *folders, options.workers, options.second_golds, options.whole_responses)
 
 
 def report(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ python scripts/plot_training.py RUN [RUN ...] --output FILE.png
 
 from pathlib import Path
 
-from redi.evaluation.reporting.training_dynamics import plot_dynamics
+from redi.evaluation.reporting.scores import name_folders
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
 
@@ -13,10 +13,12 @@ from redi.runs.errors import entry_point
 @entry_point
 def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output_dir of a run; its name is the label")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a run; NAME=DIR sets its label")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args(argv)
-    plot_dynamics({run.name: run for run in options.runs}, options.output)
+    from redi.evaluation.reporting.training_dynamics import plot_dynamics  # imports matplotlib
+
+    plot_dynamics(name_folders(options.runs, "RUN"), options.output)
     print(f"wrote {options.output}")
 
 

@@ -12,14 +12,10 @@ import os
 import warnings
 from pathlib import Path
 
-from redi.runs.cli import StrictParser, positive_float, positive_int
+from redi.runs.cli import Parser, positive_float, positive_int
 from redi.runs.errors import UsageError, entry_point
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-class Parser(argparse.ArgumentParser):
-    error = StrictParser.error
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -28,26 +24,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s recipes/STAGE/RUN/config.yaml [options] [--key value ...]",
         description=__doc__.split("\n")[0],
         epilog="Every other --key value is an option of the training, as for the recipe's train.sh.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("config", type=Path, nargs="?", help="config.yaml of a recipe")
+    add("config", type=Path, help="config.yaml of a recipe")
     add("--gpus", type=positive_int, default=8, help="GPUs of the job, over all machines (default: 8)")
     add("--gpu-memory", type=positive_float, default=80.0, metavar="GIB", help="memory of each GPU (default: 80)")
-    add(
-        "--peak-tflops",
-        type=positive_float,
-        default=312.0,
-        metavar="TFLOPS",
-        help="dense bfloat16 peak of a GPU: A100 312 (the default), H100 989",
-    )
-    add(
-        "--utilisation", type=positive_float, metavar="SHARE", help="of that peak (default: as in the paper's Table 5)"
-    )
-    add("--table5", action="store_true", help="print the utilisation that each row of Table 5 implies, and stop")
+    text = "dense bfloat16 peak of a GPU: A100 312 (the default), H100 989"
+    add("--peak-tflops", type=positive_float, default=312.0, metavar="TFLOPS", help=text)
+    text = "of that peak (default: as in the paper's Table 5)"
+    add("--utilisation", type=positive_float, metavar="SHARE", help=text)
     options, overrides = parser.parse_known_args(argv)
-    if options.config is None and not options.table5:
-        raise UsageError("name the config.yaml of a recipe")
     if options.utilisation is not None and options.utilisation > 1:
         raise UsageError(f"--utilisation {options.utilisation:g} is a share of the peak, at most 1")
     return options, overrides
@@ -64,14 +50,10 @@ def main(argv: list[str]) -> None:
     import transformers
 
     from redi.preflight.check import preflight
-    from redi.preflight.hours import table_5
     from redi.preflight.recipe import Machine
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    if options.table5:
-        print("\n".join(table_5()))
-        return
     config = options.config.resolve()
     os.chdir(REPOSITORY)
     shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     if not options.overwrite and is_finished(options.output, config, inputs):
         print(f"{options.output}: already done")
         return
-    with new_folder(options.output, options.overwrite) as folder:
+    with new_folder(options.output, options.overwrite, inputs.values()) as folder:
         source, commit = locate(options.model, options.revision)
         changes = prepare(
             source,

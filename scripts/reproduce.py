@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     if options.command == "training-dynamics":
         from redi.evaluation.reporting.training_dynamics import reproduce_dynamics
 
-        reproduce_dynamics(options.runs, options.output, options.benchmark)
+        reproduce_dynamics(options.runs, options.output, options.benchmark, options.suffix)
     else:
         from redi.evaluation.reporting.reproduce import reproduce_table
 
@@ -39,6 +39,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     dynamics = commands.add_parser("training-dynamics", help="accuracy, LogPS and norms against the step")
     dynamics.add_argument("--runs", required=True, nargs="+", type=Path, metavar="RUN", help="output_dir of a run")
     dynamics.add_argument("--benchmark", default="math500", help="benchmark for the accuracy of checkpoints")
+    dynamics.add_argument(
+        "--suffix", metavar="TEXT", help="of NAME_checkpoint-N_TEXT, if they were evaluated with several protocols"
+    )
     dynamics.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="gets the figures and their numbers"
     )

@@ -5,6 +5,7 @@
 # Further arguments go to pytest, for example: bash scripts/test.sh tests/engine -x
 # Tests run on all cores, at most 8. Add `-n 0` to run them one by one and see their output as it comes.
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}" && exit ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 which=(-m "not slow")
@@ -20,4 +21,4 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 cores=$(nproc)
-exec .venv/bin/python -m pytest -n "$((cores < 8 ? cores : 8))" --maxschedchunk 1 "${which[@]}" "$@"
+exec .venv/bin/python -m pytest -n "$((cores < 8 ? cores : 8))" --maxschedchunk 1 ${which[@]+"${which[@]}"} "$@"

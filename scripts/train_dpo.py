@@ -3,14 +3,12 @@
 accelerate launch --config_file configs/accelerate/X.yaml scripts/train_dpo.py --config RECIPE.yaml [--key value ...]
 """
 
+from functools import partial
+
 from redi.runs.errors import entry_point
 from redi.training import train
 
-
-@entry_point
-def main(argv: list[str]) -> None:
-    train("dpo", argv)
-
+main = entry_point(partial(train, "dpo"))
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
 """The rules of the house: which room may import which, what redi may not name, and sizes of files and folders."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +86,17 @@ def test_files_and_folders_stay_small():
     offenders = [f"{path} has {length} lines, more than 350" for path, length in lengths.items() if length > 350]
     folders = Counter(path.parent for path in MODULES.values())
     check_none(offenders + [f"{folder} has {n} Python files, more than 16" for folder, n in folders.items() if n > 16])
+
+
+def test_arrays_that_may_be_empty_expand_in_old_versions_of_bash():
+    """Up to bash 4.3, `"${a[@]}"` of an empty array is an unbound variable under `set -u`."""
+    files = [path for folder in ("recipes", "scripts") for path in (REPOSITORY / folder).rglob("*")]
+    offenders = []
+    for path in files:
+        text = path.read_text() if path.suffix in (".sh", ".sbatch") else ""
+        empty = re.findall(r"(\w+)=\((?=\)|\"\$\{@)|read .*-a (\w+)", text)
+        for name in {first or second for first, second in empty}:
+            unguarded = rf"(?<!\+)\"\$\{{{name}\[@\]\}}\""
+            if re.search(unguarded, text) and f"{name}+=(" not in text:
+                offenders.append(f"{path}: {name}")
+    check_none(offenders)

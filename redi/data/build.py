@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,18 +20,13 @@ from redi.data.dataset_folder import (
     write_card_and_manifest,
 )
 from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, LengthRecorder
-from redi.data.lengths.length_filter import (
-    MAX_PROMPT_TOKENS,
-    MAX_RESPONSE_TOKENS,
-    PROMPT_TOO_LONG,
-    RESPONSE_TOO_LONG,
-    filter_by_length,
-)
+from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS, filter_by_length
 from redi.data.lengths.length_rules import load_counting_tokenizer
 from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
 from redi.data.reading.prefetch import prefetch
-from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, excluded_sources, select_pairs, select_positives
-from redi.data.shuffle import shuffled, write_shards
+from redi.data.selection import excluded_sources, select_pairs, select_positives
+from redi.data.shuffle import ordered, shuffled_places, write_shards
+from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, new_folder
 
@@ -47,6 +41,11 @@ PAIRS = {
     "not-both": "Pairs of each problem's first trace that both verifiers accept, and its first that not both accept.",
     "neither": "Pairs of each problem's first trace that both verifiers accept, and its first that neither accepts.",
 }
+DEFAULT_LIMITS = {
+    "length_rule": "paper",
+    "max_prompt_tokens": MAX_PROMPT_TOKENS,
+    "max_response_tokens": MAX_RESPONSE_TOKENS,
+}
 
 
 def build_positives(
@@ -56,22 +55,17 @@ def build_positives(
     rule: str = "both",
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
 ) -> str:
     """Builds the positives of stage 1, as `build`; `redi.data.selection.select_positives` has the rule."""
-    config = {"rule": rule, "exclude_source": excluded_sources(exclude_source), "seed": seed}
-    return build(
-        output,
-        summary=POSITIVES[rule],
-        config=config,
-        inputs={"corpus": pinned_input(source, revision)},
-        reasons=[NO_POSITIVE],
-        select=partial(select_positives, rule=rule, exclude_sources=config["exclude_source"]),
-        expect_rows=expect_rows,
-        overwrite=overwrite,
-    )
+    sources = excluded_sources(exclude_source)
+    config = {"rule": rule, "exclude_source": sources, "truncated": truncated, "seed": seed}
+    inputs = {"corpus": pinned_input(source, revision)}
+    select = partial(select_positives, rule=rule, exclude_sources=sources, drop_truncated=truncated == "drop")
+    return build(output, POSITIVES[rule], config, inputs, select, None, expect_rows, overwrite)
 
 
 def build_pairs(
@@ -85,6 +79,7 @@ def build_pairs(
     max_response_tokens: int | None = None,
     revision: str | None = None,
     exclude_source: list[str] | None = None,
+    truncated: str = "keep",
     seed: int = 42,
     expect_rows: int | None = None,
     overwrite: bool = False,
@@ -93,46 +88,25 @@ def build_pairs(
 
     With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_filter.filter_by_length`.
     """
-    config = {"negatives": negatives, "exclude_source": excluded_sources(exclude_source), "seed": seed}
+    sources = excluded_sources(exclude_source)
+    config = {"negatives": negatives, "exclude_source": sources, "truncated": truncated, "seed": seed}
     inputs = {"corpus": pinned_input(source, revision)}
-    reasons = [NO_POSITIVE, NO_NEGATIVE]
     load_filter = None
-    given = {
+    limits = {
         "length_rule": length_rule,
         "max_prompt_tokens": max_prompt_tokens,
         "max_response_tokens": max_response_tokens,
     }
-    limits = _length_options(given, tokenizer)
+    given = {name: value for name, value in limits.items() if value is not None}
     if tokenizer is not None:
-        config |= limits
+        config |= DEFAULT_LIMITS | given
         inputs["tokenizer"] = tokenizer
-        reasons += [PROMPT_TOO_LONG, RESPONSE_TOO_LONG]
-        load_filter = partial(_load_length_filter, tokenizer, **limits)
-    return build(
-        output,
-        summary=PAIRS[negatives],
-        config=config,
-        inputs=inputs,
-        reasons=reasons,
-        select=partial(select_pairs, exclude_sources=config["exclude_source"], negatives=negatives),
-        load_filter=load_filter,
-        expect_rows=expect_rows,
-        overwrite=overwrite,
-    )
-
-
-def _length_options(given: dict[str, Any], tokenizer: str | None) -> dict[str, Any]:
-    """The options of the length filter, with defaults for those that are None."""
-    for name, value in given.items():
-        if value is not None and tokenizer is None:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
-    defaults = {
-        "length_rule": "paper",
-        "max_prompt_tokens": MAX_PROMPT_TOKENS,
-        "max_response_tokens": MAX_RESPONSE_TOKENS,
-    }
-    return defaults | {name: value for name, value in given.items() if value is not None}
+        load_filter = partial(_load_length_filter, tokenizer, **DEFAULT_LIMITS | given)
+    elif given:
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
+    select = partial(select_pairs, exclude_sources=sources, negatives=negatives, drop_truncated=truncated == "drop")
+    return build(output, PAIRS[negatives], config, inputs, select, load_filter, expect_rows, overwrite)
 
 
 def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filter:
@@ -142,15 +116,13 @@ def _load_length_filter(tokenizer: str, length_rule: str, **limits: int) -> Filt
 
 def build(
     output: Path,
-    *,
     summary: str,
     config: dict[str, Any],
     inputs: dict[str, str],
-    reasons: list[str],
     select: Select,
-    load_filter: Callable[[], Filter] | None = None,
-    expect_rows: int | None = None,
-    overwrite: bool = False,
+    load_filter: Callable[[], Filter] | None,
+    expect_rows: int | None,
+    overwrite: bool,
 ) -> str:
     """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `output`.
 
@@ -162,7 +134,6 @@ def build(
         summary: what the rows are, for the card.
         config: the resolved options that decide what comes out; holds the seed of the shuffle.
         inputs: name -> path or Hub id; `inputs["corpus"]`, from `redi.data.reading.corpus.pinned_input`, is read.
-        reasons: why `select` and the filter drop rows, in addition to the `CHECKS` that all builds share.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         load_filter: makes a function of shuffled rows that returns those that remain, and how many were dropped for
             which reason. Called once the build is known to be needed, since it may be slow to load.
@@ -179,54 +150,46 @@ def build(
     refuse_output_over_input(output, inputs)
     if not overwrite and is_complete(output, config, inputs):
         return already_done(output, expect_rows)
-    corpus = open_corpus(inputs["corpus"])
-    hashes = _start_hashing(inputs)
-    with new_folder(output, overwrite) as folder:
-        counts, lengths = _write_rows(folder, corpus, config["seed"], reasons, select, load_filter)
-        if counts["rows"] == 0:
-            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {_describe_drops(counts['dropped'])}")
+    hashes: dict[str, str] = {}
+    hashing = Thread(target=lambda: hashes.update({name: fingerprint(path) for name, path in inputs.items()}))
+    hashing.daemon = True  # a build that fails should not wait for it
+    with new_folder(output, overwrite, inputs.values()) as folder:
+        corpus = open_corpus(inputs["corpus"])
+        hashing.start()
+        filter_rows = load_filter() if load_filter is not None else None
+        counts, lengths = _write_rows(folder, corpus, config["seed"], select, filter_rows)
+        if config["truncated"] == "drop" and "truncated" not in counts:
+            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
+        if lengths is None:
+            drops = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items() if count)
+            why = f"dropped: {drops}" if drops else "it has none to begin with"
+            raise UsageError(f"--input {inputs['corpus']}: no rows are left; {why}")
         check_expected(expect_rows, counts["rows"])
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes())
+        hashing.join()
+        write_card_and_manifest(folder, output, summary, **about, lengths=lengths, fingerprints=hashes)
     return count_table(counts)
 
 
 def _write_rows(
-    folder: Path,
-    corpus: Corpus,
-    seed: int,
-    reasons: list[str],
-    select: Select,
-    load_filter: Callable[[], Filter] | None,
+    folder: Path, corpus: Corpus, seed: int, select: Select, filter_rows: Filter | None
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
-    dropped = Counter({reason: 0 for reason in [*CHECKS, *reasons]})
-    sources: Counter[str] = Counter()
-    selected = _counting(map(select, _counting_sources(prefetch(corpus.batches, 2), sources)), dropped)
-    rows = shuffled(selected, corpus.num_rows, seed, folder)
-    if load_filter is not None:
-        rows = _counting(map(load_filter(), rows), dropped)
+    dropped, sources, kept = Counter(), Counter(), Counter()
+    traces = TruncatedTraces()
+    batches = _counting_sources(traces.noting(prefetch(corpus.batches, 2)), sources)
+    rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
+    if filter_rows is not None:
+        rows = _counting(map(filter_rows, rows), dropped)
     recorder = LengthRecorder()
-    files = write_shards(recorder.recording(prefetch(rows)), folder)
+    files = write_shards(recorder.recording(traces.counting(_counting_sources(prefetch(rows), kept))), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
+    counts |= traces.counts()
     if not files:
         return counts, None
-    lengths = recorder.lengths()
-    return counts | {"sources": _rows_by_source(sources, lengths)}, lengths
-
-
-def _start_hashing(inputs: dict[str, str]) -> Callable[[], dict[str, str]]:
-    """Hashes the inputs in a thread; the function returned waits for the hashes, by name."""
-    found: dict[str, str] = {}
-    thread = Thread(target=lambda: found.update({name: fingerprint(inputs[name]) for name in inputs}), daemon=True)
-    thread.start()  # a daemon, since a build that fails should not wait for it
-
-    def hashes() -> dict[str, str]:
-        thread.join()
-        return found
-
-    return hashes
+    counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}
+    return counts, recorder.lengths()
 
 
 def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) -> Iterator[Any]:
@@ -236,20 +199,9 @@ def _counting(results: Iterator[tuple[Any, Counter[str]]], total: Counter[str]) 
         yield rows
 
 
-def _counting_sources(batches: Iterator[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Passes on batches and adds the rows of each source to `total`."""
+def _counting_sources(batches: Iterator[Any], total: Counter[str]) -> Iterator[Any]:
+    """Passes on batches or tables and adds the rows of each source to `total`."""
     for batch in batches:
         found = pc.value_counts(pc.fill_null(batch["source"], NO_SOURCE))
         total.update(dict(zip(*(part.to_pylist() for part in found.flatten()), strict=True)))
         yield batch
-
-
-def _rows_by_source(total: Counter[str], lengths: DatasetLengths) -> dict[str, dict[str, int]]:
-    """For each source its rows in the input and its rows kept, the largest input first."""
-    kept = dict(zip(lengths.sources, np.bincount(lengths.source_of).tolist(), strict=True))
-    return {name: {"input": count, "kept": kept.get(name, 0)} for name, count in total.most_common()}
-
-
-def _describe_drops(dropped: dict[str, int]) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
-    return f"dropped: {reasons}" if reasons else "it has none to begin with"

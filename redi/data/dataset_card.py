@@ -7,20 +7,11 @@ from typing import Any
 
 from redi.data.lengths.dataset_lengths import DatasetLengths
 from redi.data.lengths.tables import length_tables, summarise
-from redi.runs.files import CARD, write_text
+from redi.runs.files import CARD, fingerprint, write_text
 from redi.runs.markdown import grid
 
 PLOT = "lengths.png"
-
-# The Hub's names for sizes: each holds fewer rows than its number.
-SIZES = {
-    1_000: "n<1K",
-    10_000: "1K<n<10K",
-    100_000: "10K<n<100K",
-    1_000_000: "100K<n<1M",
-    10_000_000: "1M<n<10M",
-    100_000_000: "10M<n<100M",
-}
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")  # the Hub's names
 
 
 def write_card(
@@ -43,20 +34,32 @@ def write_card(
         summary: what the rows are, in a sentence or two.
         config: the resolved options.
         inputs: name -> path or Hub id.
-        counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and optionally `sources`: name -> `input` and
-            `kept` rows.
+        counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and optionally `truncated` (role -> traces cut at
+            the token limit) and `sources` (name -> `input` and `kept` rows).
         lengths: of the rows.
     """
+    made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
+    options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())
+    rows = [["input", counts["input_rows"]]]
+    rows += [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
+    rows += [["kept", counts["rows"]]]
+    rows += [[f"kept, {role} cut at the token limit", count] for role, count in counts.get("truncated", {}).items()]
+    size = SIZES[min(max(0, len(str(counts["rows"])) - 3), len(SIZES) - 1)]
     parts = [
-        _front_matter(counts["rows"]),
+        # No `configs` here: with them, datasets 5.2 identifies a local folder by its name and this text alone. It then
+        # returns what it cached for another folder of that name, or for this one before it was rebuilt.
+        f"---\nsize_categories:\n- {size}\ntask_categories:\n- text-generation\n---",
         f"# {title}",
         summary,
-        _origin(config, inputs),
+        f"Made from {made_from}, with the options {options}. `manifest.json` holds the hashes of the inputs and the "
+        "versions of the libraries.",
         "## Rows",
-        _count_table(counts),
+        grid(["", "rows"], rows),
     ]
     if "sources" in counts:
-        parts += ["## Sources", _source_table(counts["sources"], counts["rows"])]
+        shares = {name: f"{100 * found['kept'] / counts['rows']:.1f} %" for name, found in counts["sources"].items()}
+        rows = [[name, found["input"], found["kept"], shares[name]] for name, found in counts["sources"].items()]
+        parts += ["## Sources", grid(["source", "input", "kept", "of all kept"], rows)]
     if lengths is not None:
         from redi.data.lengths.plots import plot_lengths  # imports matplotlib, which `--help` does not need
 
@@ -66,35 +69,19 @@ def write_card(
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
 
 
-def _front_matter(num_rows: int) -> str:
-    size = next((name for limit, name in SIZES.items() if num_rows < limit), "100M<n<1B")
-    # No `configs` here: with them, datasets 5.2 identifies a local folder by its name and this text alone. It then
-    # returns what it cached for another folder of that name, or for this one before it was rebuilt.
-    return f"""---
-size_categories:
-- {size}
-task_categories:
-- text-generation
----"""
+def write_parent_card(folder: Path, *, title: str, summaries: Mapping[str, str]) -> None:
+    """Writes the card of a folder of datasets, by which `load_dataset(folder, name)` finds each.
 
-
-def _origin(config: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
-    made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
-    options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())
-    return (
-        f"Made from {made_from}, with the options {options}. `manifest.json` holds the hashes of the inputs and the "
-        "versions of the libraries."
-    )
-
-
-def _count_table(counts: Mapping[str, Any]) -> str:
-    dropped = [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
-    return grid(["", "rows"], [["input", counts["input_rows"]], *dropped, ["kept", counts["rows"]]])
-
-
-def _source_table(sources: Mapping[str, Mapping[str, int]], num_rows: int) -> str:
-    rows = [
-        [name, found["input"], found["kept"], f"{100 * found['kept'] / num_rows:.1f} %"]
-        for name, found in sources.items()
-    ]
-    return grid(["source", "input", "kept", "of all kept"], rows)
+    Args:
+        folder: the output folder, which holds the finished datasets.
+        title: its heading.
+        summaries: name -> what the rows of that dataset are.
+    """
+    lines = ["---", "configs:"]
+    for name in summaries:
+        # The description makes `datasets` tell other rows apart, which it would not (see `write_card`).
+        lines += [f"- config_name: {name}", f"  data_files: {name}/train-*.parquet"]
+        lines += [f"  description: rows {fingerprint(folder / name)}"]
+    lines += ["---", "", f"# {title}", ""]
+    lines += [f"- `{name}`: {summary}" for name, summary in summaries.items()]
+    write_text(folder / CARD, "\n".join(lines) + "\n")

@@ -7,21 +7,18 @@ from typing import Any
 from redi.data.dataset_card import write_card
 from redi.data.lengths.dataset_lengths import DatasetLengths
 from redi.runs.errors import UsageError
+from redi.runs.files import check_output
 from redi.runs.manifest import is_finished, read_manifest, write_manifest
 
 
 def refuse_output_over_input(output: Path, inputs: Mapping[str, str | Path]) -> None:
-    """Raises a `UsageError` if `--overwrite` would replace an input."""
-    for path in map(Path, inputs.values()):
-        if path.exists() and path.resolve().is_relative_to(output.resolve()):
-            raise UsageError(f"--output {output} holds the input {path} and would replace it; choose another folder")
+    """Raises a `UsageError`, before any work, if `output` cannot be written or holds an input (`check_output`)."""
+    check_output(output, inputs.values())
 
 
 def is_complete(output: Path, config: dict[str, Any], inputs: Mapping[str, str | Path]) -> bool:
     """Whether `output` is the finished result of the same options and inputs, with all its shards."""
-    if not is_finished(output, config, inputs):
-        return False
-    return all((output / name).is_file() for name in read_manifest(output)["counts"]["files"])
+    return is_finished(output, config, inputs)
 
 
 def already_done(output: Path, expect_rows: int | None) -> str:
@@ -30,7 +27,7 @@ def already_done(output: Path, expect_rows: int | None) -> str:
     Raises:
         UsageError: as `check_expected`.
     """
-    num_rows = read_manifest(output)["counts"]["rows"]
+    num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
     check_expected(expect_rows, num_rows)
     return f"{output}: already done, {num_rows} rows"
 
@@ -59,12 +56,9 @@ def write_card_and_manifest(
         folder: holds the shards.
         output: its later path, whose name is the card's title.
         summary: what the rows are, in a sentence or two.
-        config: the resolved options; `seed`, if there is one, is the manifest's.
-        inputs: name -> path or Hub id.
+        config, inputs, started, fingerprints: as in `redi.runs.manifest.write_manifest`; `config` may hold `seed`.
         counts: as `redi.data.dataset_card.write_card` needs them, and `files`.
-        started: `time.time()` at the start.
         lengths: of the rows, for the card.
-        fingerprints: those of the inputs that are known already.
     """
     about = {"config": config, "inputs": inputs, "counts": counts}
     write_card(folder, title=output.resolve().name, summary=summary, **about, lengths=lengths)
@@ -76,4 +70,5 @@ def count_table(counts: dict[str, Any]) -> str:
     lines = {"input rows": counts["input_rows"]}
     lines |= {f"  {reason}": -count for reason, count in counts["dropped"].items()}
     lines["kept"] = counts["rows"]
+    lines |= {f"  truncated, {role}": count for role, count in counts.get("truncated", {}).items()}
     return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())

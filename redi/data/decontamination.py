@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from redi.data.dataset_folder import count_table, is_complete, refuse_output_over_input, write_card_and_manifest
 from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.reading.local_files import open_rows
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import load_benchmarks
 from redi.runs.errors import UsageError
@@ -41,7 +41,7 @@ def decontaminate(
     """Writes `report.json` and `manifest.json` to `output`, and with `drop` the rows without overlaps.
 
     Args:
-        source: parquet or JSON lines with `problem`, or positives or pairs.
+        source: rows with `problem`, or positives or pairs.
         output: the folder.
         benchmark, benchmark_folder, jsonl: the questions, as in `load_questions`.
         ngram_words: consecutive words that make an overlap.
@@ -58,35 +58,29 @@ def decontaminate(
     inputs = {"corpus": source} | {path.stem: str(path) for path in questions}
     config = {"ngram_words": ngram_words, "drop": drop, "benchmarks": [path.stem for path in questions]}
     refuse_output_over_input(output, inputs)
-    parts = []
     if (output / REPORT).is_file() and not overwrite and is_complete(output, config, inputs):
-        parts.append(f"{output}: already done\n")
-    else:
-        _write(output, OverlapIndex(chain(*questions.values()), ngram_words), config, inputs, overwrite)
-    return "".join([*parts, _describe(output, drop, show)])
-
-
-def _write(output: Path, index: OverlapIndex, config: dict[str, Any], inputs: dict[str, str], overwrite: bool) -> None:
+        return f"{output}: already done\n{_describe(output, drop, show)}"
     started = time.time()
-    rows = open_rows(inputs["corpus"])
-    column = problem_column(rows.schema, inputs["corpus"])
+    rows = open_rows(source)
+    column = problem_column(rows.schema, source)
+    index = OverlapIndex(chain(*questions.values()), ngram_words)
     tally, files = OverlapTally(), {}
-    with new_folder(output, overwrite) as folder:
-        if config["drop"]:
-            files = write_shards(without_overlaps(rows, column, index, tally), folder)
+    with new_folder(output, overwrite, inputs.values()) as folder:
+        kept = without_overlaps(rows.batches(None if drop else [column]), column, index, tally)
+        if drop:
+            files = write_shards(kept, folder)
             if not files:
-                raise UsageError(f"--input {rows.source}: no rows are left of {tally.num_rows}; nothing is written")
-        else:
-            for batch in rows.batches([column]):
-                tally.add(problem_texts(batch[column]), index)
+                raise UsageError(f"--input {source}: no rows are left of {tally.num_rows}; nothing is written")
+        list(kept)  # checks the rows if none are written
         write_text(folder / REPORT, json.dumps(make_report(tally, index), indent=1) + "\n")
         counts = {"input_rows": tally.num_rows, "overlapping_rows": len(tally.overlaps), "files": files}
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        if config["drop"]:
+        if drop:
             counts |= {"dropped": {OVERLAPS: len(tally.overlaps)}, "rows": sum(files.values())}
             write_card_and_manifest(folder, output, SUMMARY, **about)
         else:
             write_manifest(folder, **about)
+    return _describe(output, drop, show)
 
 
 def _describe(output: Path, drop: bool, show: int) -> str:
@@ -97,7 +91,9 @@ def _describe(output: Path, drop: bool, show: int) -> str:
     if show and found["overlaps"]:
         parts.append(examples(found, show))
     if drop:
-        parts.append(count_table(read_manifest(output)["counts"]))
+        parts.append(
+            count_table(read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")["counts"])
+        )
     return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
 
 
@@ -117,17 +113,14 @@ def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) ->
     for path in jsonl:
         if path.stem in {known.stem for known in found}:
             raise UsageError(f"--jsonl {path}: another benchmark is named '{path.stem}' too; rename the file")
-        found[path] = [_question(path, number, row) for number, row in enumerate(iter_jsonl(path, ("problem",)), 1)]
+        found[path] = []
+        for number, row in enumerate(iter_jsonl(path, ("problem",)), 1):
+            if not isinstance(row["problem"], str) or not row["problem"].strip():
+                raise UsageError(f"--jsonl {path}, row {number}: 'problem' is empty or not text")
+            found[path].append(Question(path.stem, str(row.get("id", f"row {number}")), row["problem"]))
         if not found[path]:
             raise UsageError(f"--jsonl {path} has no rows")
     return found
-
-
-def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
-    text = row["problem"]
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"--jsonl {path}, row {number}: 'problem' is empty or not text")
-    return Question(path.stem, row.get("id", f"row {number}"), text)
 
 
 def problem_column(schema: pa.Schema, source: str) -> str:
@@ -139,7 +132,9 @@ def problem_column(schema: pa.Schema, source: str) -> str:
     for name in ("problem", "messages", "prompt"):
         if name in schema.names:
             type_ = schema.field(name).type
-            if _is_text(type_) or _are_messages(type_):
+            turn = type_.value_type if pa.types.is_list(type_) else pa.null()
+            are_messages = pa.types.is_struct(turn) and min(map(turn.get_field_index, ("role", "content"))) >= 0
+            if type_ == pa.string() or are_messages:
                 return name
             raise UsageError(f"--input {source}: column '{name}' is {type_}; it must be text, or messages")
     raise UsageError(
@@ -147,89 +142,61 @@ def problem_column(schema: pa.Schema, source: str) -> str:
     )
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
-    return type_ in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _are_messages(type_: pa.DataType) -> bool:
-    if not (pa.types.is_list(type_) or pa.types.is_large_list(type_)) or not pa.types.is_struct(type_.value_type):
-        return False
-    names = [type_.value_type.field(i).name for i in range(type_.value_type.num_fields)]
-    return {"role", "content"} <= set(names)
-
-
-def problem_texts(column: pa.Array) -> list[str | None]:
-    """The problem of each row of such a column: the text itself, or the first user turn's."""
-    return [_first_user_turn(value) if isinstance(value, list) else value for value in column.to_pylist()]
-
-
-def _first_user_turn(messages: list[dict[str, str]]) -> str | None:
-    return next((message["content"] for message in messages if message["role"] == "user"), None)
+def problem_text(value: str | list[dict[str, str]] | None) -> str | None:
+    """The problem in such a column: the text itself, or the first user turn's."""
+    if isinstance(value, list):
+        return next((message["content"] for message in value if message and message["role"] == "user"), None)
+    return value
 
 
 @dataclass
 class OverlapTally:
-    """The overlaps found so far.
-
-    Attributes:
-        num_rows: rows checked.
-        without_problem: rows without any text to compare.
-        overlaps: row number -> its problem and the questions that it overlaps with.
-    """
+    """Rows checked, those without any text to compare, and by row number its problem and the questions it hits."""
 
     num_rows: int = 0
     without_problem: int = 0
     overlaps: dict[int, tuple[str, dict[Question, str]]] = field(default_factory=dict)
 
-    def add(self, problems: list[str | None], index: OverlapIndex) -> list[bool]:
-        """Checks the next rows, and returns for each whether it overlaps with no question."""
-        found = find_overlaps(problems, index)
-        self.without_problem += sum(not (problem or "").strip() for problem in problems)
-        for number, (problem, questions) in enumerate(zip(problems, found, strict=True), self.num_rows):
-            if questions:
-                self.overlaps[number] = (problem, questions)
-        self.num_rows += len(problems)
-        return [not questions for questions in found]
 
-
-def without_overlaps(rows: Rows, column: str, index: OverlapIndex, tally: OverlapTally) -> Iterator[pa.Table]:
+def without_overlaps(
+    batches: Iterator[pa.RecordBatch], column: str, index: OverlapIndex, tally: OverlapTally
+) -> Iterator[pa.Table]:
     """Yields the rows that overlap with no question, with all columns unchanged, and counts into `tally`."""
-    for batch in rows.batches():
-        kept = tally.add(problem_texts(batch[column]), index)
+    for batch in batches:
+        problems = list(map(problem_text, batch[column].to_pylist()))
+        found = find_overlaps(problems, index)
+        tally.without_problem += sum(not (problem or "").strip() for problem in problems)
+        for number, (problem, questions) in enumerate(zip(problems, found, strict=True), tally.num_rows):
+            if questions:
+                tally.overlaps[number] = (problem, questions)
+        tally.num_rows += len(batch)
+        kept = [not questions for questions in found]
         yield pa.Table.from_batches([batch]).filter(pa.array(kept, pa.bool_()))
 
 
 def make_report(tally: OverlapTally, index: OverlapIndex) -> dict[str, Any]:
     """The content of `report.json`: counts per benchmark, and every overlap with the first shared words."""
-    pairs = [(row, question) for row, (_, questions) in tally.overlaps.items() for question in questions]
-    benchmarks = {}
+    benchmarks, overlaps = {}, []
     for name in dict.fromkeys(question.benchmark for question in index.questions):
-        questions = [question for question in index.questions if question.benchmark == name]
+        questions = {question for question in index.questions if question.benchmark == name}
+        hits = [questions & found.keys() for _, found in tally.overlaps.values()]
         benchmarks[name] = {
-            "questions": len(questions),
-            "short_questions": sum(map(index.is_short, questions)),
-            "questions_hit": len({question for _, question in pairs if question.benchmark == name}),
-            "overlapping_rows": len({row for row, question in pairs if question.benchmark == name}),
+            "questions": sum(question.benchmark == name for question in index.questions),
+            "short_questions": sum(index.is_short(q) for q in index.questions if q.benchmark == name),
+            "questions_hit": len(set().union(*hits)),
+            "overlapping_rows": sum(map(bool, hits)),
         }
+    for row, (problem, found) in tally.overlaps.items():
+        for question, shared in found.items():
+            place = {"row": row, "benchmark": question.benchmark, "id": question.id}
+            overlaps.append(place | {"shared": shared, "problem": problem, "question": question.text})
     return {
         "ngram_words": index.num_words,
         "rows": tally.num_rows,
         "rows_without_problem": tally.without_problem,
         "overlapping_rows": len(tally.overlaps),
         "benchmarks": benchmarks,
-        "overlaps": [
-            {
-                "row": row,
-                "benchmark": question.benchmark,
-                "id": question.id,
-                "shared": shared,
-                "problem": problem,
-                "question": question.text,
-            }
-            for row, (problem, questions) in tally.overlaps.items()
-            for question, shared in questions.items()
-        ],
+        "overlaps": overlaps,
     }
 
 
@@ -247,16 +214,13 @@ def report_table(report: dict[str, Any]) -> str:
 
 def examples(report: dict[str, Any], number: int) -> str:
     """The first overlaps with each benchmark: the shared words, and both texts cut to a line each."""
-    parts = []
-    for name in report["benchmarks"]:
-        found = [overlap for overlap in report["overlaps"] if overlap["benchmark"] == name]
-        for overlap in found[:number]:
-            parts.append(
-                f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}\n"
-                f"  row:      {_one_line(overlap['problem'], overlap['shared'])}\n"
-                f"  question: {_one_line(overlap['question'], overlap['shared'])}"
-            )
-    return "\n".join(parts)
+    return "\n".join(
+        f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}\n"
+        f"  row:      {_one_line(overlap['problem'], overlap['shared'])}\n"
+        f"  question: {_one_line(overlap['question'], overlap['shared'])}"
+        for name in report["benchmarks"]
+        for overlap in [found for found in report["overlaps"] if found["benchmark"] == name][:number]
+    )
 
 
 def _one_line(text: str, shared: str, width: int = 100) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from redi.data.reading.schema import VERIFIERS
+from redi.data.truncation import truncated
 from redi.runs.errors import UsageError
 
 RULES = ("both", "either")
@@ -21,6 +22,7 @@ NEGATIVES = ("not-both", "neither")
 CHECKS = ("problem not valid", "source excluded", "problem empty", "no generations", "verifier lists mismatch")
 NO_POSITIVE = "no positive generation"
 NO_NEGATIVE = "no negative generation"
+TRUNCATED = "only truncated generations"
 
 
 def excluded_sources(sources: list[str] | None) -> list[str]:
@@ -67,8 +69,8 @@ def list_lengths(lists: pa.ListArray) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
 
 
-def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.ndarray:
-    """The index in `CHECKS` of the first check that each row fails, `len(CHECKS)` if it passes all, `(rows,)`."""
+def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np.ndarray, Counter]:
+    """The positions of the rows that pass every check, ascending, and how many fail each, counted under the first."""
     valid = [text is not None and text.strip().lower() == "yes" for text in batch["problem_is_valid"].to_pylist()]
     excluded = pc.is_in(batch["source"], value_set=pa.array(exclude_sources, pa.string()))
     length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
@@ -81,14 +83,9 @@ def first_failed_check(batch: pa.RecordBatch, exclude_sources: list[str]) -> np.
         counts == 0,
         np.logical_or(*mismatched),
     ]
-    return np.select(failed, range(len(CHECKS)), default=len(CHECKS))
-
-
-def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np.ndarray, Counter]:
-    """The positions of the rows that pass every check, ascending, and how many fail each."""
-    failed = first_failed_check(batch, exclude_sources)
-    counts = np.bincount(failed, minlength=len(CHECKS))
-    return np.flatnonzero(failed == len(CHECKS)), Counter(dict(zip(CHECKS, counts.tolist(), strict=False)))
+    first = np.select(failed, range(len(CHECKS)), default=len(CHECKS))
+    numbers = np.bincount(first, minlength=len(CHECKS)).tolist()
+    return np.flatnonzero(first == len(CHECKS)), Counter(dict(zip(CHECKS, numbers, strict=False)))
 
 
 def verdicts(batch: pa.RecordBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +150,7 @@ def conversations(problems: pa.StringArray, responses: pa.StringArray) -> pa.Lis
 
 
 def select_positives(
-    batch: pa.RecordBatch, rule: str, exclude_sources: list[str]
+    batch: pa.RecordBatch, rule: str, exclude_sources: list[str], drop_truncated: bool = False
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     """The positives of a batch: each problem with its first generation that the verifiers accept.
 
@@ -162,6 +159,7 @@ def select_positives(
         rule: "both": a generation is positive if both verifiers accept it. "either": the first that both accept, or
             else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
         exclude_sources: values of `source` whose rows are dropped.
+        drop_truncated: leave out the generations that were cut at the token limit.
 
     Returns:
         The rows (`messages, chosen_gen_idx, source, uuid, original_index`, and `sft_rule`), in the batch's order, and
@@ -169,13 +167,18 @@ def select_positives(
     """
     rows, drops = eligible_rows(batch, exclude_sources)
     generations = Generations.of(batch)
+    counts = generations.counts[rows]
     llama, math_verify = verdicts(batch, rows)
-    chosen = preferred = first_true(llama & math_verify, generations.counts[rows])
-    if rule == "either":
-        chosen = np.where(preferred >= 0, preferred, first_true(llama | math_verify, generations.counts[rows]))
-    kept = chosen >= 0
-    drops[NO_POSITIVE] = int((~kept).sum())
-    rows, chosen, preferred = rows[kept], chosen[kept], preferred[kept]
+    accepted = llama | math_verify if rule == "either" else llama & math_verify
+    usable = _usable(batch, rows, counts, drop_truncated)
+    kept = first_true(accepted & usable, counts) >= 0
+    missing = first_true(accepted, counts) < 0
+    drops[NO_POSITIVE] = int(missing.sum())
+    if drop_truncated:
+        drops[TRUNCATED] = int((~kept & ~missing).sum())
+    preferred = first_true(llama & math_verify & usable, counts)[kept]
+    chosen = np.where(preferred >= 0, preferred, first_true(accepted & usable, counts)[kept])
+    rows = rows[kept]
 
     problems = batch["problem"].take(pa.array(rows))
     columns = {
@@ -190,7 +193,7 @@ def select_positives(
 
 
 def select_pairs(
-    batch: pa.RecordBatch, exclude_sources: list[str], negatives: str = "not-both"
+    batch: pa.RecordBatch, exclude_sources: list[str], negatives: str = "not-both", drop_truncated: bool = False
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     """The pairs of a batch: each problem's first generation that both verifiers accept, and its first negative one.
 
@@ -199,6 +202,7 @@ def select_pairs(
         exclude_sources: values of `source` whose rows are dropped.
         negatives: "not-both": a generation is negative unless both verifiers accept it, so one may have, and its text
             may even equal the chosen one's. "neither": negative if neither accepts it.
+        drop_truncated: leave out the generations that were cut at the token limit.
 
     Returns:
         The rows (`prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx`), in the
@@ -206,13 +210,18 @@ def select_pairs(
     """
     rows, drops = eligible_rows(batch, exclude_sources)
     generations = Generations.of(batch)
+    counts = generations.counts[rows]
     llama, math_verify = verdicts(batch, rows)
-    accepted = llama | math_verify if negatives == "neither" else llama & math_verify
-    chosen = first_true(llama & math_verify, generations.counts[rows])
-    rejected = first_true(~accepted, generations.counts[rows])
-    drops[NO_POSITIVE] = int((chosen < 0).sum())
-    drops[NO_NEGATIVE] = int(((chosen >= 0) & (rejected < 0)).sum())
+    positive = llama & math_verify
+    negative = ~(llama | math_verify) if negatives == "neither" else ~positive
+    has_positive, has_negative = (first_true(flags, counts) >= 0 for flags in (positive, negative))
+    usable = _usable(batch, rows, counts, drop_truncated)
+    chosen, rejected = (first_true(flags & usable, counts) for flags in (positive, negative))
     kept = (chosen >= 0) & (rejected >= 0)
+    drops[NO_POSITIVE] = int((~has_positive).sum())
+    drops[NO_NEGATIVE] = int((has_positive & ~has_negative).sum())
+    if drop_truncated:
+        drops[TRUNCATED] = int((has_positive & has_negative & ~kept).sum())
     rows, chosen, rejected = rows[kept], chosen[kept], rejected[kept]
 
     problems = batch["problem"].take(pa.array(rows))
@@ -225,6 +234,13 @@ def select_pairs(
         "rejected_gen_idx": pa.array(rejected, pa.int64()),
     }
     return pa.record_batch(columns), drops
+
+
+def _usable(batch: pa.RecordBatch, rows: np.ndarray, counts: np.ndarray, drop_truncated: bool) -> np.ndarray:
+    """The generations of `rows` that may be selected, bool `(generations,)`."""
+    if not drop_truncated:
+        return np.ones(counts.sum(), dtype=bool)
+    return ~truncated(batch["finish_reasons"].take(pa.array(rows)), counts)
 
 
 def _provenance(batch: pa.RecordBatch, generations: Generations, rows: np.ndarray) -> dict[str, pa.Array]:

@@ -12,27 +12,13 @@ from tqdm import tqdm
 # Rows of the corpus per bucket. Memory holds the pairs of one bucket: about 100 MB at 15 kB a trace.
 BUCKET_ROWS = 4096
 SCATTER_BYTES = 64_000_000  # selected rows collected before they are written to the buckets
+TAKE_BYTES = 1_000_000_000  # sorted at a time: Arrow's offsets into a text column end at 2^31
 SHARD_BYTES = 500_000_000  # of uncompressed Arrow data; `datasets` cuts its shards at the same size
 ROW_GROUP_ROWS = 1000
 
 
-def shuffled(batches: Iterator[pa.RecordBatch], num_rows: int, seed: int, folder: Path) -> Iterator[pa.Table]:
-    """Yields the rows of `batches` in the order of a shuffle of the complete corpus, a bucket at a time.
-
-    Row `numpy.random.default_rng(seed).permutation(num_rows)[i]` of the corpus comes i-th, which is the order of
-    `datasets.Dataset.shuffle(seed)`. Rows that were not selected are skipped.
-
-    Args:
-        batches: selected rows with a column `original_index`, their row in the corpus.
-        num_rows: rows in the corpus.
-        seed: of the permutation.
-        folder: for temporary files.
-    """
-    return ordered(batches, shuffled_places(num_rows, seed), folder)
-
-
 def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
-    """The place of each row of the corpus in its shuffled order, `(num_rows,)`."""
+    """The place of each row of a corpus in the order of `datasets.Dataset.shuffle(seed)`, `(num_rows,)`."""
     return places_of(np.random.default_rng(seed).permutation(num_rows), num_rows)
 
 
@@ -54,37 +40,27 @@ def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) 
         place: of each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
         folder: for the bucket files; each is removed once it has been read.
     """
-    buckets, schema = _scatter(batches, place, folder)
-    for bucket in tqdm(sorted(buckets), desc="writing", unit=" buckets", disable=None):
-        table = _read_bucket(buckets[bucket], schema)
-        buckets[bucket].unlink()
-        yield table.take(pa.array(np.argsort(place[table["original_index"]])))
-
-
-def _scatter(
-    batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path
-) -> tuple[dict[int, Path], pa.Schema | None]:
-    """Writes each row into the bucket of its place; returns the files of non-empty buckets, and their schema."""
     files: dict[int, Path] = {}
-    schema = None
     for batch in _collected(batches):
-        places, schema = place[batch["original_index"]], batch.schema
-        order = np.argsort(places)
-        batch, bucket_of = batch.take(pa.array(order)), places[order] // BUCKET_ROWS
+        order = np.argsort(place[batch["original_index"]])
+        batch = batch.take(pa.array(order))
+        bucket_of = place[batch["original_index"]] // BUCKET_ROWS
         starts = np.flatnonzero(np.diff(bucket_of, prepend=-1))
         for start, end in pairwise([*starts, len(batch)]):
             path = files.setdefault(int(bucket_of[start]), folder / f"bucket-{bucket_of[start]}.arrow")
             with path.open("ab") as file:  # a large corpus has more buckets than a process may have open files
                 file.write(batch.slice(start, end - start).serialize())
-    return files, schema
-
-
-def _read_bucket(path: Path, schema: pa.Schema) -> pa.Table:
-    batches = []
-    with pa.OSFile(str(path)) as file:
-        while file.tell() < file.size():
-            batches.append(pa.ipc.read_record_batch(pa.ipc.read_message(file), schema))
-    return pa.Table.from_batches(batches)
+    for _, path in tqdm(sorted(files.items()), desc="writing", unit=" buckets", disable=None):
+        parts = []
+        with pa.OSFile(str(path)) as file:
+            while file.tell() < file.size():
+                parts.append(pa.ipc.read_record_batch(pa.ipc.read_message(file), batch.schema))
+        path.unlink()
+        table = pa.Table.from_batches(parts)
+        places = place[table["original_index"]]
+        for stretch in np.array_split(np.sort(places), 1 + table.nbytes // TAKE_BYTES):
+            rows = table.filter(pa.array((places >= stretch[0]) & (places <= stretch[-1])))
+            yield rows.take(pa.array(np.argsort(place[rows["original_index"]])))
 
 
 def _collected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -108,20 +84,20 @@ def write_shards(tables: Iterator[pa.Table], folder: Path) -> dict[str, int]:
         Rows per file name; without rows, nothing is written and the result is empty.
     """
     num_rows: list[int] = []
-    num_bytes, writer = 0, None
+    num_bytes, writer = SHARD_BYTES, None
     for table in tables:
         for part in (table.slice(start, ROW_GROUP_ROWS) for start in range(0, len(table), ROW_GROUP_ROWS)):
-            if writer is None:
+            if num_bytes >= SHARD_BYTES:
+                if writer is not None:
+                    writer.close()
                 # Traces do not repeat, so a dictionary of them would be built and discarded.
                 path = folder / f"train-{len(num_rows):05d}.parquet"
                 writer = pq.ParquetWriter(path, part.schema, use_dictionary=["source"])
                 num_rows.append(0)
+                num_bytes = 0
             writer.write_table(part)
             num_rows[-1] += len(part)
             num_bytes += part.nbytes
-            if num_bytes >= SHARD_BYTES:
-                writer.close()
-                num_bytes, writer = 0, None
     if writer is not None:
         writer.close()
     names = [f"train-{shard:05d}-of-{len(num_rows):05d}.parquet" for shard in range(len(num_rows))]

@@ -3,18 +3,18 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from redi.data.dataset_folder import write_card_and_manifest
 from redi.data.reading.local_files import Rows, open_rows
 from redi.data.reading.schema import DEFAULTS, SCHEMA, check_schema
 from redi.data.shuffle import write_shards
+from redi.data.truncation import CUT
 from redi.evaluation.benchmarks import Benchmark, Problem
 from redi.evaluation.files import GENERATIONS
 from redi.runs.errors import UsageError
@@ -24,20 +24,7 @@ from redi.text.prompts import THINK
 
 NAME = "problems"  # the corpus, as a benchmark to sample
 SUMMARY = "Problems with traces that a teacher wrote for them; verify.py decides which are correct."
-FINISH_REASONS = "finish_reasons"
-CORRECTNESS = "correctness"
 TABLE_ROWS = 128  # rows whose traces are in memory together
-
-
-@dataclass
-class TraceTally:
-    """What became of the rows of a corpus."""
-
-    rows: int = 0
-    rows_without_problem: int = 0
-    labels_removed: int = 0
-    traces_added: int = 0
-    finish_reasons: dict[str, int] = field(default_factory=dict)
 
 
 def problem_id(problem: str) -> str:
@@ -55,7 +42,7 @@ def read_problems(rows: Rows) -> Benchmark:
     problems: dict[str, Problem] = {}
     for batch in rows.batches(("problem", "answer")):
         for row in batch.to_pylist():
-            if _has_problem(row["problem"]):
+            if (row["problem"] or "").strip():
                 name = problem_id(row["problem"])
                 problems.setdefault(name, Problem(name, row["problem"], row["answer"]))
     if not problems:
@@ -63,7 +50,7 @@ def read_problems(rows: Rows) -> Benchmark:
     return Benchmark(NAME, rows.source, tuple(problems.values()))
 
 
-def add_traces(rows: Rows, generations: Path, tally: TraceTally) -> Iterator[pa.Table]:
+def add_traces(rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]) -> Iterator[pa.Table]:
     """Yields all rows in order, each with its problem's samples after the generations that it already has.
 
     All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` says what ended each trace,
@@ -73,54 +60,35 @@ def add_traces(rows: Rows, generations: Path, tally: TraceTally) -> Iterator[pa.
     Args:
         rows: the corpus.
         generations: the `generations.jsonl` of its problems.
-        tally: gets what became of the rows.
+        tally: gets `rows`, `rows_without_problem`, `labels_removed` and `traces_added`.
+        finish_reasons: gets what ended the traces added.
     """
     traces = _Traces(generations)
+    fields = {field.name: field for field in rows.schema}
+    fields |= {name: SCHEMA.field(name) for name in DEFAULTS if name not in fields}
+    fields |= {name: SCHEMA.field(name) for name in ("generations", "finish_reasons")}
     for batch in rows.batches():
         for start in range(0, len(batch), TABLE_ROWS):
-            yield _with_traces(pa.table(batch.slice(start, TABLE_ROWS)), traces, tally)
+            made = batch.slice(start, TABLE_ROWS).to_pylist()
+            for row in made:
+                finish_reasons.update(_add(row, traces, tally))
+            yield pa.Table.from_pylist(made, pa.schema(fields.values()))
 
 
-def _with_traces(table: pa.Table, traces: "_Traces", tally: TraceTally) -> pa.Table:
-    problems = table["problem"].to_pylist()
-    asked = [_has_problem(problem) for problem in problems]
-    added = [traces.of(problem_id(problem)) if ask else [] for problem, ask in zip(problems, asked, strict=True)]
-    before = [texts or [] for texts in _values(table, "generations")]
-    reasons = _values(table, FINISH_REASONS)
-    reasons = [old or [None] * len(texts) for old, texts in zip(reasons, before, strict=True)]
-    columns = {
-        "generations": [old + [text for text, _ in new] for old, new in zip(before, added, strict=True)],
-        FINISH_REASONS: [old + [reason for _, reason in new] for old, new in zip(reasons, added, strict=True)],
-    }
-    for name, values in columns.items():
-        table = _set(table, name, pa.array(values, SCHEMA.field("generations").type))
+def _add(row: dict[str, Any], traces: "_Traces", tally: Counter[str]) -> list[str]:
+    """Adds the traces to a row, in place; returns what ended each."""
+    asked = bool((row["problem"] or "").strip())
+    texts, reasons = traces.of(problem_id(row["problem"])) if asked else ([], [])
+    before, known = row.get("generations") or [], row.get("finish_reasons") or []
+    row["generations"] = before + texts
+    row["finish_reasons"] = (known if len(known) == len(before) else [None] * len(before)) + reasons
     for name, value in DEFAULTS.items():
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array([value] * len(table)))
-    if CORRECTNESS in table.column_names:
-        labels = table[CORRECTNESS]
-        tally.labels_removed += pc.sum(pc.and_(pa.array(asked), labels.is_valid())).as_py() or 0
-        table = _set(table, CORRECTNESS, pc.if_else(pa.array(asked), pa.scalar(None, labels.type), labels))
-    tally.rows += len(table)
-    tally.rows_without_problem += asked.count(False)
-    for _, reason in (trace for new in added for trace in new):
-        tally.traces_added += 1
-        tally.finish_reasons[reason] = tally.finish_reasons.get(reason, 0) + 1
-    return table
-
-
-def _has_problem(problem: str | None) -> bool:
-    return problem is not None and bool(problem.strip())
-
-
-def _values(table: pa.Table, name: str) -> list[Any]:
-    return table[name].to_pylist() if name in table.column_names else [None] * len(table)
-
-
-def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    if name not in table.column_names:
-        return table.append_column(name, values)
-    return table.set_column(table.column_names.index(name), name, values)
+        row.setdefault(name, value)
+    labelled = asked and row.get("correctness") is not None
+    if labelled:
+        row["correctness"] = None
+    tally.update(rows=1, rows_without_problem=not asked, labels_removed=labelled, traces_added=len(texts))
+    return reasons
 
 
 class _Traces:
@@ -135,25 +103,25 @@ class _Traces:
             self._places.setdefault(row["id"], {})[row["sample_idx"]] = place
             place += len(line)
 
-    def of(self, name: str) -> list[tuple[str, str]]:
+    def of(self, name: str) -> tuple[list[str], list[str]]:
         """A problem's traces, in the order of their sample indices, and why each ended.
 
         If the prompt opened the thought, the trace does too, since a student has to write it.
         """
-        traces = []
+        texts, reasons = [], []
         for _, place in sorted(self._places[name].items()):
             self._stream.seek(place)
             row = json.loads(self._stream.readline())
             opened = row["prompt"].rstrip().endswith(THINK.strip())
-            traces.append((THINK + row["response"] if opened else row["response"], row["finish_reason"]))
-        return traces
+            texts.append(THINK + row["response"] if opened else row["response"])
+            reasons.append(row["finish_reason"])
+        return texts, reasons
 
 
 def refuse_other_output(output: Path, samples: Path) -> None:
     """Raises a `UsageError` unless `output` is absent, empty, or was made from these samples and may be replaced."""
-    manifest = read_manifest(output) if output.is_dir() else None
-    made_of = (manifest or {}).get("inputs", {}).get("samples", {}).get("path")
-    ours = made_of is not None and Path(made_of).resolve() == (samples / GENERATIONS).resolve()
+    inputs = ((read_manifest(output) or {}).get("inputs") or {}).get("samples", {})
+    ours = "path" in inputs and Path(inputs["path"]).resolve() == (samples / GENERATIONS).resolve()
     if output.exists() and not ours and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"--output {output} exists; choose another folder, or pass --overwrite to replace it")
 
@@ -162,15 +130,16 @@ def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any
     """Writes the corpus with the traces of the folder `samples` to `output`; returns what to print."""
     started = time.time()
     inputs = {"corpus": source, "samples": samples / GENERATIONS}
-    tally = TraceTally()
+    tally, reasons = Counter(rows=0, rows_without_problem=0, labels_removed=0, traces_added=0), Counter()
     with new_folder(output, overwrite=True) as folder:
-        files = write_shards(add_traces(open_rows(source), inputs["samples"], tally), folder)
-        counts = {"input_rows": tally.rows, "dropped": {}, "files": files} | asdict(tally)
+        files = write_shards(add_traces(open_rows(source), inputs["samples"], tally, reasons), folder)
+        counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally}
+        counts |= {"finish_reasons": dict(reasons), "truncated": {"traces": reasons[CUT]}}
         about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
         write_card_and_manifest(folder, output, SUMMARY, **about)
-    lines = [f"{tally.rows:,} rows, {tally.traces_added:,} traces added {tally.finish_reasons}: {output}"]
-    if tally.rows_without_problem:
-        lines.append(f"{tally.rows_without_problem:,} rows have no problem and got no traces")
-    if tally.labels_removed:
-        lines.append(f"{tally.labels_removed:,} rows lost their labels, which do not cover the new traces")
+    lines = [f"{tally['rows']:,} rows, {tally['traces_added']:,} traces added {dict(reasons)}: {output}"]
+    if tally["rows_without_problem"]:
+        lines.append(f"{tally['rows_without_problem']:,} rows have no problem and got no traces")
+    if tally["labels_removed"]:
+        lines.append(f"{tally['labels_removed']:,} rows lost their labels, which do not cover the new traces")
     return "\n".join([*lines, f"next: python data_preprocess/verify.py --input {output} --output ..."])

@@ -1,5 +1,6 @@
 """Opens the rows that a training run starts from: local parquet, or a dataset of the Hub."""
 
+import re
 from pathlib import Path
 
 import pyarrow.dataset
@@ -7,42 +8,55 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 
 
 def load_rows(name: str, split: str) -> Dataset:
     """The rows of a folder of parquet files, a parquet file, or a Hub id.
 
+    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`.
+
     Raises:
-        UsageError: `name` does not exist, or cannot be loaded.
+        UsageError: `name` does not exist, has no such split, or cannot be loaded.
     """
-    files = split_files(name, split)
-    if not files and not Path(name).exists() and not is_hub_id(name):
+    files = _files_by_split(name, split)
+    if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):
         raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
-    kinds = (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError)
-    with usage_errors(lambda error: f"dataset_name={name} cannot be loaded: {error}", *kinds):
-        if files:
-            return load_dataset("parquet", data_files=list(map(str, files)), split="train")
+    kinds = (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError, AssertionError)
+    where = f"dataset_name={name}, dataset_train_split={split}"
+    with usage_errors(lambda error: f"{where} cannot be loaded: {error}", *kinds):
+        if all(files.values()):
+            return load_dataset(
+                "parquet", data_files={part: list(map(str, files[part])) for part in files}, split=split
+            )
         return load_dataset(name, split=split)
 
 
 def scan_rows(name: str, split: str) -> pyarrow.dataset.Dataset:
-    """The rows of `load_rows`, for reading some columns or the first rows. Parquet files are read in place.
-
-    Raises:
-        UsageError: as `load_rows`.
-    """
+    """The rows of `load_rows`, for reading some columns or the first rows. Parquet files are read in place."""
     files = split_files(name, split)
-    if files:
+    if files and split in _files_by_split(name, split):
         return pyarrow.dataset.dataset([str(file.resolve()) for file in files], format="parquet")
     return pyarrow.dataset.dataset(load_rows(name, split).with_format("arrow")[:])
 
 
 def split_files(name: str, split: str) -> list[Path]:
-    """A parquet file itself, or the files `SPLIT-*.parquet` of a folder; none for anything else.
+    """A parquet file itself, or the files `SPLIT-*.parquet` of a folder, of a slice all; none for anything else."""
+    return [file for files in _files_by_split(name, split).values() for file in files]
+
+
+def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
+    """The files of each split named in `train[:10]+test`.
 
     `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
     return the rows of another folder.
     """
-    path = Path(name)
-    return [path] if path.is_file() else sorted(path.glob(f"{split}-*.parquet"))
+    path, parts = Path(name), [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
+    if not path.is_file():
+        return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}
+    if parts != ["train"] and not (len(parts) == 1 and re.match(rf"{re.escape(parts[0])}\b", path.name)):
+        raise UsageError(
+            f"dataset_train_split={split}: the rows of a file are its split train; use train, or a slice such as "
+            f"train[:100], and name the file of another split in dataset_name={name}"
+        )
+    return {parts[0]: [path]}

@@ -3,11 +3,15 @@
 A new benchmark is such a file. Multiple choice, as in GPQA, has the choices in `problem` and the letter as `answer`.
 """
 
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from redi.evaluation.files import KINDS, TEXTS, check, texts_of
 from redi.runs.errors import UsageError, nearest
-from redi.runs.jsonl import iter_jsonl
+from redi.runs.jsonl import iter_lines
 
 # Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
 # and 2023): every value of its pass@16 column is k/83. Other copies hold only the 40 of 2023.
@@ -17,6 +21,8 @@ KNOWN = {"math500": 500, "aime24": 30, "amc23": 83, "minerva": 272, "olympiadben
 SECOND_GOLDS = {"minerva_sourcebox": "minerva"}
 _NUM_ROWS = KNOWN | {name: KNOWN[first] for name, first in SECOND_GOLDS.items()}
 DEFAULT_FOLDER = Path("data/benchmarks")
+# A raw answer of GSM8K: a worked solution, and on its last line "#### 2".
+_GSM8K = re.compile(r".*####([^\n]*)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -81,21 +87,69 @@ def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Ben
 
 
 def _read_problems(path: Path) -> list[Problem]:
-    seen: set[str | int] = set()
-    problems = []
-    for number, row in enumerate(iter_jsonl(path, ("id", "problem", "answer")), start=1):
-        where = f"{path}, row {number}"
-        if not isinstance(row["id"], str | int):
-            raise UsageError(f"{where}: 'id' must be text or a whole number, not {row['id']!r}")
-        golds = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-        if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
-            raise UsageError(f"{where}: 'answer' must be text or a list of texts, not {row['answer']!r}")
-        if not isinstance(row["problem"], str) or not row["problem"].strip():
-            raise UsageError(f"{where}: 'problem' is empty")
-        if row["id"] in seen:
+    problems: dict[str, Problem] = {}
+    num_solutions = 0
+    for number, _, row in iter_lines(path, ("id", "problem", "answer")):
+        where = f"{path}, line {number}"
+        answer = reference_answer(row, where)
+        num_solutions += answer != row["answer"]
+        for key in ("id", "problem"):
+            _check_text(str(row[key]), key, where)
+        if str(row["id"]) in problems:
             raise UsageError(f"{where}: id '{row['id']}' occurs twice")
-        seen.add(row["id"])
-        problems.append(Problem(row["id"], row["problem"], row["answer"]))
+        problems[str(row["id"])] = Problem(row["id"], row["problem"], answer)
     if not problems:
         raise UsageError(f"{path} has no rows")
-    return problems
+    if num_solutions:
+        print(
+            f"note: {path}: {num_solutions} answers are solutions that end in '#### ANSWER', as in GSM8K; what "
+            "follows #### is the reference answer",
+            file=sys.stderr,
+        )
+    return list(problems.values())
+
+
+def read_asked(path: Path, golds: bool = False) -> dict[str, dict[str, Problem]]:
+    """The problems in a folder's `benchmark.jsonl` by benchmark and id; empty if there is no such file.
+
+    Args:
+        path: of the file.
+        golds: each row must have reference answers; otherwise they are not looked at.
+
+    Raises:
+        UsageError: a malformed row, or a problem occurs twice.
+    """
+    asked: dict[str, dict[str, Problem]] = {}
+    for number, _, row in iter_lines(path, ("benchmark", "id", *["answer"] * golds)) if path.is_file() else ():
+        where = f"{path}, line {number}"
+        check(row, where, {key: KINDS[key] for key in ("benchmark", "id", "problem")})
+        answer = reference_answer(row, where) if golds else row.get("answer")
+        problems, name = asked.setdefault(row["benchmark"], {}), str(row["id"])
+        if name in problems:
+            raise UsageError(f"{where}: id '{name}' of {row['benchmark']} occurs twice")
+        problems[name] = Problem(row["id"], row.get("problem", ""), answer)
+    return asked
+
+
+def reference_answer(row: dict[str, Any], where: str) -> str | list[str]:
+    """The reference answers of a benchmark's row; of GSM8K's worked solutions, what follows `####`.
+
+    Raises:
+        UsageError: a value of the row is of the wrong kind; the message begins with `where`.
+    """
+    check(row, where, KINDS | {"answer": TEXTS})
+    golds = []
+    for gold in texts_of(row["answer"]):
+        solution = _GSM8K.fullmatch(gold)
+        golds.append(solution[1].strip() if solution else gold)
+        _check_text(golds[-1], "answer", where)
+    return golds if isinstance(row["answer"], list) else golds[0]
+
+
+def _check_text(text: str, key: str, where: str) -> None:
+    if not text.strip():
+        raise UsageError(f"{where}: '{key}' is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: '{key}' holds half a surrogate pair at character {error.start + 1}") from None

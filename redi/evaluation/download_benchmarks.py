@@ -5,9 +5,8 @@ names: math-ai/minervamath, whose reference answers are likely those of the sour
 674 of the 675 problems. The files that the paper was graded by come with the rllm repository.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redi.evaluation.benchmarks import load_benchmark
 from redi.runs.errors import UsageError, nearest, usage_errors
@@ -15,8 +14,7 @@ from redi.runs.files import write_text
 from redi.runs.jsonl import line
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a benchmark is on the Hub, and the names of its columns."""
 
     dataset: str
@@ -44,10 +42,8 @@ def download(names: list[str], folder: Path) -> None:
     """
     for name in names:
         if name not in SOURCES:
-            known = ", ".join(SOURCES)
-            raise UsageError(
-                f"--benchmark {name} cannot be downloaded (known names: {known}){nearest(name, list(SOURCES))}"
-            )
+            hint = f"(known names: {', '.join(SOURCES)}){nearest(name, list(SOURCES))}"
+            raise UsageError(f"--benchmark {name} cannot be downloaded {hint}")
     for name in names:
         path = folder / f"{name}.jsonl"
         if path.is_file():
@@ -78,11 +74,10 @@ def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[
     """
     if len(rows) != source.num_rows:
         raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")
-    columns = [column for column in (source.problem, source.answer, source.id) if column is not None]
-    missing = [column for column in columns if column not in rows[0]]
+    missing = {source.problem, source.answer, source.id or source.problem} - rows[0].keys()
     if missing:
         raise UsageError(
-            f"--benchmark {name}: {source.dataset} has no column '{missing[0]}'; it has {', '.join(rows[0])}"
+            f"--benchmark {name}: {source.dataset} has no column '{min(missing)}'; it has {', '.join(rows[0])}"
         )
     return [
         {

@@ -1,13 +1,84 @@
 """The files of an evaluation folder, which generation, grading and the report pass on to each other."""
 
-import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redi.runs.errors import UsageError
+from redi.runs.jsonl import iter_lines, parse_line
 
 GENERATIONS, GRADED, BENCHMARK, SAMPLING = "generations.jsonl", "graded.jsonl", "benchmark.jsonl", "sampling.json"
 _OLD_SAMPLING = "generation_config.json"  # until 0.1; Hugging Face's name for something else
+
+
+class Kind(NamedTuple):
+    """What a value must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str))
+TEXT_OR_NULL = Kind("text or null", lambda value: value is None or isinstance(value, str))
+ID = Kind("text or a whole number", lambda value: type(value) in (str, int))  # not bool, which is an int
+COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+FLAG_OR_NULL = Kind("true, false or null", lambda value: value is None or isinstance(value, bool))
+TEXTS = Kind(
+    "text or a list of texts, none of them empty",
+    lambda value: bool(texts := texts_of(value)) and all(isinstance(text, str) and text.strip() for text in texts),
+)
+KINDS = {
+    **dict.fromkeys(("benchmark", "problem", "prompt", "response", "finish_reason", "key", "status"), TEXT),
+    **{"id": ID, "sample_idx": COUNT, "num_tokens": COUNT, "correct": FLAG, "correct_rllm_style": FLAG_OR_NULL},
+    **{"answer": TEXT_OR_NULL, "gold": TEXTS},
+}
+SampleKey = tuple[str, str, int]  # benchmark, id as text, sample index
+
+
+def texts_of(value: Any) -> list[Any]:
+    """A value that stands alone or in a list, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def check(row: dict[str, Any], where: str, kinds: dict[str, Kind] = KINDS) -> None:
+    """Checks the values of a row.
+
+    Raises:
+        UsageError: a value is of the wrong kind; the message begins with `where` and names the key.
+    """
+    for key, value in row.items():
+        if key in kinds and not kinds[key].holds(value):
+            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+            raise UsageError(f"{where}: '{key}' must be {kinds[key].words}, not {shown}")
+
+
+def sample_key(row: dict[str, Any]) -> SampleKey:
+    """What identifies a sample. The ids 1 and "1" are the same."""
+    return row["benchmark"], str(row["id"]), row["sample_idx"]
+
+
+def read_samples(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[SampleKey, dict[str, Any]]]:
+    """Yields the rows of `generations.jsonl` or `graded.jsonl` with their keys.
+
+    Raises:
+        UsageError: a row lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
+    """
+    seen: dict[SampleKey, int] = {}
+    for number, _, row in iter_lines(path, ("benchmark", "id", "sample_idx", *fields)):
+        check(row, f"{path}, line {number}")
+        key = sample_key(row)
+        if key in seen:
+            raise UsageError(f"{path}, line {number}: {repeated(key, seen[key])}")
+        seen[key] = number
+        yield key, row
+    if not seen:
+        raise UsageError(f"{path} has no rows")
+
+
+def repeated(key: SampleKey, first: int) -> str:
+    """Says that a sample occurs twice, the first time on line `first`."""
+    return f"sample {key[2]} of {key[0]} '{key[1]}' occurs twice, first on line {first}; remove one of the lines"
 
 
 def sampling_file(folder: Path) -> Path | None:
@@ -20,9 +91,9 @@ def read_sampling(folder: Path) -> dict[str, Any]:
     """The options that a folder's answers were sampled with.
 
     Raises:
-        UsageError: the folder has no such file.
+        UsageError: the folder has no such file, or it is damaged.
     """
     path = sampling_file(folder)
     if path is None:
         raise UsageError(f"{folder / SAMPLING} does not exist; is {folder} an output of `evaluate.py generate`?")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_line(path.read_bytes(), str(path))

@@ -1,63 +1,58 @@
 """From a model, a run or a recipe to its report: where the answers go, then sampling, grading and reporting.
 
 Answers of RUN go to RUN/../evaluation/NAME, those of its checkpoints to RUN/../evaluation/NAME_checkpoint-N. Reports
-go to RUN/../report/NAME and NAME_checkpoints. Those of a Hub id go to runs/.
+go to RUN/../report/NAME and NAME_checkpoints. Those of a Hub id, and of a model from elsewhere, go to runs/.
 
 The name of a folder includes a protocol other than the usual one, and every option that changes the samples:
-NAME_quick, NAME_temperature-1.0. It does not include benchmarks and the number of samples, since a folder can gain
-both. So a quick look at a model does not stand in the way of its evaluation.
+NAME_quick, NAME_temperature-1.0. It does not include benchmarks, --limit and the number of samples, since a folder can
+gain more of each. So a quick look at a model does not stand in the way of its evaluation.
 """
 
 import argparse
-import json
 import os
 import re
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redi.evaluation.benchmarks import SECOND_GOLDS, Benchmark, load_benchmarks
+from redi.evaluation.benchmarks import SECOND_GOLDS, Benchmark, load_benchmarks, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
 from redi.evaluation.generation.options import SamplingOptions, option_name, parse_shard, sampling_options
 from redi.evaluation.generation.protocols import AMOUNT, changes, describe_protocol, protocol_file
-from redi.runs.errors import UsageError
-from redi.runs.jsonl import iter_jsonl
-from redi.runs.manifest import MANIFEST
+from redi.runs.cli import positive_float
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.manifest import MANIFEST, read_manifest
 from redi.runs.recipe import read_config
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How each model is evaluated.
-
-    Attributes:
-        benchmarks: what is asked.
-        benchmark_folder: where second reference answers are looked up.
-        sampling: how to sample.
-        shard: the part of the problems to sample; then nothing is graded.
-        protocol: its description, to be recorded.
-        suffix: what the options add to the names of folders.
-    """
+    """How each model is evaluated; with `shard`, its part of the problems is sampled, and nothing graded."""
 
     benchmarks: list[Benchmark]
-    benchmark_folder: Path
+    benchmark_folder: Path  # where second reference answers are looked up
     sampling: SamplingOptions
     shard: tuple[int, int] | None
-    protocol: str | None
-    suffix: str
+    protocol: str | None  # its description, to be recorded
+    limit: int | None  # problems of each benchmark
+    whole_responses: bool
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluates models, or the checkpoints of runs, as the command line of `evaluate.py run` says.
-
-    Raises:
-        UsageError: bad options, or a run without checkpoints.
-    """
+    """Evaluates models, or the checkpoints of runs, as the command line of `evaluate.py run` says."""
     suffix = folder_suffix(options)
+
+    def folder_of(model: str) -> Path:
+        return answers_folder(model, suffix, options.output, is_recipe(options.model))
+
     if options.where:
         if options.every_checkpoint:
             raise UsageError("--where is for a model; remove --every-checkpoint or --watch")
-        print("\n".join(str(answers_folder(model, suffix)) for model in options.models))
+        print("\n".join(str(folder_of(model)) for model in options.models))
         return
     evaluation = Evaluation(
         load_benchmarks(options.benchmark, options.benchmark_folder),
@@ -65,28 +60,28 @@ def run(options: argparse.Namespace) -> None:
         sampling_options(options),
         parse_shard(options.shard),
         describe_protocol(options),
-        suffix,
+        options.limit,
+        options.whole_responses,
     )
     for model in options.models:
         if options.every_checkpoint:
-            evaluate_checkpoints(Path(model), evaluation, options.watch)
+            evaluate_checkpoints(Path(model), evaluation, folder_of, suffix, options.watch)
         else:
-            evaluate_model(model, evaluation)
+            evaluate_model(model, folder_of(model), evaluation, is_usual=not suffix)
+
+
+def is_recipe(target: str) -> bool:
+    return (Path(target) / "config.yaml").is_file()
 
 
 def find_models(target: str, output_dir: str | None = None) -> list[str]:
     """The models that a target means: folders as absolute paths, or a Hub id.
 
-    Args:
-        target: a model folder, a checkpoint, a Hub id, or a recipe folder. A recipe means the run that it trained, or
-            each finished point of its sweep.
-        output_dir: where a recipe was trained, if not where its config.yaml says.
-
-    Raises:
-        UsageError: `output_dir` is given without a recipe, or neither of them says where a recipe was trained.
+    A recipe folder means the run that it trained, in `output_dir` if not where its config.yaml says, or each finished
+    point of its sweep. Anything else is a model itself.
     """
     config = Path(target) / "config.yaml"
-    if not config.is_file():
+    if not is_recipe(target):
         if output_dir is not None:
             raise UsageError(f"--output_dir {output_dir} is for a recipe folder, and {target} has no config.yaml")
         return [_absolute(target)]
@@ -122,102 +117,107 @@ def folder_suffix(options: argparse.Namespace) -> str:
     return "".join(f"_{part}" for part in parts)
 
 
-def answers_folder(model: str, suffix: str) -> Path:
-    """Where the answers of a model go."""
+def answers_folder(model: str, suffix: str, root: Path | None = None, from_recipe: bool = False) -> Path:
+    """Where the answers of a model go; `root` gets evaluation/ and report/, wherever the model lies."""
     path = Path(model)
-    if not path.is_dir():
-        return Path("runs", "evaluation", f"{model.replace('/', '_')}{suffix}")
+    run, name = path, path.name
     if _is_checkpoint(path):
-        return path.parent.parent / "evaluation" / f"{path.parent.name}_{path.name}{suffix}"
-    return path.parent / "evaluation" / f"{path.name}{suffix}"
+        run, name = path.parent, f"{path.parent.name}_{path.name}"
+    if not path.is_dir():
+        name = model.replace("/", "_")
+    if root is None:
+        root = run.parent if path.is_dir() and (from_recipe or _belongs_here(run)) else Path("runs")
+    return root / "evaluation" / f"{name}{suffix}"
 
 
-def evaluate_model(model: str, evaluation: Evaluation) -> None:
+def _belongs_here(run: Path) -> bool:
+    """Whether a folder lies in the working folder or the repository, or was trained by this project."""
+    if (run / MANIFEST).is_file() or any(run.resolve().is_relative_to(folder) for folder in (Path.cwd(), REPOSITORY)):
+        return True
+    from redi.runs.checkpoints import STARTED  # imports transformers
+
+    return (run / STARTED).is_file()
+
+
+def evaluate_model(model: str, folder: Path, evaluation: Evaluation, is_usual: bool) -> None:
     """Samples, grades and reports one model, and writes its scores into its model card.
 
     The card shows the scores of the usual protocol, and others only until it has those.
     """
     from redi.runs.model_card import CARD, SCORES, set_scores
 
-    folder = answers_folder(model, evaluation.suffix)
     sample_and_grade(model, folder, evaluation)
     if evaluation.shard:
         return
     output = _report(folder.name, [folder])
     card = Path(model) / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if re.search(f"^{SCORES}", text, re.MULTILINE) and (not evaluation.suffix or "Not evaluated yet" in text):
+    if re.search(f"^{SCORES}", text, re.MULTILINE) and (is_usual or "Not evaluated yet" in text):
         set_scores(Path(model), (output / "table.md").read_text(encoding="utf-8"))
 
 
-def evaluate_checkpoints(run: Path, evaluation: Evaluation, watch: bool) -> None:
+def evaluate_checkpoints(
+    run: Path, evaluation: Evaluation, folder_of: Callable[[str], Path], suffix: str, watch: bool
+) -> None:
     """Samples and grades each complete checkpoint of a run, and reports all of them after each.
 
-    Args:
-        run: folder of the run.
-        evaluation: how to evaluate.
-        watch: wait for further checkpoints until the run is finished.
-
-    Raises:
-        UsageError: there is no such folder, or it has no complete checkpoint.
+    With `watch`, waits for further checkpoints until the run is finished.
     """
+    from redi.runs.checkpoints import complete_checkpoints
+
     if not run.is_dir():
         raise UsageError(f"--every-checkpoint: {run} is not the folder of a run")
+    seconds = _watch_seconds()
     done: dict[Path, Path] = {}  # checkpoint -> its answers
     while True:
         finished = (run / MANIFEST).is_file()  # written last: no checkpoint appears after this look
-        new = [checkpoint for checkpoint in complete_checkpoints(run) if checkpoint not in done]
+        complete, incomplete = complete_checkpoints(run)
+        new = [checkpoint for checkpoint in complete if checkpoint not in done]
         for checkpoint in new:
-            folder = answers_folder(str(checkpoint), evaluation.suffix)
+            folder = folder_of(str(checkpoint))
             sample_and_grade(str(checkpoint), folder, evaluation)
             done[checkpoint] = folder
             if not evaluation.shard:
-                _report(f"{run.name}_checkpoints{evaluation.suffix}", list(done.values()))
+                _report(f"{run.name}_checkpoints{suffix}", list(done.values()))
         if not watch or (finished and not new):
             break
         if not new:
-            time.sleep(float(os.environ.get("WATCH_SECONDS", "60")))
+            time.sleep(seconds)
+    if incomplete:
+        print(f"note: skipped incomplete checkpoints: {', '.join(map(str, incomplete))}", file=sys.stderr)
     if not done:
         raise UsageError(f"{run} has no complete checkpoint")
 
 
-def complete_checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, in order of their steps."""
-    found = {
-        int(match[1]): path
-        for path in run.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_complete(path)
-    }
-    return [path for _, path in sorted(found.items())]
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether `trainer_state.json`, which the trainer writes last but not in one piece, can be read."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+def _watch_seconds() -> float:
+    """How long --watch waits between two looks: the environment variable WATCH_SECONDS, or a minute."""
+    text = os.environ.get("WATCH_SECONDS", "60")
+    with usage_errors(lambda error: f"WATCH_SECONDS={text}: {error}", argparse.ArgumentTypeError):
+        return positive_float(text)
 
 
 def sample_and_grade(model: str, folder: Path, evaluation: Evaluation) -> None:
-    """Samples what is missing, and grades unless the grades are newer than the answers."""
+    """Samples what is missing, and grades unless the grades are newer than the answers, and made in the same way."""
     from redi.evaluation.generation.generate import generate, generate_in_child
     from redi.evaluation.grading.grade_folder import grade_folder
 
     sample = generate_in_child if evaluation.sampling.backend == "vllm" else generate
-    sample(model, evaluation.benchmarks, folder, evaluation.sampling, evaluation.shard, evaluation.protocol)
-    if evaluation.shard:
+    shard, protocol, limit = evaluation.shard, evaluation.protocol, evaluation.limit
+    sample(model, evaluation.benchmarks, folder, evaluation.sampling, shard, protocol, limit)
+    if shard:
         return
     graded, generations = folder / GRADED, folder / GENERATIONS
-    if not graded.is_file() or graded.stat().st_mtime_ns <= generations.stat().st_mtime_ns:
-        second_golds = _second_golds(folder, evaluation.benchmark_folder)
-        grade_folder(folder, [], evaluation.benchmark_folder, second_golds=second_golds)
+    grading = (read_manifest(folder) or {}).get("grading", {})
+    is_new = graded.is_file() and graded.stat().st_mtime_ns > generations.stat().st_mtime_ns
+    if not is_new or grading.get("whole_responses", False) != evaluation.whole_responses:
+        second = _second_golds(folder, evaluation.benchmark_folder)
+        whole = evaluation.whole_responses
+        grade_folder(folder, [], evaluation.benchmark_folder, second_golds=second, whole_responses=whole)
 
 
 def _second_golds(folder: Path, benchmark_folder: Path) -> list[str]:
     """The second reference answers that exist for the benchmarks of a folder."""
-    asked = {row["benchmark"] for row in iter_jsonl(folder / BENCHMARK, ("benchmark",))}
+    asked = read_asked(folder / BENCHMARK)
     found = [name for name, first in SECOND_GOLDS.items() if first in asked]
     return [name for name in found if (benchmark_folder / f"{name}.jsonl").is_file()]
 

@@ -4,27 +4,22 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from redi.callbacks import why_guard_never_stops, why_rate_jumps
 from redi.job import lost_updates
 from redi.preflight.counting import count_activations
-from redi.preflight.disk import check_disk
-from redi.preflight.fit import check_memory
+from redi.preflight.fit import check_disk, check_memory
 from redi.preflight.hours import report_hours
 from redi.preflight.lengths import kind_of, trace_lengths
 from redi.preflight.plan import Plan, make_plan, report_plan
 from redi.preflight.recipe import Machine, Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.report import Report
 from redi.preflight.tokens import check_row
+from redi.runs.checkpoints import planned_steps
 from redi.runs.errors import UsageError
 
 
 def preflight(config: Path, overrides: list[str], machine: Machine, write: Callable[[str], None] = print) -> None:
-    """Checks a recipe and prints the report.
-
-    Args:
-        config: the recipe's `config.yaml`.
-        overrides: of its options, as its train.sh takes them.
-        machine: what the job will run on.
-        write: prints a line.
+    """Checks a recipe, with overrides as its train.sh takes them, and prints the report, a line at a time.
 
     Raises:
         UsageError: the job would be wasted; names all reasons that were found.
@@ -41,20 +36,17 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: config, tokenizer and weights found")
-        _note_flash_attention(report, model)
+        flash = (model.attention or "").startswith("flash_attention")
+        if flash and importlib.util.find_spec("flash_attn") is None:
+            report.note(f"attn_implementation={model.attention} needs the package flash-attn, not installed here")
     kind = None if rows is None else report.attempt(kind_of, recipe, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind} ({rows.note})")
     if model is not None and kind is not None:
         _check_content(report, recipe, machine, model, rows, kind)
     if report.problems:
-        raise UsageError("; ".join(report.problems))
+        raise UsageError("; ".join(dict.fromkeys(report.problems)))
     write("\nNo problem found.")
-
-
-def _note_flash_attention(report: Report, model: Model) -> None:
-    if (model.attention or "").startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        report.note(f"attn_implementation={model.attention} needs the package flash-attn, which is not installed here")
 
 
 def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:
@@ -63,19 +55,24 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     report.attempt(check_row, report, recipe, model, rows)
     report.title("Plan")
     lengths = report.attempt(trace_lengths, rows, kind, model.tokenizer)
-    if lengths is None:
-        return
     padding = why_padded(recipe, model.config)
-    plan = report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
+    plan = lengths and report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
     if plan is None:
         return
-    report_plan(report, recipe, plan, lengths, kind)
+    report_plan(report, recipe, plan, lengths)
     report_hours(report, recipe, machine, plan.flops)
+    for note in notes_on_length(recipe, plan):
+        report.note(note)
     if padding is not None:
         report.note(f"traces are padded, not packed: {padding}")
     if plan.padded and model.attention == "eager":  # packed traces never run on it
         report.note("eager attention keeps all scores, heads * length^2 a trace: not included in the memory below")
-    report.attempt(_check_positions, model, plan)
+    positions = model.config.get_text_config().max_position_embeddings
+    if plan.longest > positions:
+        report.fail(
+            f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "
+            f"make the model folder with prepare_base_model.py, or set max_length={positions}"
+        )
     report.attempt(check_updates, recipe, model)
     on_cpu = recipe.strategy.on_cpu
     counts = count_activations(model.config, model.precision, recipe.args.gradient_checkpointing, recipe.lora, on_cpu)
@@ -85,21 +82,17 @@ def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Mode
     report.attempt(check_disk, report, recipe, model, plan.saves)
 
 
-def _check_positions(model: Model, plan: Plan) -> None:
-    positions = model.config.get_text_config().max_position_embeddings
-    if plan.longest > positions:
-        raise UsageError(
-            f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "
-            f"make the model folder with prepare_base_model.py, or set max_length={positions}"
-        )
+def notes_on_length(recipe: Recipe, plan: Plan) -> list[str]:
+    """What the number of steps means for the collapse guard, and for a run that resumes."""
+    notes = [why_guard_never_stops(recipe.args, plan.steps, plan.epochs)]
+    if recipe.newest is not None and not recipe.is_finished:
+        done = int(recipe.newest.name.split("-")[1])
+        notes.append(why_rate_jumps(recipe.args, planned_steps(recipe.newest), plan.steps, done))
+    return [note for note in notes if note is not None]
 
 
 def check_updates(recipe: Recipe, model: Model) -> None:
-    """Refuses half-precision weights that are the only ones the optimizer has. On the CPU they are for tests.
-
-    Raises:
-        UsageError: no float32 weights are kept.
-    """
+    """Refuses half-precision weights that are the only ones the optimizer has. On the CPU they are for tests."""
     strategy, dtype = recipe.strategy, model.precision.weights
     if not strategy.on_cpu and strategy.kind in ("none", "ddp") and recipe.lora is None and dtype.itemsize <= 2:
         name = str(dtype).removeprefix("torch.")

@@ -20,21 +20,18 @@ COUNTED = "redi_counted"  # an attention implementation
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes per token: `kept`, `forward` and `peak` are k, f and c of `redi.preflight.memory`."""
+    """Bytes per token, in the letters of `redi.preflight.memory`."""
 
     checkpointing: bool
-
-    kept: float
-    forward: float
-    peak: float
+    kept: float  # k
+    forward: float  # f
+    peak: float  # c
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`weights` is the dtype of the loaded model; `autocast` tells whether bfloat16 autocast is on."""
-
-    weights: torch.dtype
-    autocast: bool
+    weights: torch.dtype  # of the loaded model
+    autocast: bool  # to bfloat16
 
     @property
     def compute(self) -> torch.dtype:
@@ -45,10 +42,12 @@ def count_activations(
     config: PreTrainedConfig, precision: Precision, checkpointing: bool, lora: Any = None, on_cpu: bool = False
 ) -> Activations:
     """Bytes per token of a training step of the model's layers."""
+    config = copy.deepcopy(config)
+    config.get_text_config().counted_on_cpu = on_cpu
     sizes = (2**14, 2**15)  # long enough that memory independent of the tokens does not decide where the peak is
     counts = {}
     for layers in (1, 2):
-        runs = [_run_layers(config, layers, tokens, precision, checkpointing, lora, on_cpu) for tokens in sizes]
+        runs = [_run_layers(config, layers, tokens, precision, checkpointing, lora) for tokens in sizes]
         counts[layers] = [(b - a) / (sizes[1] - sizes[0]) for a, b in zip(*runs, strict=True)]
     return Activations(checkpointing, counts[2][0] - counts[1][0], *counts[1])
 
@@ -116,18 +115,11 @@ def _materialize(model: torch.nn.Module) -> None:
             if p is not None:
                 empty = torch.empty(p.shape, dtype=p.dtype)
                 module._parameters[name] = torch.nn.Parameter(empty, requires_grad=p.requires_grad)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        module._buffers |= {name: torch.empty(b.shape, dtype=b.dtype) for name, b in module._buffers.items()}
 
 
 def _run_layers(
-    config: PreTrainedConfig,
-    layers: int,
-    tokens: int,
-    precision: Precision,
-    checkpointing: bool,
-    lora: Any,
-    on_cpu: bool,
+    config: PreTrainedConfig, layers: int, tokens: int, precision: Precision, checkpointing: bool, lora: Any
 ) -> tuple[int, int]:
     """Bytes alive after the forward pass of that many layers, and the peak of forward and backward pass."""
     config = copy.deepcopy(config)
@@ -135,7 +127,6 @@ def _run_layers(
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:1] * layers
-    text.counted_on_cpu = on_cpu
     text.vocab_size = 8  # the head is counted separately
     text.pad_token_id = None
     with torch.device("meta"):
@@ -153,7 +144,6 @@ def _run_layers(
         alive.now = alive.peak = 0
         with torch.autocast("cpu", torch.bfloat16, enabled=precision.autocast):
             body = model.base_model(inputs_embeds=inputs, position_ids=positions, use_cache=False)
-            hidden = body.last_hidden_state
-        after_forward = alive.now
+        hidden, after_forward = body.last_hidden_state, alive.now
         hidden.backward(torch.zeros_like(hidden))
         return after_forward, alive.peak

@@ -1,11 +1,11 @@
-"""Floating-point operations and hours of a run.
+"""Floating-point operations and hours of a run: FLOPs / (GPUs * peak * utilisation).
 
 FLOPs are those that the objective needs, per trace of n tokens of which s are scored:
 
     6 * body parameters * n + 6 V H s + 6 L A n^2     (A = heads * head size; causal attention)
 
 with 4 instead of 6 if only adapters are trained, and a third more for DPO's reference model. Pads and what gradient
-checkpointing recomputes are not counted: they lower the utilisation. Hours = FLOPs / (GPUs * peak * utilisation).
+checkpointing recomputes are not counted: they lower the utilisation.
 
 The default utilisation is what the paper's Table 5 implies for the same stage, on 8 A100 with a dense bfloat16 peak of
 312 TFLOP/s and Qwen2.5-Math-1.5B. The paper gives no mean lengths. ASSUMED are the means of the lengths that the
@@ -17,15 +17,9 @@ from redi.preflight.recipe import A100_TFLOPS, Machine, Recipe
 from redi.preflight.report import Report
 from redi.stages import STAGES
 
+PARAMS = 1_543_714_304
 QWEN_1_5B = ModelShape(
-    params=1_543_714_304,
-    trained=1_543_714_304,
-    layer=46_797_824,
-    layers=28,
-    hidden=1536,
-    vocab=151_936,
-    attention=1536,
-    tied=True,
+    params=PARAMS, trained=PARAMS, layer=46_797_824, layers=28, hidden=1536, vocab=151_936, attention=1536, tied=True
 )
 # Mean tokens of prompts and of chosen and rejected completions, and E[n^2] / E[n]^2 of the traces' lengths.
 ASSUMED = {"prompt": 420, "chosen": 4100, "rejected": 5250}
@@ -41,16 +35,11 @@ TABLE_5 = {
 
 
 def training_flops(shape: ModelShape, tokens: float, squares: float, prompts: float) -> float:
-    """FLOPs of training on traces, without a reference model.
-
-    Args:
-        shape: of the model.
-        tokens, squares: sums over the traces of their lengths and of the squares of those.
-        prompts: sum of the prompts' lengths, which are not scored.
-    """
+    """FLOPs of training on traces without a reference model, from the sums of their lengths, of the squares of those,
+    and of the prompts' lengths, which are not scored."""
     factor = 6 if shape.trained == shape.params else 4
-    products = shape.body * tokens + shape.vocab * shape.hidden * max(0.0, tokens - prompts)
-    return factor * products + 6 * shape.layers * shape.attention * squares
+    head = shape.vocab * shape.hidden * max(0.0, tokens - prompts)
+    return factor * (shape.layers * shape.layer * tokens + head) + 6 * shape.layers * shape.attention * squares
 
 
 def implied_utilisation(row: str) -> tuple[float, float]:
@@ -58,49 +47,22 @@ def implied_utilisation(row: str) -> tuple[float, float]:
     stage, epochs, num_rows, hours = TABLE_5[row]
     sides = ["chosen"] if stage == "sft" else ["chosen", "rejected"]
     means = [ASSUMED["prompt"] + ASSUMED[side] for side in sides]
-    flops = epochs * training_flops(
-        QWEN_1_5B,
-        num_rows * sum(means),
-        num_rows * sum(SQUARE_RATIO * mean**2 for mean in means),
-        num_rows * len(means) * ASSUMED["prompt"],
-    )
+    squares = num_rows * sum(SQUARE_RATIO * mean**2 for mean in means)
+    prompts = num_rows * len(means) * ASSUMED["prompt"]
+    flops = epochs * training_flops(QWEN_1_5B, num_rows * sum(means), squares, prompts)
     flops *= 4 / 3 if STAGES[stage].has_reference else 1
     return flops, flops / (8 * A100_TFLOPS * 1e12 * hours * 3600)
-
-
-def row_of(recipe: Recipe) -> str:
-    """The row of Table 5 to compare a recipe with."""
-    if recipe.name == "sft":
-        return "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"
-    if recipe.name == "dpo":
-        return "DPO"
-    return "SimPO" if recipe.args.objective == "simpo" else "REDI"
 
 
 def report_hours(report: Report, recipe: Recipe, machine: Machine, flops: float) -> None:
     if recipe.strategy.on_cpu:
         report.value("time", f"not predicted on the CPU; {flops:.2g} FLOPs")
         return
-    row = row_of(recipe)
+    row = {"dpo": "DPO", "sft": "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"}.get(
+        recipe.name, "SimPO" if getattr(recipe.args, "objective", None) == "simpo" else "REDI"
+    )
     utilisation = machine.utilisation or implied_utilisation(row)[1]
     source = "" if machine.utilisation else f", the paper's for {row}"
     hours = flops / (recipe.strategy.gpus * machine.tflops * 1e12 * utilisation) / 3600
-    report.value(
-        "time",
-        f"{hours:.1f} h: {flops:.2g} FLOPs on {recipe.strategy.gpus} x {machine.tflops:g} TFLOP/s at "
-        f"{utilisation:.1%} utilisation{source}",
-    )
-
-
-def table_5() -> list[str]:
-    """What each row of the paper's Table 5 implies, one line each."""
-    lengths = ", ".join(f"{name} {tokens:,}" for name, tokens in ASSUMED.items())
-    lines = [
-        f"The paper's Table 5: Qwen2.5-Math-1.5B on 8 A100 of {A100_TFLOPS:g} TFLOP/s",
-        f"Assumed mean tokens: {lengths}",
-        f"{'':14}{'rows':>9}{'epochs':>8}{'hours':>7}{'FLOPs':>10}{'utilisation':>13}",
-    ]
-    for name, (_, epochs, rows, hours) in TABLE_5.items():
-        flops, utilisation = implied_utilisation(name)
-        lines.append(f"{name:14}{rows:9,}{epochs:8}{hours:7.2f}{flops:10.2e}{utilisation:13.1%}")
-    return lines
+    rate = f"{recipe.strategy.gpus} x {machine.tflops:g} TFLOP/s at {utilisation:.1%} utilisation{source}"
+    report.value("time", f"{hours:.1f} h: {flops:.2g} FLOPs on {rate}")

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from redi.preflight.recipe import Recipe, Rows
-from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import encode, split_conversation, split_pair
+from redi.runs.errors import UsageError
+from redi.text.training_rows import KINDS, read_row, tokenize_row
+from redi.text.training_rows import kind_of as kind_of_columns
 
 ALL_CHARACTERS = 4_000_000  # up to this size every row is tokenised, in seconds
 SAMPLE, LONGEST = 96, 8  # rows of a larger dataset that are tokenised
@@ -42,15 +41,7 @@ def kind_of(recipe: Recipe, columns: list[str]) -> str:
     Raises:
         UsageError: nothing that the stage trains on.
     """
-    kinds = recipe.stage.kinds
-    for kind, names in kinds.items():
-        if names <= set(columns):
-            return kind
-    needed = " or ".join(f"{kind} ({', '.join(sorted(names))})" for kind, names in kinds.items())
-    raise UsageError(
-        f"dataset_name={recipe.run.dataset_name} has the columns {', '.join(columns)}, but {recipe.name} trains on "
-        f"{needed}"
-    )
+    return kind_of_columns(columns, recipe.stage.kinds, f"dataset_name={recipe.run.dataset_name}")
 
 
 def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> TraceLengths:
@@ -74,10 +65,13 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
     exact = np.array([[total for _, total in sides[i]] for i in known])
     prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
     if len(known) == rows.num_rows:
-        return TraceLengths(exact, prompt, keys, "every row tokenised")
+        kept = exact.all(axis=1)  # training drops a row with an empty completion
+        if not kept.any():
+            raise UsageError("dataset_name: every row has an empty completion; training drops all of them")
+        return TraceLengths(exact[kept], prompt, keys[kept], "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
-    traces[known] = exact
+    traces[known] = exact.clip(1)
     return TraceLengths(
         traces, prompt, keys, f"estimated from characters; {len(known)} rows tokenised, among them the longest"
     )
@@ -85,25 +79,14 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
 
 def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """(tokens of the prompt, of the trace) of each trace of a row, as training counts them."""
-    name = row.get("uuid") or f"row {index}"
-    with usage_errors(lambda error: f"dataset_name: {name}: {error}", ValueError, KeyError, TypeError):
-        prompt, *completions = _messages(row, kind)
-        encoded = [encode(tokenizer, prompt, completion) for completion in completions]
-    return [(len(prompt_ids), len(prompt_ids) + len(ids)) for prompt_ids, ids in encoded]
-
-
-def _messages(row: dict[str, Any], kind: str) -> tuple[list[dict], ...]:
-    if kind == "positives":
-        return split_conversation(row["messages"])
-    if kind == "pairs":
-        return split_pair(row)
-    prompt, completion = row["prompt"], row["completion"]
-    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return prompt, [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    tokenized = tokenize_row(row, index, tokenizer, kind)
+    return [(tokenized["num_prompt"], length) for length in tokenized["lengths"]]
 
 
 def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLengths | None:
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
+    if any(column.null_count for column in columns.columns):
+        return None
     prompt, chosen, rejected = (columns[name].to_numpy() for name in LENGTH_COLUMNS)
     traces = np.stack([prompt + chosen, prompt + rejected], axis=1)
     sample = rows.first(SAMPLE)
@@ -120,57 +103,32 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLength
 
 
 def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict]]:
-    """Characters of every trace `(rows, traces of a row)`, the problem of each row, and the rows to be tokenised."""
-    names = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["prompt", "completion"]}[kind]
-    if kind == "pairs" and "prompt" in rows.table.schema.names:
-        names.append("prompt")
-    parts, keys, sample, longest, first = [], [], {}, {}, 0
+    """Characters of every trace `(rows, traces of a row)`, the problem of each row, and the rows to be tokenised.
+
+    Checks the shape of every row.
+    """
+    wanted = {*KINDS[kind], "uuid"} | ({"prompt", "weight"} if kind != "positives" else set())
+    names = [name for name in rows.table.schema.names if name in wanted]
+    characters, keys, sample, longest = [], [], {}, {}
     step = max(1, rows.num_rows // SAMPLE)
     kept = 0
     # A small readahead: a quarter of the default's memory for long traces, and no slower.
     for batch in rows.table.to_batches(columns=names, batch_size=256, batch_readahead=2, fragment_readahead=1):
-        if not len(batch):
-            continue
-        characters = _characters(batch, kind)
-        parts.append(characters)
-        keys += _problem_keys(batch, kind, first)
-        longest_here = int(characters.max(axis=1).argmax())
-        for i in range(len(batch)):
-            if (first + i) % step == 0 or kept < ALL_CHARACTERS:
-                sample[first + i] = batch.slice(i, 1).to_pylist()[0]
-                kept += int(characters[i].sum())
-        longest[first + longest_here] = (int(characters.max()), batch.slice(longest_here, 1).to_pylist()[0])
-        first += len(batch)
-    everything = np.concatenate(parts)
+        first = len(characters)
+        for index, row in enumerate(batch.to_pylist(), first):
+            prompt, turns, *_ = read_row(row, index, kind)
+            sizes = [sum(len(message["content"]) for message in prompt + turn) for turn in turns]
+            characters.append(sizes)
+            keys.append(json.dumps(prompt) if kind == "traces" else index)
+            if index % step == 0 or kept < ALL_CHARACTERS:
+                sample[index] = row
+                kept += sum(sizes)
+            if first not in longest or max(sizes) > longest[first][0]:  # of each batch
+                longest[first] = (max(sizes), index, row)
+    everything = np.array(characters, dtype=float)
     if everything.sum() > ALL_CHARACTERS:
         sample = {i: row for i, row in sample.items() if i % step == 0}
-        ends = sorted(longest.items(), key=lambda item: -item[1][0])[:LONGEST]
-        sample |= {i: row for i, (_, row) in ends}
+        ends = sorted(longest.values(), key=lambda item: -item[0])[:LONGEST]
+        sample |= {index: row for _, index, row in ends}
     problems = np.unique(np.array(keys), return_inverse=True)[1]
     return everything, problems, sample
-
-
-def _problem_keys(batch: pa.RecordBatch, kind: str, first: int) -> list[Any]:
-    if kind != "traces":
-        return list(range(first, first + len(batch)))
-    return [json.dumps(prompt) for prompt in batch["prompt"].to_pylist()]
-
-
-def _characters(batch: pa.RecordBatch, kind: str) -> np.ndarray:
-    """Characters of prompt and completion of each trace. `(rows, traces of a row)`"""
-    if kind == "positives":
-        return _text(batch["messages"])[:, None]
-    if kind == "traces":
-        return (_text(batch["prompt"]) + _text(batch["completion"]))[:, None]
-    sides = np.stack([_text(batch["chosen"]), _text(batch["rejected"])], axis=1)
-    whole = batch["chosen"][0].as_py()[0]["role"] != "assistant"
-    return sides if whole or "prompt" not in batch.schema.names else sides + _text(batch["prompt"])[:, None]
-
-
-def _text(column: pa.Array) -> np.ndarray:
-    """Characters of each row of a column of texts, or of messages."""
-    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
-        return pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False).astype(float)
-    sizes = pc.fill_null(pc.utf8_length(pc.struct_field(pc.list_flatten(column), "content")), 0)
-    rows = pc.list_parent_indices(column)
-    return np.bincount(rows.to_numpy(), weights=sizes.to_numpy(zero_copy_only=False), minlength=len(column))

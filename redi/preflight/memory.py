@@ -3,37 +3,20 @@
 With P parameters (P_t of them trained, by default all), L layers, V entries in the vocabulary, H hidden size, T tokens
 in the largest micro-batch on one GPU, N GPUs, w bytes a weight and d bytes an activation, the peak is
 
-    weights + optimizer + buffers + the largest of five moments
-
-    strategy      weights    gradients                    optimizer        buffers
-    one GPU       w P        w P_t                        2 w P_t          -
-    DDP           w P        w P_t                        2 w P_t          w P_t (communication)
-    ZeRO-1, -2    2 P        2 P_t (-2: 2 P_t / N)        12 P_t / N       2 min(P_t, 5e8) (communication)
-    ZeRO-3        2 P / N    2 P / N                      12 P / N         2 min(P, 1e9) + 2 min(P, 5e8) (gathered)
-    FSDP2         4 P / N    4 P / N, or 2 P + 4 P / N    8 P / N          2 (V H + the largest layer) (gathered)
-                             with several micro-batches
+    weights + optimizer + buffers (the table in `_states`) + the largest of five moments (in `peak_memory`)
 
 The optimizer is AdamW: two moments in the dtype of the weights; with DeepSpeed the float32 weights as well, and
 4 P_t / N of float32 gradients during its step. A reference model adds its weights again. Offloaded parts count 0.
-
-    head        G + T (f + (L - 1) k) + what the LM head adds, see `_head`
-    last layer  G + T ((L - 1) k + c) + the head's gradient
-    first layer all gradients + T c + the head's gradient, which is kept until now if it shares the embeddings' matrix
-    embeddings  all gradients + that of the embeddings, + that of the head if they share a matrix
-    step        all gradients + the optimizer's own, see above
-
-G is all gradients if a step has several micro-batches, else 0, because a step begins without any. Between the last and
-the first layer activations are freed as gradients appear, so the largest moment is at one of the two ends.
+G is all gradients if a step has several micro-batches, else 0. Between the last and the first layer activations are
+freed as gradients appear, so the largest moment is at one of the two ends.
 
 k is what a layer keeps per token until its backward pass: its input (H d bytes) with gradient checkpointing, all
 that it reads then without checkpointing. c is the most that exists per token during the backward pass of one layer,
 recomputation included; f is what one layer and the final norm keep. They are not derived by hand:
 `redi.preflight.counting` runs the model's own code on tensors without data and adds up what is alive.
 
-T includes the pads of padded micro-batches. The benchmark bench_memory.py compares the prediction with measurements on
-the CPU, in float32 and one process: models of 5, 20 and 80 million parameters, traces of 512 and 2,048 tokens, with
-and without checkpointing. Packed SFT was within 3.0 % (12 cases), padded SFT within 2.7 % (11), DPO within 1.7 % (8,
-none of 80 million), REDI within 7.0 % (9, one of 80 million). The figures for one or several GPUs are not measured.
+T includes the pads of padded micro-batches. docs/results.md compares the prediction with measurements on the CPU; the
+figures for GPUs are not measured.
 """
 
 from dataclasses import dataclass
@@ -54,30 +37,16 @@ DEEPSPEED_BUCKET, DEEPSPEED_LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults, in 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model that memory and FLOPs follow from.
+    """The sizes of a model that memory and FLOPs follow from."""
 
-    Attributes:
-        params: of the complete model; a matrix shared by head and embeddings counts once.
-        trained: those that get a gradient.
-        layer: parameters of a layer.
-        layers, hidden, vocab: L, H and V.
-        attention: heads times head size.
-        tied: whether head and embeddings share their matrix.
-    """
-
-    params: int
-    trained: int
-    layer: int
+    params: int  # of the complete model; a matrix shared by head and embeddings counts once
+    trained: int  # those that get a gradient
+    layer: int  # parameters of a layer
     layers: int
     hidden: int
     vocab: int
-    attention: int
-    tied: bool
-
-    @property
-    def body(self) -> int:
-        """Parameters that every token is multiplied with, without the head."""
-        return self.layer * self.layers
+    attention: int  # heads times head size
+    tied: bool  # whether head and embeddings share their matrix
 
 
 @dataclass(frozen=True)
@@ -93,39 +62,31 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Load:
-    """The largest micro-batch of a GPU.
+    """The largest micro-batch of a GPU."""
 
-    Attributes:
-        tokens: with pads.
-        scored: how many of them go through the head.
-        several: whether a step has more micro-batches.
-        signed_sum: whether the head is `redi.engine.logprobs.SignedSum`; otherwise it is TRL's chunked kernel.
-        masked: elements of the attention mask, rows * length^2; 0 without a mask.
-    """
-
-    tokens: int
-    scored: int
-    several: bool
-    signed_sum: bool
-    masked: int = 0
+    tokens: int  # with pads
+    scored: int  # those that go through the head
+    several: bool  # whether a step has more micro-batches
+    signed_sum: bool  # whether the head is `redi.engine.logprobs.SignedSum`; otherwise it is TRL's chunked kernel
+    masked: int = 0  # elements of the attention mask, rows * length^2
 
 
 def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
     """Sizes of the model that a configuration describes, counted on one without data."""
     with torch.device("meta"):
         model = with_adapters(AutoModelForCausalLM.from_config(config), lora)
-    text = config.get_text_config()
+    text, parameters = config.get_text_config(), list(model.parameters())
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0)
+    heads = text.num_attention_heads
     return ModelShape(
-        params=sum(p.numel() for p in model.parameters()),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        params=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
         layer=sum(p.numel() for p in layers[0].parameters()),
         layers=len(layers),
         hidden=text.hidden_size,
         vocab=head.shape[0],
-        attention=text.num_attention_heads
-        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
+        attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         tied=head is embeddings,
     )
 
@@ -143,76 +104,63 @@ def peak_memory(
     parts = _states(shape, precision, strategy, load.several)
     if reference:
         parts["reference"] = parts["weights"]
-    tokens, layers, d = load.tokens, shape.layers, precision.compute.itemsize
-    mask = load.masked * (1 + d * (1 if counts.checkpointing else layers))
-    trains_head = shape.trained == shape.params
-    width = 2 if strategy.kind.startswith("zero") else precision.weights.itemsize
-    head_gradient = shape.vocab * shape.hidden * width * trains_head
-    gradients = parts["gradients"]
+    tokens, gradients = load.tokens, parts["gradients"]
     before = gradients if load.several else 0  # of the micro-batches before
+    kept = (shape.layers - 1) * counts.kept  # per token, by all layers but one
+    copies = 1 if counts.checkpointing else shape.layers
+    mask = load.masked * (1 + precision.compute.itemsize * copies)
+    zero = strategy.kind.startswith("zero")
+    matrix = shape.vocab * shape.hidden * (shape.trained == shape.params)  # elements of the head's gradient
+    head = matrix * (2 if zero else precision.weights.itemsize)
+    step = 4 * shape.trained / strategy.gpus if zero and not strategy.offload_optimizer else 0
+    first = _head(shape, precision, strategy, load, matrix)
     moments = [
-        {
-            "gradients": before,
-            "activations": tokens * (counts.forward + (layers - 1) * counts.kept) + mask,
-            "head": _head(shape, precision, strategy, load, trains_head),
-        },
-        {
-            "gradients": before,
-            "activations": tokens * ((layers - 1) * counts.kept + counts.peak) + mask,
-            "head": head_gradient,
-        },
-        {"gradients": gradients, "activations": tokens * counts.peak, "head": head_gradient * shape.tied},
-        {"gradients": gradients, "head": head_gradient * (1 + shape.tied)},
-        {"gradients": gradients, "optimizer step": _optimizer_step(shape, strategy)},
+        (before, tokens * (counts.forward + kept) + mask, first, 0),  # G + T (f + (L - 1) k): the head
+        (before, tokens * (kept + counts.peak) + mask, head, 0),  # G + T ((L - 1) k + c): the last layer
+        (gradients, tokens * counts.peak, head * shape.tied, 0),  # the first: a tied head's gradient is kept till then
+        (gradients, 0, head * (1 + shape.tied), 0),  # the embeddings, whose gradient is as large as the head's
+        (gradients, 0, 0, step),  # the optimizer's
     ]
-    parts |= max(moments, key=lambda moment: sum(moment.values()))
+    names = ("gradients", "activations", "head", "optimizer step")
+    parts |= dict(zip(names, max(moments, key=sum), strict=True))
     parts["overhead"] = 0 if strategy.on_cpu else GPU_OVERHEAD
     return parts
 
 
 def _states(shape: ModelShape, precision: Precision, strategy: Strategy, several: bool) -> dict[str, float]:
-    """The table of the module."""
+    """Bytes that do not depend on the micro-batch; buffers are for communication, with ZeRO-3 and FSDP2 gathered."""
     w, p, t, n = precision.weights.itemsize, shape.params, shape.trained, strategy.gpus
-    kind = strategy.kind
-    if kind in ("none", "ddp"):
-        parts = {"weights": w * p, "gradients": w * t, "optimizer": 2 * w * t, "buffers": w * t * (kind == "ddp")}
-    elif kind in ("zero1", "zero2"):
-        gradients = 2 * t / (n if kind == "zero2" else 1)
-        parts = {"weights": 2 * p, "gradients": gradients, "buffers": 2 * min(t, DEEPSPEED_BUCKET)}
-        parts["optimizer"] = 12 * t / n
-    elif kind == "zero3":
-        buffers = 2 * min(p, DEEPSPEED_LIVE) + 2 * min(p, DEEPSPEED_BUCKET)
-        parts = {"weights": 2 * p / n, "gradients": 2 * t / n, "optimizer": 12 * t / n, "buffers": buffers}
-    else:
-        gathered = 2 * (shape.vocab * shape.hidden + shape.layer)
-        gradients = 4 * t / n + (2 * t if several else 0)  # not reduced before the last micro-batch
-        parts = {"weights": 4 * p / n, "gradients": gradients, "optimizer": 8 * t / n, "buffers": gathered}
-    if strategy.offload_optimizer:
-        parts["optimizer"] = 0
-    if strategy.offload_weights:
-        parts["weights"] = 0
-    return parts
+    bucket, gathered = 2 * min(t, DEEPSPEED_BUCKET), 2 * min(p, DEEPSPEED_LIVE) + 2 * min(p, DEEPSPEED_BUCKET)
+    weights, gradients, optimizer, buffers = {
+        "none": (w * p, w * t, 2 * w * t, 0),
+        "ddp": (w * p, w * t, 2 * w * t, w * t),
+        "zero1": (2 * p, 2 * t, 12 * t / n, bucket),
+        "zero2": (2 * p, 2 * t / n, 12 * t / n, bucket),
+        "zero3": (2 * p / n, 2 * t / n, 12 * t / n, gathered),
+        # Gradients are not reduced before the last micro-batch.
+        "fsdp2": (4 * p / n, 4 * t / n + 2 * t * several, 8 * t / n, 2 * (shape.vocab * shape.hidden + shape.layer)),
+    }[strategy.kind]
+    return {
+        "weights": 0 if strategy.offload_weights else weights,
+        "gradients": gradients,
+        "optimizer": 0 if strategy.offload_optimizer else optimizer,
+        "buffers": buffers,
+    }
 
 
-def _optimizer_step(shape: ModelShape, strategy: Strategy) -> float:
-    if not strategy.kind.startswith("zero") or strategy.offload_optimizer:
-        return 0
-    return 4 * shape.trained / strategy.gpus
-
-
-def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trains_head: bool) -> float:
-    """Bytes that the LM head adds at its worst moment.
+def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Load, trained: int) -> float:
+    """Bytes that the LM head adds at its worst moment; `trained` is the number of its parameters with a gradient.
 
     Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 (in half precision also
     one product that is added to it), and a copy of the matrix if it is computed in another dtype. `SignedSum` holds a
     block of logits: in half precision one copy of that kind, one in float32, and one more for logsumexp. TRL's kernel
     holds a tile of logits; on the CPU, without the Triton kernel that works in place, 7 more in float32 and a mask.
     """
-    d, matrix, on_cpu = precision.compute.itemsize, shape.vocab * shape.hidden, strategy.on_cpu
+    d, on_cpu = precision.compute.itemsize, strategy.on_cpu
     half = d < 4
-    gradient = matrix * (4 + d * half) * trains_head
+    gradient = trained * (4 + d * half)
     if load.signed_sum:
-        copied = matrix * d * (precision.compute != precision.weights)
+        copied = shape.vocab * shape.hidden * d * (precision.compute != precision.weights)
         rows = min(load.scored, max(1, (CPU_LOGITS if on_cpu else CUDA_LOGITS) // shape.vocab))
         logits = rows * shape.vocab * (10 if half else 8)
         return load.scored * shape.hidden * 2 * d + gradient + copied + logits

@@ -1,7 +1,7 @@
 """The plan of a run: steps, tokens, the largest micro-batch, checkpoints, floating-point operations."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,38 +19,23 @@ HEAVIEST = 200  # global batches whose micro-batches are planned
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """What a run does."""
 
-    Attributes:
-        rows, problems: of the dataset; a problem is a pair, or all traces of a prompt.
-        global_batch: problems of a step. per_epoch: steps of an epoch. steps: of the run. epochs: of the run.
-        tokens: of the complete run, without pads. longest: longest trace, after cutting. cut: traces that are cut.
-        load: the largest micro-batch. padded: whether it has pads. flops: of the complete run.
-        saves: checkpoints that the run writes.
-    """
-
-    rows: int
-    problems: int
-    global_batch: int
-    per_epoch: int
+    global_batch: int  # problems of a step; a problem is a pair, or all traces of a prompt
+    per_epoch: int  # steps
     steps: int
     epochs: float
-    tokens: float
-    longest: int
-    cut: int
-    load: Load
-    padded: bool
+    tokens: float  # without pads
+    longest: int  # tokens of the longest trace, after cutting
+    cut: int  # traces
+    load: Load  # the largest micro-batch
+    padded: bool  # whether it has pads
     flops: float
-    saves: int
+    saves: int  # checkpoints that are written
 
 
 def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: bool = True) -> Plan:
-    """The plan of a recipe on traces of these lengths.
-
-    Args:
-        recipe, lengths: of the run.
-        shape: of the model.
-        packs: whether its attention supports packing (`engine.attention.enable_packing`); without it, REDI pads.
+    """The plan of a recipe on traces of these lengths; `packs` tells whether the model's attention supports packing.
 
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
@@ -59,37 +44,27 @@ def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: b
     traces = lengths.traces[:, :1] if getattr(args, "alpha", 1.0) == 0 else lengths.traces
     cut = 0 if limit is None else int((traces > limit).sum())
     traces = traces if limit is None else traces.clip(max=limit)
-    problems = int(lengths.problems.max()) + 1
-    items = _num_packs(traces, recipe) if recipe.name == "sft" and args.packing else problems
-    per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    global_batch = per_device * accumulation * recipe.strategy.gpus
+    items, packing = int(lengths.problems.max()) + 1, getattr(args, "packing", False)
+    if packing:
+        items = math.ceil(traces.sum() / limit)
+    global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * recipe.strategy.gpus
     per_epoch = math.ceil(items / global_batch)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    epochs = steps / per_epoch
-    flops = epochs * training_flops(
-        shape, float(traces.sum()), float((traces.astype(float) ** 2).sum()), traces.size * lengths.prompt
-    )
-    flops *= 4 / 3 if recipe.stage.has_reference else 1
-    load = _largest(recipe, traces, lengths, shape, global_batch, packs)
+    epochs, tokens, squares = steps / per_epoch, float(traces.sum()), float((traces.astype(float) ** 2).sum())
+    flops = epochs * training_flops(shape, tokens, squares, traces.size * lengths.prompt)
     return Plan(
-        rows=len(traces),
-        problems=problems,
         global_batch=global_batch,
         per_epoch=per_epoch,
         steps=steps,
         epochs=epochs,
-        tokens=epochs * float(traces.sum()),
+        tokens=epochs * tokens,
         longest=int(traces.max()),
         cut=cut,
-        load=load,
-        padded=not (packs and (getattr(args, "padding_free", False) or getattr(args, "packing", False))),
-        flops=flops,
-        saves=_num_saves(recipe, steps, per_epoch),
+        load=_largest(recipe, traces, lengths, shape, global_batch, packs),
+        padded=not (packs and (getattr(args, "padding_free", False) or packing)),
+        flops=flops * (4 / 3 if recipe.stage.has_reference else 1),
+        saves=num_saves(recipe, steps, per_epoch),
     )
-
-
-def _num_packs(traces: np.ndarray, recipe: Recipe) -> int:
-    return math.ceil(traces.sum() / recipe.args.max_length)
 
 
 def _largest(
@@ -97,49 +72,36 @@ def _largest(
 ) -> Load:
     """The largest micro-batch of a GPU: exact, or that of the first epoch if the order of the rows matters."""
     args, per_device = recipe.args, recipe.args.per_device_train_batch_size
-    several = args.gradient_accumulation_steps > 1
-    scored = 1 - lengths.prompt / traces.mean()
-    if recipe.name == "sft":
-        if args.packing:
-            tokens = args.max_length * per_device
-        elif args.padding_free:
-            order = np.random.default_rng(args.seed).permutation(traces[:, 0])
-            tokens = int(np.add.reduceat(order, np.arange(0, len(order), per_device)).max())
-        else:
-            return _padded(recipe, min(per_device, len(traces)), int(traces.max()), scored, several)
-        return Load(tokens, int(tokens * scored), several, signed_sum=False)
-    if not recipe.trains_on_traces:
-        rows = traces.shape[1] * min(per_device, len(traces))
-        return _padded(recipe, rows, int(traces.max()), scored, several)
-    return _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs, scored)
-
-
-def _padded(recipe: Recipe, rows: int, longest: int, scored: float, several: bool) -> Load:
-    flash = (recipe.run.attn_implementation or "").startswith("flash_attention")
-    tokens = rows * longest
-    return Load(tokens, int(tokens * scored), several, signed_sum=False, masked=0 if flash else tokens * longest)
+    count, masked = args.gradient_accumulation_steps, 0
+    if recipe.trains_on_traces:
+        tokens, real, row, count = _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs)
+        masked = 0 if packs else tokens * row
+    elif getattr(args, "packing", False):
+        tokens = real = args.max_length * per_device
+    elif recipe.name == "sft" and args.padding_free:
+        order = np.random.default_rng(args.seed).permutation(traces[:, 0])
+        tokens = real = int(np.add.reduceat(order, np.arange(0, len(order), per_device)).max())
+    else:
+        longest = int(traces.max())
+        tokens = real = traces.shape[1] * min(per_device, len(traces)) * longest
+        flash = (recipe.run.attn_implementation or "").startswith("flash_attention")
+        masked = 0 if flash else tokens * longest
+    scored = int(real * (1 - lengths.prompt / traces.mean()))
+    return Load(tokens, scored, count > 1, signed_sum=recipe.trains_on_traces, masked=masked)
 
 
 def _largest_of_traces(
-    recipe: Recipe,
-    traces: np.ndarray,
-    lengths: TraceLengths,
-    shape: ModelShape,
-    global_batch: int,
-    packs: bool,
-    scored: float,
-) -> Load:
-    """The micro-batch with the most tokens, of which a share `scored` is scored, planned as in `StepDataset`.
-
-    Only the `HEAVIEST` global batches of the first epoch are planned, by their tokens or their longest trace.
-    """
-    args, gpus = recipe.args, recipe.strategy.gpus
-    step_of = _steps_of(lengths.problems, args.seed, global_batch)
+    recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
+) -> tuple[int, int, int, int]:
+    """Of the largest micro-batch of the `HEAVIEST` steps of the first epoch, planned as in `StepDataset`: tokens with
+    and without pads, its longest trace, and the most micro-batches of a step."""
+    args, gpus, accumulation = recipe.args, recipe.strategy.gpus, recipe.args.gradient_accumulation_steps
+    order = torch.randperm(int(lengths.problems.max()) + 1, generator=torch.Generator().manual_seed(args.seed))
+    step_of = np.argsort(order.numpy())[lengths.problems] // global_batch  # of the first epoch, for each row
     longest = np.zeros(step_of.max() + 1)
     np.maximum.at(longest, step_of, traces.max(axis=1))
     num_rows = np.bincount(step_of)
     totals = np.bincount(step_of, weights=traces.sum(axis=1)) if packs else num_rows * traces.shape[1] * longest
-    accumulation = args.gradient_accumulation_steps
     heaviest = np.argsort(-np.maximum(totals / (gpus * accumulation), longest))[:HEAVIEST]
     cost = step_cost(shape.params / (shape.layers * shape.hidden))
     order, ends = np.argsort(step_of, kind="stable"), num_rows.cumsum()
@@ -152,39 +114,17 @@ def _largest_of_traces(
         for batch in (batch for rank in plan for batch in rank if batch):
             real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
             largest = max(largest, (real if packs else len(batch) * row, real, row))
-    tokens, real, row = largest
-    masked = 0 if packs else tokens * row
-    return Load(tokens, int(real * scored), count > 1, signed_sum=True, masked=masked)
+    return *largest, count
 
 
-def _steps_of(problems: np.ndarray, seed: int, global_batch: int) -> np.ndarray:
-    """The step of the first epoch that each row belongs to, `(rows,)`."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(int(problems.max()) + 1, generator=generator).numpy()
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return place[problems] // global_batch
-
-
-def _num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
+def num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
     """Checkpoints that the run writes, including that of the last step."""
     args = recipe.args
-    strategy = args.save_strategy.value
-    if strategy == "no":
-        return 0
-    if strategy == "epoch":
-        return math.ceil(steps / per_epoch)
     every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * steps)
-    return math.ceil(steps / every)
+    return math.ceil(steps / {"no": math.inf, "epoch": per_epoch}.get(args.save_strategy.value, every))
 
 
-def scaled(load: Load, tokens: int) -> Load:
-    """The same micro-batch with fewer or more tokens."""
-    factor = tokens / load.tokens
-    return replace(load, tokens=tokens, scored=int(load.scored * factor), masked=int(load.masked * factor))
-
-
-def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLengths, kind: str) -> None:
+def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLengths) -> None:
     args, traces = recipe.args, lengths.traces
     middle, high = (int(value) for value in np.percentile(traces, (50, 95)))
     mean, longest = traces.mean(), traces.max()

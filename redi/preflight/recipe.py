@@ -7,13 +7,12 @@ from typing import Any
 
 import pyarrow.dataset
 import torch
-import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from redi.config import REDIConfig
 from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
-from redi.job import RunArguments, check_job, read_job
+from redi.job import Job, check_job, read_job
 from redi.preflight.counting import Precision
 from redi.preflight.memory import ModelShape, Strategy, shape_of
 from redi.runs.checkpoints import last_complete_checkpoint, refuse_other_world_size
@@ -21,47 +20,30 @@ from redi.runs.errors import UsageError, usage_errors
 from redi.runs.launch import accelerate_file
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
-from redi.stages import STAGES, Stage
+from redi.runs.recipe import read_config
+from redi.stages import STAGES
 
 A100_TFLOPS = 312.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the job runs on.
+    """What the job runs on."""
 
-    Attributes:
-        gpus: processes of the job, over all machines.
-        memory: GiB of each GPU.
-        tflops: dense bfloat16 peak of each GPU, in TFLOP/s.
-        utilisation: share of the peak that is used; by default the paper's.
-    """
-
-    gpus: int
-    memory: float
-    tflops: float = A100_TFLOPS
-    utilisation: float | None = None
+    gpus: int  # processes of the job, over all machines
+    memory: float  # GiB of each GPU
+    tflops: float = A100_TFLOPS  # dense bfloat16 peak of each GPU
+    utilisation: float | None = None  # share of the peak that is used; by default the paper's
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A recipe as training reads it, on a number of GPUs.
+class Recipe(Job):
+    """A job of the stage `name` on the GPUs of an accelerate configuration."""
 
-    Attributes:
-        name: of its stage. stage: that one. run, args, given, lora, is_finished: as of `redi.job.Job`.
-        strategy: what its accelerate configuration does, on how many GPUs.
-        accelerate: name of that configuration.
-    """
-
-    name: str
-    stage: Stage
-    run: RunArguments
-    args: TrainingArguments
-    given: dict[str, Any]
-    lora: Any
-    is_finished: bool
-    strategy: Strategy
-    accelerate: str
+    name: str = ""
+    newest: Path | None = None  # the complete checkpoint from which it would resume
+    strategy: Strategy = Strategy("none", 1)
+    accelerate: str = ""
 
     @property
     def trains_on_traces(self) -> bool:
@@ -69,12 +51,7 @@ class Recipe:
 
 
 def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
-    """Checks a recipe as training does before it loads anything, as on `gpus` GPUs.
-
-    Args:
-        config: `config.yaml` of a recipe; the folder above the recipe's names the stage.
-        overrides: `--key value ...` as for its training.
-        gpus: processes of the job; 1 with `use_cpu: true`.
+    """Checks STAGE/RUN/config.yaml with overrides (`--key value ...`) as training on `gpus` GPUs does at its start.
 
     Raises:
         UsageError: whatever training refuses; the stage is unknown; or the configuration is not for so many GPUs.
@@ -98,7 +75,7 @@ def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
             f"lora_r={job.run.lora_r} needs unsharded weights: use accelerate_config single_gpu, ddp or zero2, not "
             f"{path.stem}"
         )
-    return Recipe(stage, job.stage, job.run, job.args, job.given, job.lora, job.is_finished, strategy, path.stem)
+    return Recipe(**vars(job), name=stage, newest=newest, strategy=strategy, accelerate=path.stem)
 
 
 def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
@@ -109,7 +86,7 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     """
     if on_cpu:
         return Strategy("none", 1, on_cpu=True)
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_config(path, "accelerate_config")
     kind = config["distributed_type"]
     if kind == "DEEPSPEED":
         zero = config["deepspeed_config"]
@@ -118,25 +95,16 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     if kind == "FSDP" and config["fsdp_config"].get("fsdp_version") == 2:
         offloads = bool(config["fsdp_config"].get("fsdp_offload_params"))
         return Strategy("fsdp2", gpus, offloads, offloads)
-    if kind == "MULTI_GPU":
-        return Strategy("ddp" if gpus > 1 else "none", gpus)
-    if kind != "NO":
+    if kind not in ("MULTI_GPU", "NO"):
         raise UsageError(f"accelerate_config={path}: distributed_type={kind} is not known to preflight")
-    if gpus > 1:
+    if kind == "NO" and gpus > 1:
         raise UsageError(f"--gpus {gpus}: {path.name} runs one process; use --gpus 1 or another accelerate_config")
-    return Strategy("none", 1)
+    return Strategy("ddp" if gpus > 1 else "none", gpus)
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that training starts from, without its weights.
-
-    Attributes:
-        config, tokenizer: its own.
-        attention: the implementation that training loads it with.
-        shape: its sizes, with adapters.
-        precision: of the training.
-    """
+    """The start model without its weights: `attention` is the implementation that training loads it with."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
@@ -175,10 +143,7 @@ def precision_of(recipe: Recipe, config: PreTrainedConfig) -> Precision:
 
 
 def why_padded(recipe: Recipe, config: PreTrainedConfig) -> str | None:
-    """Why REDI will pad traces instead of packing them; None if it packs them.
-
-    The answer of `redi.engine.attention.enable_packing` for a model without data.
-    """
+    """Why REDI will pad traces, as `enable_packing` says for a model without data; None if it packs them."""
     if not recipe.trains_on_traces:
         return None
     with torch.device("meta"):
@@ -190,20 +155,13 @@ def why_padded(recipe: Recipe, config: PreTrainedConfig) -> str | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows to train on, read from their files.
-
-    Attributes:
-        table: gives batches of columns.
-        num_rows: in all files.
-        note: how they compare with their manifest.
-    """
+    """The rows to train on, read from their files; `note` says how they compare with their manifest."""
 
     table: pyarrow.dataset.Dataset
     num_rows: int
     note: str
 
     def first(self, count: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """The first rows, with these columns or all of them."""
         # By default Arrow prefetches many files: seconds, and gigabytes, for rows of long traces.
         ahead = {"batch_readahead": 0, "fragment_readahead": 0}
         return self.table.head(count, columns=columns, batch_size=count, **ahead).to_pylist()
@@ -220,11 +178,10 @@ def open_rows(recipe: Recipe) -> Rows:
     num_rows = table.count_rows()
     if num_rows == 0:
         raise UsageError(f"dataset_name={name} has no rows")
-    manifest = read_manifest(name) if Path(name).is_dir() else None
-    if manifest is None:
+    manifest = read_manifest(name, "counts.rows") if Path(name).is_dir() else None
+    if manifest is None or split not in ("train", "test", "validation"):  # part of the rows
         return Rows(table, num_rows, "no manifest.json to compare with")
-    counted = manifest["counts"]["rows"]
-    known = manifest["counts"].get("files")
+    counted, known = manifest["counts"]["rows"], manifest["counts"].get("files")
     others = [file.name for file in files if known is not None and file.name not in known]
     if counted != num_rows or others:
         extra = f", and does not list {', '.join(others[:3])}" if others else ""

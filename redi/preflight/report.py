@@ -7,11 +7,7 @@ from redi.runs.errors import UsageError
 
 
 class Report:
-    """Prints one finding a line, under titles.
-
-    Attributes:
-        problems: what would waste the job.
-    """
+    """Prints one finding a line, under titles; `problems` are those that would waste the job."""
 
     def __init__(self, write: Callable[[str], None]):
         self.write = write

@@ -12,48 +12,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.preflight.lengths import LENGTH_COLUMNS
+from redi.preflight.lengths import LENGTH_COLUMNS, kind_of
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError, usage_errors
 from redi.text.prompts import THINK, make_prompt
+from redi.text.training_rows import tokenize_row
 
 TAG = THINK.strip()
-
-
 TRIED = 64  # rows; the shortest of them is rendered
-
-
-def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
-    """Renders a row, shows the end of its prompt and compares training with evaluation.
-
-    Raises:
-        UsageError: `max_length` cuts the row, or as `train_rendering` and `check_tokens`.
-    """
-    limit = recipe.args.max_length
-    columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
-    row = min(rows.first(TRIED, columns), key=lambda row: len(str(row)))
-    trained = train_rendering(recipe, model, row)
-    if limit is not None and len(trained.ids) >= limit:
-        raise UsageError(
-            f"max_length={limit} cuts even the shortest of the first {TRIED} rows, so the model would not learn its "
-            "end and eos; raise it"
-        )
-    problem = _problem(row)
-    for line in side_by_side(model.tokenizer, trained, problem):
-        report.line(line)
-    for text in check_tokens(model.tokenizer, trained, problem):
-        report.ok(text)
-
-
-def _problem(row: dict[str, Any]) -> str:
-    """The user's message of a row."""
-    messages = row.get("messages") or row.get("chosen")
-    if messages is None or messages[0]["role"] == "assistant":
-        messages = row["prompt"]
-    if isinstance(messages, str):
-        return messages
-    return next(message["content"] for message in messages if message["role"] == "user")
 
 
 @dataclass(frozen=True)
@@ -69,12 +36,39 @@ class Rendering:
         return self.scored.index(True) if any(self.scored) else len(self.ids)
 
 
-def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
-    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind.
+def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
+    """Renders a row, shows the end of its prompt and compares training with evaluation; refuses what differs."""
+    limit = recipe.args.max_length
+    columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
+    kind, first = kind_of(recipe, columns), rows.first(TRIED, columns)
+    tried = [row for i, row in enumerate(first) if all(tokenize_row(row, i, model.tokenizer, kind)["lengths"])]
+    if not tried:
+        raise UsageError(f"each of the first {len(first)} rows has an empty completion: training drops them")
+    row = min(tried, key=lambda row: len(str(row)))
+    row |= {"label": True} if kind == "traces" else {}  # a negative is rendered alike
+    trained = train_rendering(recipe, model, row)
+    if limit is not None and len(trained.ids) >= limit:
+        raise UsageError(
+            f"max_length={limit} cuts even the shortest of the first {TRIED} rows, so the model would not learn its "
+            "end and eos; raise it"
+        )
+    problem = row.get("messages") or row.get("chosen")
+    if problem is None or problem[0]["role"] == "assistant":
+        problem = row["prompt"]
+    if not isinstance(problem, str):
+        problem = next(message["content"] for message in problem if message["role"] == "user")
+    evaluated = make_prompt(model.tokenizer, problem, "bare", "as-trained")[1]
+    begin, end = max(0, trained.num_prompt - 3), trained.num_prompt
+    for name, ids in (("training", trained.ids[: max(len(evaluated), end + 3)]), ("evaluation", evaluated)):
+        shown = [repr(model.tokenizer.decode([token])) for token in ids[begin:]]
+        shown.insert(end - begin, "|")  # the end of the prompt
+        report.line(f"{name:11}{' '.join(shown)} ...")
+    for text in check_tokens(model.tokenizer, trained, problem):
+        report.ok(text)
 
-    Raises:
-        UsageError: training refuses the row.
-    """
+
+def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
+    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind."""
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
         args = copy.copy(recipe.args)
@@ -86,7 +80,7 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
             args.padding_free = args.packing = False
         quiet = contextlib.redirect_stdout(io.StringIO())  # the trainer describes a run that does not happen
         with quiet, usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
-            rows = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
+            rows, _ = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
             trainer = recipe.stage.trainer(
                 model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
             )
@@ -104,95 +98,83 @@ def _tiny(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _first_trace(batch: Any) -> Rendering:
-    """The first trace of a batch of `REDITrainer` on traces, `SFTTrainer`, or a trainer of pairs."""
-    if isinstance(batch, list):  # micro-batches of traces
-        micro_batch = next(m for m in batch if m["is_chosen"].any())
-        inputs, positions = micro_batch["model_inputs"], micro_batch["positions"]
-        ids = inputs["input_ids"].flatten()
-        scored = torch.zeros(len(ids), dtype=torch.bool)
-        scored[positions + 1] = True  # token t is predicted at t - 1
-        if "cu_seq_lens_q" in inputs:
-            bounds = inputs["cu_seq_lens_q"].tolist()
-            number = micro_batch["is_chosen"].tolist().index(True)
-            part = slice(bounds[number], bounds[number + 1])
-        else:
-            part = slice(0, int(inputs["attention_mask"][0].sum()))
-        return Rendering(ids[part].tolist(), scored[part].tolist())
-    ids = batch["input_ids"][0]
-    scored = batch["labels"][0] != -100 if "labels" in batch else batch["completion_mask"][0].bool()
-    real = batch["attention_mask"][0].bool() if "attention_mask" in batch else torch.ones_like(ids, dtype=torch.bool)
-    return Rendering(ids[real].tolist(), scored[real].tolist())
+    """A batch's chosen trace, or its first one. The batch is one of traces, of `SFTTrainer`, or of pairs."""
+    if not isinstance(batch, list):
+        ids = batch["input_ids"][0]
+        scored = batch["labels"][0] != -100 if "labels" in batch else batch["completion_mask"][0].bool()
+        real = batch["attention_mask"][0].bool() if "attention_mask" in batch else torch.ones_like(ids).bool()
+        return Rendering(ids[real].tolist(), scored[real].tolist())
+    micro_batch = max(batch, key=lambda micro_batch: micro_batch["is_chosen"].any())
+    inputs, number = micro_batch["model_inputs"], int(micro_batch["is_chosen"].int().argmax())
+    ids = inputs["input_ids"]
+    scored = torch.zeros(ids.numel(), dtype=torch.bool)
+    scored[micro_batch["positions"] + 1] = True  # token t is predicted at t - 1
+    if "cu_seq_lens_q" in inputs:
+        part = slice(*inputs["cu_seq_lens_q"][number : number + 2].tolist())
+        return Rendering(ids.flatten()[part].tolist(), scored[part].tolist())
+    real = inputs["attention_mask"][number].bool()
+    return Rendering(ids[number][real].tolist(), scored.view_as(ids)[number][real].tolist())
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
-    """Compares a trace as trained with the prompt that evaluation makes of its problem.
-
-    Args:
-        tokenizer: of the model.
-        trained: the trace, not cut.
-        problem: the user's message of the same row.
-
-    Returns:
-        What agrees.
+    """What agrees between a trace as trained, not cut, and the prompt that evaluation makes of its problem.
 
     Raises:
         UsageError: training and evaluation would differ; shows the tokens at that place.
     """
+    ids, start = trained.ids, trained.num_prompt
     prompt = make_prompt(tokenizer, problem, "bare")[1]
     evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
-    for name, ids in (("training", trained.ids), ("evaluation", evaluated)):
-        _refuse_doubled(name, tokenizer, ids, tokenizer.decode(ids))
-    at = first_difference(trained.ids, evaluated)
+    _refuse_doubled("training", tokenizer, ids)
+    _refuse_doubled("evaluation", tokenizer, evaluated)
+    at = first_difference(ids, evaluated)
     if at is not None:
         raise UsageError(
-            f"tokens: training and evaluation differ at token {at}: training "
-            f"{around(tokenizer, trained.ids, at)}, evaluation {around(tokenizer, evaluated, at)}; change the chat "
-            f"template, or what traces begin with ({THINK!r})"
+            f"tokens: training and evaluation differ at token {at}: training {around(tokenizer, ids, at)}, evaluation "
+            f"{around(tokenizer, evaluated, at)}; change the chat template, or what traces begin with ({THINK!r})"
         )
-    if trained.num_prompt != len(prompt):
-        at, what = min((trained.num_prompt, len(prompt))), "scored" if trained.num_prompt < len(prompt) else "masked"
+    if start != len(prompt):
+        at, what = min(start, len(prompt)), "scored" if start < len(prompt) else "masked"
         raise UsageError(
-            f"tokens: the prompt has {len(prompt)} tokens, but scoring begins at token {trained.num_prompt}: "
-            f"{around(tokenizer, trained.ids, at)} is {what}"
+            f"tokens: the prompt has {len(prompt)} tokens, but scoring begins at token {start}: "
+            f"{around(tokenizer, ids, at)} is {what}"
         )
-    masked = [i for i in range(len(prompt), len(trained.ids)) if not trained.scored[i]]
-    eos = tokenizer.eos_token_id
-    if masked:
-        name = "eos" if trained.ids[masked[0]] == eos else "the completion"
+    eos, last = tokenizer.eos_token_id, len(ids) - 1
+    if not all(trained.scored[start:]):
+        at = trained.scored.index(False, start)
+        name = "eos" if ids[at] == eos else "the completion"
         raise UsageError(
-            f"tokens: {name} is masked at token {masked[0]}: {around(tokenizer, trained.ids, masked[0])}; the model "
-            "would not learn it"
+            f"tokens: {name} is masked at token {at}: {around(tokenizer, ids, at)}; the model would not learn it"
         )
-    last = len(trained.ids) - 1
-    if trained.ids[last] != eos:
+    if ids[last] != eos:
         raise UsageError(
-            f"tokens: no eos at the end of the trace: {around(tokenizer, trained.ids, last)}; the model would not "
-            f"learn to stop with {tokenizer.decode([eos])!r}"
+            f"tokens: no eos at the end of the trace: {around(tokenizer, ids, last)}; the model would not learn to "
+            f"stop with {tokenizer.decode([eos])!r}"
         )
     return [
         f"the {len(prompt)} tokens of the prompt and the next {len(evaluated) - len(prompt)} are the same",
-        f"one {TAG}, no second system block; all {len(trained.ids) - len(prompt)} tokens after the prompt are scored",
+        f"one {TAG}, no second system block; all {len(ids) - len(prompt)} tokens after the prompt are scored",
         f"the last scored token is eos, {tokenizer.decode([eos])!r}",
     ]
 
 
-def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> None:
-    bos = tokenizer.bos_token_id
+def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
+    bos, text = tokenizer.bos_token_id, tokenizer.decode(ids)
     if bos is not None and ids[:2] == [bos, bos]:
         raise UsageError(f"tokens: {name} has two bos tokens {tokenizer.bos_token!r}; the chat template writes one")
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     blocks = re.split("|".join(map(re.escape, sorted(special, key=len, reverse=True))), text) if special else [text]
-    systems = [block for block in blocks if block.startswith("system")]
+    systems = [block[:40] for block in blocks if block.startswith("system")]
     if len(systems) > 1:
         raise UsageError(
-            f"tokens: {name} has {len(systems)} system blocks: {systems[0][:40]!r}, {systems[1][:40]!r}; the chat "
-            "template must write one"
+            f"tokens: {name} has {len(systems)} system blocks: {systems[0]!r}, {systems[1]!r}; the chat template must "
+            "write one"
         )
-    count = text.count(TAG)
-    if count != 1:
+    if (count := text.count(TAG)) != 1:
+        shown = text if len(text) <= 120 else f"{text[:60]} ... {text[-60:]}"
         raise UsageError(
-            f"tokens: {name} has {count} {TAG} in {shortened(text)!r}; there must be one, opened by the trace or by "
-            "the chat template"
+            f"tokens: {name} has {count} {TAG} in {shown!r}; there must be one, opened by the trace or by the chat "
+            "template"
         )
 
 
@@ -205,26 +187,5 @@ def first_difference(trained: list[int], evaluated: list[int]) -> int | None:
 
 def around(tokenizer: PreTrainedTokenizerBase, ids: list[int], at: int) -> str:
     """The tokens around a position, with brackets at it: `'user' [' x'] 'y'`."""
-    shown = []
-    for i in range(max(0, at - 2), min(len(ids), at + 3)):
-        token = f"{tokenizer.decode([ids[i]])!r}"
-        shown.append(f"[{token}]" if i == at else token)
-    return " ".join(shown) or "(nothing)"
-
-
-def shortened(text: str, room: int = 60) -> str:
-    """The start and the end of a text."""
-    return text if len(text) <= 2 * room else f"{text[:room]} ... {text[-room:]}"
-
-
-def side_by_side(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
-    """The tokens around the end of the prompt, which a bar marks: a line for training, one for evaluation."""
-    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
-    begin = max(0, trained.num_prompt - 3)
-    width = max(len(evaluated), trained.num_prompt + 3)
-    lines = []
-    for name, ids in (("training", trained.ids[:width]), ("evaluation", evaluated)):
-        shown = [f"{tokenizer.decode([token])!r}" for token in ids[begin:]]
-        shown.insert(trained.num_prompt - begin, "|")
-        lines.append(f"{name:11}" + " ".join(shown) + " ...")
-    return lines
+    tokens = {i: repr(tokenizer.decode([ids[i]])) for i in range(max(0, at - 2), min(len(ids), at + 3))}
+    return " ".join(f"[{token}]" if i == at else token for i, token in tokens.items()) or "(nothing)"

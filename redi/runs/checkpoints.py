@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from redi.runs.errors import UsageError
-from redi.runs.files import fingerprint, write_text
+from redi.runs.files import MANIFEST, fingerprint, write_text
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
@@ -18,33 +18,37 @@ _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_im
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 
 
-def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Records the options of a run that starts or resumes, and its inputs with their fingerprints."""
+def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str], world_size: int = 1) -> None:
+    """Records the options of a run that starts or resumes, and its inputs with their fingerprints.
+
+    `starts` has an entry for each start whose steps are kept: the step it went on from, and what another start may
+    change.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
-    write_text(folder / STARTED, json.dumps({"config": given, "inputs": hashes}, indent=2, default=str) + "\n")
+    checkpoint = last_complete_checkpoint(folder)[0]
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    earlier = [entry for entry in (read_start(folder) or {}).get("starts", []) if entry["after_step"] < step]
+    options = {key: value for key, value in given.items() if _may_change(key, given)}
+    starts = [*earlier, {"after_step": step, "world_size": world_size, **options}]
+    record = {"config": given, "inputs": hashes, "starts": starts}
+    write_text(folder / STARTED, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def read_start(folder: Path) -> dict[str, Any] | None:
     """What `write_start` has recorded; None if it has not."""
-    path = folder / STARTED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_manifest(folder, "config", "inputs", name=STARTED)
 
 
 def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str], check_inputs: bool) -> bool:
-    """Whether a folder holds exactly this run, finished.
+    """Whether a folder holds exactly this run, finished; `inputs` are names and paths of what the run starts from.
 
-    Args:
-        folder: the run's `output_dir`.
-        given: the options that were set.
-        inputs: name -> path or Hub id of what the run starts from.
-        check_inputs: whether to compare the content of the inputs too, which takes a while for a large model.
+    `check_inputs` compares the content of the inputs too, which takes a while for a large model.
 
     Raises:
-        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs: resuming
-            with different options is refused.
+        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "config", "inputs")
     record, what = manifest, "a finished run"
     if manifest is None and last_complete_checkpoint(folder)[0] is not None:
         record, what = read_start(folder), "checkpoints of a run"
@@ -62,6 +66,29 @@ def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str],
     return manifest is not None
 
 
+def refuse_foreign_folder(folder: Path, inputs: dict[str, str]) -> None:
+    """Refuses an `output_dir` in which a run would overwrite what is not its own.
+
+    A run's folder holds `manifest.json`, `started.json` or a checkpoint. Hidden files and logs are not overwritten.
+
+    Raises:
+        UsageError: the folder is a file, an input of the run, or holds other files.
+    """
+    for name, path in inputs.items():
+        if Path(path).exists() and folder.exists() and folder.samefile(path):
+            raise UsageError(f"output_dir={folder} is the {name} that the run starts from; choose another output_dir")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output_dir={folder} is a file; choose another output_dir")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if any(name in (MANIFEST, STARTED) or name.startswith("checkpoint-") for name in names):
+        return
+    others = [name for name in names if not name.startswith(".") and "log" not in name.lower()]
+    if others:
+        raise UsageError(
+            f"output_dir={folder} holds files that are not a run's, such as {others[0]}; choose another output_dir"
+        )
+
+
 def _may_change(key: str, given: dict[str, Any]) -> bool:
     """Whether a run may resume with another value of an option: it is the same run, on another machine."""
     if key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -69,27 +96,47 @@ def _may_change(key: str, given: dict[str, Any]) -> bool:
     return key.startswith(_MAY_CHANGE)
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
-    checkpoints = {
+def complete_checkpoints(run: str | Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints whose model is complete, in order of their steps, and those whose is not."""
+    found = {path: _has_model(path) for path in _checkpoints(run)}
+    return [path for path in found if found[path]], [path for path in found if not found[path]]
+
+
+def _checkpoints(run: str | Path) -> list[Path]:
+    found = {
         int(match[1]): path
-        for path in Path(output_dir).glob("checkpoint-*")
+        for path in Path(run).glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     }
+    return [path for _, path in sorted(found.items())]
+
+
+def _has_model(checkpoint: Path) -> bool:
+    """Whether `trainer_state.json`, which is written last, can be read, and the weights are undamaged."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return find_damage(checkpoint) is None
+    except (OSError, ValueError):
+        return False
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """The newest complete checkpoint, and the newer ones that a kill cut off; those are left on the disk."""
     incomplete = []
-    for _, path in sorted(checkpoints.items(), reverse=True):
+    for path in reversed(_checkpoints(output_dir)):
         if _is_complete(path):
             return path, incomplete
         incomplete.append(path)
     return None, incomplete
 
 
-def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
-    """Refuses a DeepSpeed checkpoint from another number of processes: it holds one part for each of them.
+def planned_steps(checkpoint: Path) -> int:
+    """The number of steps of the run that wrote a checkpoint."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
 
-    Raises:
-        UsageError: another number of processes wrote the checkpoint.
-    """
+
+def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
+    """Refuses a DeepSpeed checkpoint from another number of processes: it holds one part for each of them."""
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1  # one process leaves rng_state.pth
     if (checkpoint / "latest").is_file() and saved != world_size:
         raise UsageError(
@@ -99,15 +146,10 @@ def refuse_other_world_size(checkpoint: Path, world_size: int) -> None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether every file that resuming reads exists and is complete; reads only a little of each file.
-
-    transformers 5.19 writes model, optimizer, scheduler, random states and finally `trainer_state.json`, in place. If
-    that file is missing, the others are incomplete. If it exists, they can still be: a disk may have lost data that
-    was not flushed.
-    """
+    """Whether every file that resuming reads exists and is complete; reads only a little of each file."""
+    # transformers 5.19 writes trainer_state.json last. The others can still be cut off: disks lose unflushed data.
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if find_damage(checkpoint):
+        if not _has_model(checkpoint):
             return False
         parts = ["rng_state*.pth", "*model*", "optimizer*", "scheduler.pt"]
         if (checkpoint / "latest").is_file():  # DeepSpeed writes it after all ranks' parts

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from redi.runs.cli import StrictParser
 
-FILES_HELP = "parquet or JSONL file, or a folder of either"
+FILES_HELP = "parquet, JSON or CSV file, or a folder of one kind"
 
 
 def whole_number(text: str) -> int:
@@ -42,6 +42,12 @@ def corpus_parser(description: str) -> StrictParser:
         const=[],
         dest="exclude_source",
         help="drop no source, not even cn_k12",
+    )
+    parser.add_argument(
+        "--truncated",
+        choices=("keep", "drop"),
+        default="keep",
+        help="traces cut at the token limit (finish_reasons: length): the paper keeps them, mostly as negatives",
     )
     parser.add_argument("--seed", type=whole_number, default=42, help="of the shuffle before the selection")
     parser.add_argument("--expect-rows", type=whole_number, metavar="N", help="fail unless exactly N rows come out")

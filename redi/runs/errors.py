@@ -16,13 +16,7 @@ class UsageError(ValueError):
 
 @contextmanager
 def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -> Iterator[None]:
-    """Turns a library's errors of these kinds into a `UsageError` with the message that `message` makes of them.
-
-    ```python
-    with usage_errors(lambda error: f"--config {path} is not valid YAML: {error}", yaml.YAMLError):
-        config = yaml.safe_load(text)
-    ```
-    """
+    """Turns a library's errors of these kinds into a `UsageError` with the message that `message` makes of them."""
     try:
         yield
     except kinds as error:

@@ -1,50 +1,123 @@
-"""Output folders and files that are either complete or absent, and the hashes that identify inputs."""
+"""Paths and Hub ids; outputs that are either complete or absent; the hashes that identify inputs."""
 
 import errno
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from redi.runs.errors import UsageError, usage_errors
+from redi.runs.lock import folder_lock
 
 # A symbolic link to the checkout's configs/, so that an installed package holds the files too.
 CONFIGS = Path(__file__).parents[1] / "configs"
 MANIFEST = "manifest.json"
 CARD = "README.md"
+MOUNTS = Path("/proc/self/mountinfo")
+OUTPUT_FOLDERS = ("data", "models", "runs")
+
+
+def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Checks that a folder can be written, or replaced with all that it holds.
+
+    Args:
+        path: of the folder; a symbolic link stands for the folder that it leads to.
+        inputs: must not lie in the folder. A `Path` need not exist yet; a `str` that does not exist is a Hub id.
+
+    Raises:
+        UsageError: it is a file, a mount point or the working folder, or holds that folder or an input.
+    """
+    place = path.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise UsageError(f"--output {path} is the working folder or holds it; name a new folder")
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"--output {path} is a file; name a folder")
+    if _is_mount(place):
+        raise UsageError(f"--output {path} is a mount point, which cannot be replaced; name a folder inside it")
+    for source in inputs:
+        known = isinstance(source, Path) or Path(source).exists()
+        if known and Path(source).resolve().is_relative_to(place):
+            raise UsageError(f"--output {path} holds the input {source} and would replace it; choose another folder")
+
+
+def _is_mount(place: Path) -> bool:
+    """Whether a file system is mounted there; `os.path.ismount` misses a folder of the same disk (a bind mount)."""
+    mounts = MOUNTS.read_text(encoding="utf-8").splitlines() if MOUNTS.is_file() else []
+    return os.path.ismount(place) or str(place).replace(" ", "\\040") in (line.split(" ")[4] for line in mounts)
 
 
 @contextmanager
-def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder next to `path` to write into, and renames it to `path` at the end.
+def new_folder(path: Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Yields a temporary folder next to `path` to write into, and puts it in the place of `path` at the end.
 
-    If the body raises or is interrupted, the temporary folder is removed and `path` stays as it was.
+    If the body raises, or is interrupted by SIGINT, SIGTERM or SIGHUP, the temporary folder is removed and `path`
+    stays as it was. An old folder is moved aside first, and removed once the new one is in its place.
 
     Raises:
-        UsageError: `path` exists, is not an empty folder, and `overwrite` is false; the folder cannot be created; or
-            the disk is full.
+        UsageError: as `check_output`; `path` is not empty and `overwrite` is false; another process is writing it;
+            the folder cannot be created or replaced; or the disk is full.
     """
     path = Path(path)
-    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"--output {path} exists; choose another folder, or pass --overwrite to replace it")
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    check_output(path, inputs)
+    place = path.resolve()
+    temporary, aside = place.with_name(f".{place.name}.tmp"), place.with_name(f".{place.name}.old")
     with usage_errors(lambda error: f"--output {path} cannot be made: {error}; choose another folder", OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with _signals_raise(), folder_lock(path):
+        if aside.exists() and not place.exists():  # left by a process that was killed between two renames
+            aside.rename(place)
+        if not overwrite and place.is_dir() and any(place.iterdir()):
+            raise UsageError(f"--output {path} exists; choose another folder, or pass --overwrite to replace it")
+        for leftover in (temporary, aside):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            _replace(place, temporary, aside)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            what = os.strerror(error.errno).lower()
+            raise UsageError(f"--output {path}: {what}; make room, or choose a folder on another disk") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(place: Path, temporary: Path, aside: Path) -> None:
     try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        if place.exists():
+            place.rename(aside)
+        temporary.rename(place)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        what = os.strerror(error.errno).lower()
-        raise UsageError(f"--output {path}: {what}; make room, or choose a folder on another disk") from error
+        if aside.exists() and not place.exists():
+            aside.rename(place)
+        kept = temporary.rename(place.with_name(f"{place.name}.new-{os.getpid()}"))
+        raise UsageError(f"--output {place} cannot be replaced: {error}; the result is in {kept}") from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `SystemExit`, so that temporary folders are removed; in the main thread only."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal
+        raise SystemExit(128 + number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if in_main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,3 +147,15 @@ def fingerprint(source: str | Path) -> str:
 def cpus() -> int:
     """How many processor cores this process may use: on a cluster a job may get a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be a Hub id: `owner/name`, or `owner/name@REVISION`.
+
+    A path that exists is not, nor is a data file, nor a folder that the recipes are yet to make, such as `data/pairs`:
+    a stranger may own that name on the Hub.
+    """
+    match = re.fullmatch(r"([\w.-]+)/[\w.-]+(@.+)?", name)
+    if match is None or name.endswith((".parquet", ".jsonl")) or Path(name).exists():
+        return False
+    return match[1] not in OUTPUT_FOLDERS and not Path(match[1]).exists()

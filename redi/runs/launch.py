@@ -1,10 +1,15 @@
-"""The options of `accelerate launch` for a run: the configuration, and the number of machines and processes."""
+"""Launching a run on this machine: the options of `accelerate launch`, and whether the NVIDIA driver fits torch."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 from redi.runs.errors import UsageError
 from redi.runs.files import CONFIGS
+from redi.runs.recipe import read_config
+
+OLDEST_DRIVERS = {12: 525, 13: 580}  # by CUDA's major version, from NVIDIA's table of minor version compatibility
 
 
 def accelerate_file(name: str, num_processes: int) -> Path:
@@ -15,7 +20,7 @@ def accelerate_file(name: str, num_processes: int) -> Path:
         num_processes: of the run. Without any GPU (0) it is `cpu`, and `ddp` of one process is `single_gpu`.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is not valid YAML.
     """
     folder = CONFIGS / "accelerate"
     if num_processes == 0:
@@ -25,26 +30,24 @@ def accelerate_file(name: str, num_processes: int) -> Path:
     if override := os.environ.get("ACCELERATE_CONFIG"):
         if not Path(override).is_file():
             raise UsageError(f"ACCELERATE_CONFIG={override} is not a file; name a YAML file of accelerate")
+        read_config(Path(override), "ACCELERATE_CONFIG")
         return Path(override)
     path = Path(name if name.endswith(".yaml") else folder / f"{name}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise UsageError(f"accelerate_config={name} does not exist; use one of {known}, or the path of a YAML file")
+    read_config(path, "accelerate_config")
     return path
 
 
 def launch_options(name: str, num_gpus: int) -> list[str]:
-    """The options of `accelerate launch` on this machine.
+    """The options of `accelerate launch` on this machine, which has `num_gpus` GPUs, 0 on the CPU.
 
     From the environment come NUM_PROCESSES, on this machine (by default one per GPU), and, with NUM_MACHINES above 1,
     MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT.
 
-    Args:
-        name: of the accelerate configuration, as in `accelerate_file`.
-        num_gpus: of this machine; 0 on the CPU.
-
     Raises:
-        UsageError: the configuration does not exist, or the environment lacks a variable.
+        UsageError: as `accelerate_file`, or the environment lacks a variable.
     """
     machines = int(os.environ.get("NUM_MACHINES") or 1)
     total = machines * int(os.environ.get("NUM_PROCESSES") or num_gpus)
@@ -60,3 +63,33 @@ def launch_options(name: str, num_gpus: int) -> list[str]:
     elif total > 1:
         options += ["--main_process_port", "0"]  # any free port: another run may be on this machine
     return options
+
+
+def check_driver(cuda: str | None) -> None:
+    """Refuses a torch that would not see this machine's GPUs. Does nothing where `nvidia-smi` finds no GPU.
+
+    Args:
+        cuda: `torch.version.cuda`: None for a build for the CPU.
+
+    Raises:
+        UsageError: torch is built for the CPU, or for a newer CUDA than the driver supports.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True)
+    driver = next(iter(result.stdout.split()), "")
+    if result.returncode or not driver:
+        return
+    remedy = "see 'GPU drivers' in docs/clusters.md"
+    if cuda is None:
+        raise UsageError(
+            f"torch is built for the CPU, but this machine has an NVIDIA GPU: install a CUDA build, {remedy}, or set "
+            "use_cpu: true"
+        )
+    oldest = OLDEST_DRIVERS.get(int(cuda.split(".")[0]), 0)
+    if int(driver.split(".")[0]) < oldest:
+        raise UsageError(
+            f"torch is built for CUDA {cuda} and needs an NVIDIA driver of at least {oldest}, but this machine has "
+            f"{driver}: update it, or install a build for CUDA 12, {remedy}"
+        )

@@ -6,12 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from redi.runs.files import MANIFEST, fingerprint, write_text
+from redi.runs.errors import UsageError, usage_errors
+from redi.runs.files import CARD, MANIFEST, fingerprint, write_text
 
 PACKAGES = ["redi", "torch", "transformers", "trl", "accelerate", "datasets", "deepspeed", "vllm", "math-verify"]
+# The types of the entries that commands read.
+TYPES = {"config": dict, "inputs": dict, "counts": dict, "packages": dict, "sizes": dict, "grading": dict}
+TYPES |= {"counts.rows": int, "counts.files": dict, "grading.counts": dict}
 
 
 def write_manifest(
@@ -23,63 +28,107 @@ def write_manifest(
     seed: int | None = None,
     started: float | None = None,
     fingerprints: dict[str, str] | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> None:
     """Writes `manifest.json`, which traces every number to what made it. It is the last file to be written.
 
     Args:
-        folder: the output folder.
+        folder: the output folder; the sizes of its files are recorded, those of checkpoints left out.
         config: the resolved options of the run.
         inputs: name -> path or Hub id; stored with its `fingerprint`.
         counts: of the output, and of what was dropped and why.
         seed: the seed of the run, if it has one.
         started: `time.time()` at the start; gives `wall_seconds`.
         fingerprints: of the inputs that are hashed already, by name.
+        extra: further entries.
     """
-    known = fingerprints or {}
+    hashes = {name: fingerprint(path) for name, path in inputs.items() if name not in (fingerprints or {})}
+    hashes |= fingerprints or {}
+    packages = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     manifest = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "config": config,
-        "inputs": {
-            name: {"path": str(path), "sha256": known.get(name) or fingerprint(path)} for name, path in inputs.items()
-        },
+        "inputs": {name: {"path": str(path), "sha256": hashes[name]} for name, path in inputs.items()},
         "seed": seed,
         "counts": counts,
+        "sizes": _sizes(Path(folder)),
         "git_revision": git_revision(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": packages,
         "python": sys.version.split()[0],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "wall_seconds": None if started is None else round(time.time() - started, 1),
+        **(extra or {}),
     }
     write_text(Path(folder) / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The folder's manifest; None if it has none."""
-    path = Path(folder) / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern) if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in files
+        if path.name not in (MANIFEST, CARD) and not path.parent.name.startswith("checkpoint-")
+    }
+
+
+def read_manifest(folder: str | Path, *required: str, name: str = MANIFEST) -> dict[str, Any] | None:
+    """The folder's manifest, or another record of this form; None if it has none.
+
+    Args:
+        folder: the folder.
+        required: entries that it must have, as `counts` or `counts.rows`.
+        name: of the file.
+
+    Raises:
+        UsageError: it is not a JSON object, lacks an entry, or one is not of its type in `TYPES`.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        return None
+    remedy = "use another folder, or make this one again"
+    with usage_errors(lambda error: f"{path} is not readable JSON: {error}; {remedy}", ValueError, OSError):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise UsageError(f"{path} is not a JSON object but {type(manifest).__name__}; {remedy}")
+    for entry in dict.fromkeys([*TYPES, *required]):  # `counts` comes before `counts.rows`
+        value: Any = manifest
+        for key in entry.split("."):
+            value = (value or {}).get(key)
+        if value is None and entry in required:
+            raise UsageError(f"{path} has no '{entry}'; {remedy}")
+        if value is not None and not isinstance(value, TYPES.get(entry, object)):
+            raise UsageError(f"{path}: '{entry}' is {json.dumps(value)[:40]}, of the wrong type; {remedy}")
+    for entry, given in (manifest.get("inputs") or {}).items():
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("path", "sha256")):
+            raise UsageError(f"{path}: 'inputs.{entry}' has no path and sha256; {remedy}")
+    return manifest
 
 
 def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, str | Path]) -> bool:
-    """Whether `folder` holds the finished result of the same options on the same inputs."""
-    manifest = read_manifest(folder)
-    if manifest is None:
+    """Whether `folder` holds the finished result of the same options on the same inputs, with all its files.
+
+    Raises:
+        UsageError: its manifest is broken, as `read_manifest`.
+    """
+    manifest = read_manifest(folder, "config", "inputs", "counts")
+    if manifest is None or manifest["config"] != json.loads(json.dumps(config, default=str)):
         return False
-    hashes = {name: entry["sha256"] for name, entry in manifest.get("inputs", {}).items()}
-    same_config = manifest.get("config") == json.loads(json.dumps(config, default=str))
-    return same_config and hashes == {name: fingerprint(path) for name, path in inputs.items()}
+    if not (manifest.get("sizes") or {}).items() <= _sizes(Path(folder)).items():
+        return False
+    hashes = {name: entry["sha256"] for name, entry in manifest["inputs"].items()}
+    return hashes == {name: fingerprint(path) for name, path in inputs.items()}
 
 
 def git_revision() -> str | None:
     """The commit of the checkout that holds this package, with `-dirty` for uncommitted changes; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    if shutil.which("git") is None:
+    if shutil.which("git") is None or _git("rev-parse", "--show-prefix") != "redi/runs/":  # inside another repository
         return None
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or None
+    return _git("describe", "--always", "--dirty", "--abbrev=40") or None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

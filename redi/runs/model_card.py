@@ -1,36 +1,31 @@
 """Writes a trained model's card, `README.md`, from the run's manifest and logs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from redi.runs.errors import UsageError
-from redi.runs.files import write_text
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id, write_text
 from redi.runs.manifest import read_manifest
 from redi.runs.markdown import grid
 
 CARD = "README.md"
 SCORES = "## Scores"
+_PAPER = "[arXiv 2505.24850](https://huggingface.co/papers/2505.24850)"
 _METHODS = {
-    "SFT": "Supervised fine-tuning on correct reasoning traces, the first stage of REDI "
-    "([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
-    "REDI": "Reinforcement Distillation (REDI, [arXiv 2505.24850](https://huggingface.co/papers/2505.24850)) on pairs "
-    "of a correct and an incorrect reasoning trace.",
-    "SimPO": "The SimPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
-    "DPO": "The DPO baseline of REDI ([arXiv 2505.24850](https://huggingface.co/papers/2505.24850)).",
+    "SFT": f"Supervised fine-tuning on correct reasoning traces, the first stage of REDI ({_PAPER}).",
+    "REDI": f"Reinforcement Distillation (REDI, {_PAPER}) on pairs of a correct and an incorrect reasoning trace.",
+    "SimPO": f"The SimPO baseline of REDI ({_PAPER}).",
+    "DPO": f"The DPO baseline of REDI ({_PAPER}).",
 }
 _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
 
 
 def write_model_card(folder: Path, method: str) -> None:
-    """Writes the card of a finished run, from its `manifest.json` and `trainer_state.json`.
-
-    Args:
-        folder: the run's `output_dir`.
-        method: "SFT", "REDI", "SimPO" or "DPO".
-    """
+    """Writes the card of a finished run of SFT, REDI, SimPO or DPO, from its manifest and `trainer_state.json`."""
     manifest = read_manifest(folder)
     inputs = {name: entry["path"] for name, entry in manifest["inputs"].items()}
     data = ModelCardData(
@@ -43,7 +38,7 @@ def write_model_card(folder: Path, method: str) -> None:
         f"---\n{data.to_yaml()}\n---",
         f"# {folder.resolve().name}",
         _METHODS[method],
-        f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.",
+        f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.{_remarks(manifest)}",
         "## Options\n\nThe options that were set; all others have the defaults of the versions below.",
         grid(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),
         "## Training\n\n" + _dynamics(folder / "trainer_state.json"),
@@ -55,16 +50,19 @@ def write_model_card(folder: Path, method: str) -> None:
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
 
 
+def _remarks(manifest: dict[str, Any]) -> str:
+    """What the counts and options alone would not tell."""
+    date = manifest.get("template_date")
+    text = f" The chat template's date is always {date}." if date else ""
+    for before, after in pairwise(manifest.get("starts", [])):
+        keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+        changes = [f"`{key}` {before.get(key)} -> {after.get(key)}" for key in keys if key != "after_step"]
+        text += f" Resumed after step {after['after_step']}{' with ' * bool(changes)}{', '.join(changes)}."
+    return text
+
+
 def set_scores(folder: Path, scores: str) -> None:
-    """Replaces the scores in a model's card.
-
-    Args:
-        folder: the model, with a card by `write_model_card`.
-        scores: Markdown without headings of the second level.
-
-    Raises:
-        UsageError: the model has no such card.
-    """
+    """Replaces the scores in a card of `write_model_card`; they are Markdown without headings of the second level."""
     path = folder / CARD
     if not path.is_file() or SCORES not in (text := path.read_text(encoding="utf-8")):
         raise UsageError(f"{folder} has no model card with the heading '{SCORES}'; the training commands write it")

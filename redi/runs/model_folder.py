@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -1,23 +1,38 @@
 """Strict options of training: a YAML file, overridden on the command line, into dataclasses."""
 
+import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
 
-from redi.runs.cli import StrictParser
+from redi.runs.cli import Parser
 from redi.runs.errors import UsageError, nearest, usage_errors
+from redi.runs.option_values import check_arguments
 from redi.runs.recipe import read_config
 
 # Left out of a run's name: where things are, how it is started and what watches it.
 _NOT_IN_NAME = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "accelerate_config"}
-_NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id", "hub_token"}
+_NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id"}
 
 
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
-    error = StrictParser.error
+    error = Parser.error
+    _get_value = Parser._get_value
+
+
+def _make_parser(dataclass_types: list[type], unread: dict[str, str]) -> _Parser:
+    usage = "%(prog)s --config recipes/STAGE/RUN/config.yaml [--key value ...]; every option may be a key of the file"
+    parser = _Parser(dataclass_types, allow_abbrev=False, usage=usage)
+    own = {"help"}.union(*(inspect.get_annotations(kind) for kind in dataclass_types))
+    parser._optionals._group_actions.sort(key=lambda action: action.dest not in own)
+    for action in parser._actions:
+        if action.dest in unread:
+            action.help = argparse.SUPPRESS
+    return parser
 
 
 def parse_options(
@@ -28,25 +43,27 @@ def parse_options(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Reads `--config FILE.yaml` and `--key value` overrides into one instance of each dataclass.
 
-    YAML keys and command-line options are spelled alike: the names of the dataclass fields. A YAML value goes through
-    the same conversion as a command-line value, so a value of the wrong type is refused in both places. `run_name`, if
-    it is an option and not given, becomes the recipe's name and what the command line overrides.
+    A YAML value goes through the same conversion as a command-line value, so a value of the wrong type is refused in
+    both places. `run_name`, if not given, becomes the recipe's name and what the command line overrides.
 
     Args:
         argv: the command line, without the program's name.
-        dataclass_types: the dataclasses that define the options.
-        unread: options of a dataclass that have no effect, with the reason.
+        dataclass_types: the dataclasses that define the options; `--help` lists those that they define themselves
+            before those that they inherit.
+        unread: options of a dataclass that have no effect, with the reason; `--help` leaves them out.
         assumed: values of options that are not given; they do not count as given.
 
     Returns:
         The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
 
     Raises:
-        UsageError: an unknown or unread key, a value of the wrong type, a missing file, or a combination of options
-            that a dataclass refuses.
+        UsageError: an unknown or unread key, a value of the wrong type, a missing file, a secret, an empty path, or a
+            combination of options that a dataclass refuses.
     """
-    parser = _Parser(dataclass_types, allow_abbrev=False)
+    unread = unread or {}
+    parser = _make_parser(dataclass_types, unread)
     fields = {action.dest: action for action in parser._actions if action.dest != "help"}
+    needed = {key for key, action in fields.items() if action.required} | {"output_dir"}
     from_file, overrides, path = _read_config(argv)
     for key in from_file:
         if key not in fields:
@@ -61,21 +78,22 @@ def parse_options(
     overridden = [parser._option_string_actions[option].dest for option in given_overrides]
     given = list(from_file) + overridden
     for key in given:
-        if key in (unread or {}):
+        if key in unread:
             raise UsageError(f"option '{key}' is not read here: {unread[key]}. Remove it.")
 
     arguments = []
-    for key, value in from_file.items():
-        if value is None:  # argparse has no spelling for None
+    assumed = {key: value for key, value in (assumed or {}).items() if key not in given}
+    for key, value in (assumed | from_file).items():
+        if value is not None:
+            arguments += _as_arguments(key, value)
+        else:  # argparse has no spelling for None
             fields[key].default, fields[key].required = None, False
-        else:
-            arguments += _as_arguments(key, value)
-    for key, value in (assumed or {}).items():
-        if key not in given:
-            arguments += _as_arguments(key, value)
     with usage_errors(str, ValueError, TypeError):  # a dataclass refuses its values
         instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
     values = {name: value for instance in instances for name, value in vars(instance).items()}
+    for key in needed & set(given):
+        if (values[key] if key in overridden else from_file[key]) in (None, ""):
+            raise UsageError(f"{key} is empty; give it a value")
     for instance in instances:
         if path is not None and getattr(instance, "run_name", "") is None:
             instance.run_name = run_name(path, {key: values[key] for key in overridden})
@@ -90,18 +108,12 @@ def run_name(config: Path, overrides: dict[str, Any]) -> str:
 
 def _read_config(argv: list[str]) -> tuple[dict[str, Any], list[str], Path | None]:
     """The YAML mapping named by `--config` (empty without one), the rest of the command line, and the file."""
-    rest = list(argv)
-    for i, argument in enumerate(rest):
-        if argument == "--config" and i + 1 < len(rest):
-            path = rest[i + 1]
-            del rest[i : i + 2]
-            break
-        if argument.startswith("--config="):
-            path = rest.pop(i).removeprefix("--config=")
-            break
-    else:
-        return {}, rest, None
-    return read_config(Path(path)), rest, Path(path)
+    parser = Parser(add_help=False)
+    parser.add_argument("--config", type=Path, action="append", default=[])
+    known, rest = parser.parse_known_args(check_arguments(argv))
+    if len(known.config) > 1:
+        raise UsageError("--config is given twice; name one file")
+    return read_config(*known.config) if known.config else {}, rest, *(known.config or [None])
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:

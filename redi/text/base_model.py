@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 from redi.text.encoding import render
 from redi.text.prompts import read_chat_template, stop_token_ids
 
@@ -27,11 +27,6 @@ PROBE = [
 ]
 
 
-def is_qwen25_math(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` is that of a Qwen2.5-Math base model, the only Qwen2.5 with 4,096 positions."""
-    return (config["model_type"], config.get("max_position_embeddings"), rope_theta(config)) == ("qwen2", 4096, 10000)
-
-
 def rope_theta(config: dict[str, Any]) -> float | None:
     """The rotary base in a `config.json`, spelled as in transformers 5 (`rope_parameters`, which wins) or before."""
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
@@ -43,7 +38,9 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     Raises:
         UsageError: the model has several kinds of rotary embedding, so one base is ambiguous.
     """
-    defaults = LONG if is_qwen25_math(config) else {}
+    # The only Qwen2.5 with 4,096 positions is Qwen2.5-Math.
+    kind = (config["model_type"], config.get("max_position_embeddings"), rope_theta(config))
+    defaults = LONG if kind == ("qwen2", 4096, 10000) else {}
     config = json.loads(json.dumps(config))
     positions = max_position_embeddings or defaults.get("max_position_embeddings")
     if positions is not None:
@@ -52,7 +49,7 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     if theta is None:
         return config
     rope = config.get("rope_parameters")
-    if rope is not None and any(isinstance(value, dict) for value in rope.values()):
+    if any(isinstance(value, dict) for value in (rope or {}).values()):
         raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
         rope["rope_theta"] = theta
@@ -61,64 +58,41 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     return config
 
 
-def choose_pad(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, wanted: str | None) -> str:
-    """The token to pad with: the wanted one; the tokenizer's own unless it is eos; a spare one; eos.
+def set_tokens(
+    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
+) -> None:
+    """Sets the eos token, and the one to pad with: a spare one of the `vocab_size` embeddings if the own one is eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
     then never trains the eos.
 
-    Args:
-        tokenizer: with an eos token.
-        vocab_size: rows of the embedding; a token beyond has no embedding.
-        wanted: the user's choice.
-
     Raises:
-        UsageError: the wanted token is not in the vocabulary.
+        UsageError: a chosen token is not in the vocabulary, or there is no eos token.
     """
-    vocabulary = tokenizer.get_vocab()
-    if wanted is not None:
-        check_in_vocabulary("--pad-token", wanted, vocabulary, vocab_size)
-        return wanted
-    for token in (tokenizer.pad_token, *SPARE_TOKENS):
-        if token in vocabulary and vocabulary[token] < vocab_size and token != tokenizer.eos_token:
-            return token
-    return tokenizer.eos_token
-
-
-def check_in_vocabulary(option: str, token: str, vocabulary: dict[str, int], vocab_size: int) -> None:
-    """Raises a `UsageError` naming the option if the model has no embedding for the token."""
-    if vocabulary.get(token, vocab_size) >= vocab_size:
-        raise UsageError(f"{option} {token} is not in the model's vocabulary; choose a token that is")
+    usable = {token for token, index in tokenizer.get_vocab().items() if index < vocab_size}
+    for option, token in (("--eos-token", eos), ("--pad-token", pad)):
+        if token is not None and token not in usable:
+            raise UsageError(f"{option} {token} is not in the model's vocabulary; choose a token that is")
+    tokenizer.eos_token = eos or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        raise UsageError(f"--model {source}: its tokenizer has no eos token; pass --eos-token")
+    spare = (token for token in (tokenizer.pad_token, *SPARE_TOKENS) if token in usable - {tokenizer.eos_token})
+    tokenizer.pad_token = pad or next(spare, tokenizer.eos_token)
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Renders a conversation as both stages do.
-
-    Raises:
-        UsageError: training cannot use the template: it does not continue its own prompt, drops or doubles the
-            thought, or doubles the system block.
-    """
-    from jinja2 import TemplateError
-
-    with usage_errors(lambda error: f"--chat-template: {error}", TemplateError, ValueError):
+    """Refuses a template that changes a conversation, opens a thought twice or none, or has two system blocks."""
+    with usage_errors(lambda error: f"--chat-template: {error}", ValueError):
         prompt, completion = render(tokenizer, PROBE[:1], PROBE[1:])
-    if PROBE[1]["content"] not in completion or (prompt + completion).count("<think>") != 1:
+    if (prompt + completion).count("<think>") != 1 or prompt.count("system") > 1:
         raise UsageError(
-            f"--chat-template: the assistant's turn is rendered as {prompt[-30:] + completion!r}, but must hold its "
-            "text unchanged and one <think>; choose another template, such as chatml"
-        )
-    if PROBE[0]["content"] not in prompt or prompt.count("system") > 1:
-        raise UsageError(
-            f"--chat-template: the prompt is rendered as {prompt!r}, without its text or with two system blocks"
+            f"--chat-template: a conversation is rendered as {prompt + completion!r}, but must have one <think> and "
+            "not two system blocks; choose another template, such as chatml"
         )
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder of a model, downloaded if it is a Hub id, and its commit on the Hub.
-
-    Raises:
-        UsageError: it is neither a folder nor a Hub id, or cannot be downloaded.
-    """
+    """The folder of a model, downloaded if it is a Hub id, and its commit there; a `UsageError` if there is none."""
     path = Path(model)
     if path.is_dir():
         if revision is not None:
@@ -128,13 +102,9 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         raise UsageError(f"--model {model} is not a folder, and not a Hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    def message(error: Exception) -> str:
-        return (
-            f"--model {model} is not a folder, and cannot be downloaded from the Hub: {error}; check the name, the "
-            "revision and the connection"
-        )
-
-    with usage_errors(message, OSError, ValueError):  # the Hub's own errors are OSErrors
+    failed = f"--model {model} is not a folder, and cannot be downloaded from the Hub"
+    remedy = "check the name, the revision and the connection"
+    with usage_errors(lambda error: f"{failed}: {error}; {remedy}", OSError, ValueError):  # the Hub's are OSErrors
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
     return folder, folder.name
 
@@ -149,17 +119,10 @@ def prepare(
     eos_token: str | None = None,
     pad_token: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the prepared model into `folder` and loads it again.
+    """Writes the prepared model of the folder `source` into an empty `folder` and loads it again.
 
-    Args:
-        source: folder of the base model.
-        folder: an empty folder.
-        max_position_embeddings: as in `widen`.
-        theta: the rotary base, as in `widen`.
-        chat_template: a name of `configs/chat_templates` or a file; by default the tokenizer's own, else that of
-            `TEMPLATES`.
-        eos_token: the token that ends every completion; by default the tokenizer's own.
-        pad_token: as in `choose_pad`.
+    Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
+    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`.
 
     Returns:
         What was changed: name -> [before, after], and `parameters`, their number.
@@ -167,15 +130,21 @@ def prepare(
     Raises:
         UsageError: the source is not a model that can be prepared, or an option does not fit it.
     """
+    from transformers import AutoTokenizer
+
     if not (source / "config.json").is_file():
         raise UsageError(f"--model {source} has no config.json; give a model folder")
     before = json.loads((source / "config.json").read_text(encoding="utf-8"))
     after = widen(before, max_position_embeddings, theta)
-    tokenizer = _open_tokenizer(source)
-    vocab_size = before.get("vocab_size", len(tokenizer.get_vocab()))
+    with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(source)
     old_tokens = [tokenizer.eos_token, tokenizer.pad_token]
-    _set_tokens(tokenizer, vocab_size, eos_token, pad_token, source)
-    template = chat_template or _missing_template(tokenizer, source)
+    set_tokens(tokenizer, before.get("vocab_size", len(tokenizer.get_vocab())), eos_token, pad_token, source)
+    template = chat_template
+    if template is None and tokenizer.chat_template is None:
+        template = next((name for token, name in TEMPLATES.items() if token in tokenizer.get_vocab()), None)
+        if template is None:
+            raise UsageError(f"--model {source}: its tokenizer has no chat template; pass --chat-template")
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)
     check_template(tokenizer)
@@ -190,35 +159,6 @@ def prepare(
     }
 
 
-def _open_tokenizer(source: Path) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
-        return AutoTokenizer.from_pretrained(source)
-
-
-def _set_tokens(
-    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
-) -> None:
-    if eos is not None:
-        check_in_vocabulary("--eos-token", eos, tokenizer.get_vocab(), vocab_size)
-        tokenizer.eos_token = eos
-    if tokenizer.eos_token is None:
-        raise UsageError(f"--model {source}: its tokenizer has no eos token; pass --eos-token")
-    tokenizer.pad_token = choose_pad(tokenizer, vocab_size, pad)
-
-
-def _missing_template(tokenizer: "PreTrainedTokenizerBase", source: Path) -> str | None:
-    """The template of `TEMPLATES` for a tokenizer without one; None if it has one."""
-    if tokenizer.chat_template is not None:
-        return None
-    vocabulary = tokenizer.get_vocab()
-    template = next((name for token, name in TEMPLATES.items() if token in vocabulary), None)
-    if template is None:
-        raise UsageError(f"--model {source}: its tokenizer has no chat template; pass --chat-template")
-    return template
-
-
 def describe(changes: dict[str, Any]) -> list[str]:
     """A line for each entry of what `prepare` returned."""
     pairs = {name: value for name, value in changes.items() if isinstance(value, list)}
@@ -228,17 +168,8 @@ def describe(changes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_model(
-    source: Path,
-    folder: Path,
-    config: dict[str, Any],
-    tokenizer: "PreTrainedTokenizerBase",
-) -> None:
-    """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer.
-
-    Raises:
-        UsageError: `source` has no safetensors files.
-    """
+def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer."""
     from transformers import GenerationConfig
 
     files = [file for pattern in WEIGHTS for file in sorted(source.glob(pattern))]
@@ -259,19 +190,7 @@ def write_model(
 
 
 def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
-    """Loads what was written, as training does, and compares it with what was intended.
-
-    Args:
-        folder: of the model.
-        tokenizer: as it was saved.
-        config: as it was saved.
-
-    Returns:
-        The number of parameters.
-
-    Raises:
-        UsageError: something differs, or the weights do not fit the configuration.
-    """
+    """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -284,9 +203,8 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
     if texts[0] != texts[1] or rules[0] != rules[1] or specials[0] != specials[1]:
         raise UsageError("--model: its tokenizer does not survive being saved and loaded again")
     check_template(reloaded)
-    with usage_errors(
-        lambda error: f"--model: its weights cannot be loaded: {error}", OSError, ValueError, RuntimeError
-    ):
+    unread = (OSError, ValueError, RuntimeError)
+    with usage_errors(lambda error: f"--model: its weights cannot be loaded: {error}", *unread):
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")

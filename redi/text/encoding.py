@@ -1,87 +1,156 @@
 """How a conversation becomes token ids, in one place for both stages and for evaluation."""
 
+import os
+import unicodedata
+from datetime import date
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = dict[str, Any]
+
+# "Today" for chat templates that write the date: with the clock's, a model would be asked something new every day.
+TODAY = date(2024, 7, 26)  # what Llama-3's templates write without a clock
+TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_calls", "function_call")
+OTHER_TEMPLATE = "use another one of configs/chat_templates: prepare_base_model.py --chat-template NAME"
+
+
+def writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template asks for today's date; it always gets `TODAY`."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def date_options(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """Options of `apply_chat_template` that make the day `TODAY`."""
+    return {"strftime_now": TODAY.strftime} if writes_date(tokenizer) else {}
+
+
+def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
+    """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+
+def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
+    """The text up to and including the header of the assistant's turn; a `ValueError` if it lacks a user's message."""
+    text = apply_template(tokenizer, messages, add_generation_prompt=True)
+    for message in messages:
+        if message["role"] in ("user", "system") and message["content"].strip() not in text:
+            raise ValueError(
+                f"the chat template changes or drops the {message['role']}'s {_shown(message['content'])}; "
+                f"{OTHER_TEMPLATE}"
+            )
+    return text
+
+
+def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
+    """The texts that `encode` tokenises: the prompt, and its completion without the eos token; raises as `encode`."""
+    prompt_text = render_prompt(tokenizer, prompt)
+    full_text = apply_template(tokenizer, prompt + completion)
+    start = len(prompt_text)
+    if not full_text.startswith(prompt_text):
+        raise ValueError(
+            f"the tokenizer's chat template does not continue its own generation prompt: {prompt_text[-40:]!r} is "
+            f"followed by a different text once there is an assistant's turn; {OTHER_TEMPLATE}"
+        )
+    content = completion[-1]["content"].strip()
+    # A template may open the thought in the prompt. The content then begins there, but never ends there.
+    begin = full_text.find(content, max(0, start - len(content) + 1)) if content else start
+    if begin < 0 or full_text[start:begin].strip():
+        turn = full_text[start:].strip()
+        at = len(os.path.commonprefix([turn, content]))
+        raise ValueError(
+            f"the chat template does not leave the assistant's text unchanged: after {content[max(0, at - 20) : at]!r}"
+            f" it writes {turn[at : at + 30]!r}, not {content[at : at + 30]!r}; {OTHER_TEMPLATE}"
+        )
+    end = begin + len(content)
+    return prompt_text, full_text[start:end] + full_text[end:].partition(tokenizer.eos_token)[0]
 
 
 def encode(
     tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and of its completion, as the original implementation of REDI builds them.
+    """Token ids of a prompt, and of its completion y: an assistant's turn.
 
-    The prompt is the chat template's rendering up to and including the header of the assistant turn. The completion y
-    is what the template adds for the assistant's turn (the content and its end-of-turn tokens) and then one eos token.
-    All of y is scored and counted in |y|. Prompt and completion are tokenised separately, so no token spans both.
-
-    Args:
-        tokenizer: a tokenizer with a chat template and an eos token.
-        prompt: the messages before the assistant's turn, at least one.
-        completion: the assistant's turn, a list of one message.
-
-    Returns:
-        `(prompt_ids, completion_ids)`.
+    The prompt is the chat template's rendering up to and including the header of the assistant's turn. y is what the
+    template adds for that turn, the content and its end-of-turn tokens, up to one eos: the template's own, or one that
+    is appended if it writes none, as for Qwen2.5-Math in the original implementation. All of y is scored and counted
+    in |y|. Prompt and completion are tokenised separately, so no token spans both.
 
     Raises:
-        ValueError: the template does not continue its own generation prompt, so training would not see the prompt
-            that generation uses.
+        ValueError: the template refuses the conversation, does not continue its own generation prompt, or changes the
+            content; or the tokens of y do not decode to it, white space aside.
     """
-    prompt_text, completion_text = render(tokenizer, prompt, completion)
-    prompt_ids = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completion_text, add_special_tokens=False)["input_ids"]
-    return prompt_ids, completion_ids + [tokenizer.eos_token_id]
-
-
-def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
-    """The texts that `encode` tokenises: the prompt, and its completion without the eos token.
-
-    Raises:
-        ValueError: as `encode` does.
-    """
-    prompt_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    full_text = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
-    if not full_text.startswith(prompt_text):
+    prompt_text, text = render(tokenizer, prompt, completion)
+    prompt_ids, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt_text, text))
+    decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if decoded != text and (found := _letters(decoded)) != (wanted := _letters(text)):
+        at = len(os.path.commonprefix([found, wanted]))
         raise ValueError(
-            f"the tokenizer's chat template does not continue its own generation prompt: {prompt_text[-40:]!r} is "
-            "followed by a different text once there is an assistant's turn; use a chat template that keeps it"
+            f"the tokenizer loses text: {wanted[max(0, at - 10) : at + 20]!r} becomes "
+            f"{found[max(0, at - 10) : at + 20]!r} (white space left out); use a tokenizer that can write it"
         )
-    return prompt_text, full_text[len(prompt_text) :]
+    return prompt_ids, ids + [tokenizer.eos_token_id]
 
 
-def split_conversation(messages: list[Message]) -> tuple[list[Message], list[Message]]:
-    """Splits a conversation that ends with the assistant's turn into `(prompt, completion)`.
+def _letters(text: str) -> str:
+    return "".join(unicodedata.normalize("NFC", text).split())  # Qwen's tokenizers normalise to NFC
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:60]} ..." if len(text) > 60 else text
+
+
+def check_messages(messages: Any, column: str) -> list[Message]:
+    """The messages without their null entries; a `ValueError` if they have another shape, or text in another key."""
+    is_list = isinstance(messages, list) and messages
+    for message in messages if is_list else [messages]:
+        texts = [message.get(key) for key in ("role", "content")] if is_list and isinstance(message, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"`{column}` must be a list of messages {{'role': ..., 'content': text}}, not {_shown(message)}"
+            )
+        if other := next((key for key in TEXT_KEYS if message.get(key)), None):
+            raise ValueError(f"`{column}`: a message has `{other}`; put all text into `content`, or remove the key")
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[Message]]]:
+    """A row as message lists: its prompt and its completions, each of them one assistant turn.
+
+    Positives hold whole conversations in `messages`, pairs in `chosen` and `rejected`, as `build_pairs.py` writes
+    them; a pair's `prompt`, a string, is then ignored. Where `prompt` is a list of messages, `chosen` and `rejected`
+    may be the assistant's turn alone (TRL's conversational format). In traces, `prompt` and `completion` may be text.
 
     Raises:
-        ValueError: the conversation has no prompt, or ends with another role.
+        ValueError: the row has no such shape, a completion is more than one turn, or the prompts differ.
     """
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        roles = [message["role"] for message in messages]
-        raise ValueError(f"a conversation must end with an assistant turn after a prompt, got the roles {roles}")
-    return messages[:-1], messages[-1:]
-
-
-def split_pair(row: dict[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
-    """A preference row as `(prompt, chosen, rejected)` message lists. There are two shapes:
-
-    - `prompt` a list of messages, `chosen` and `rejected` the assistant's turn alone (TRL's conversational format);
-    - `chosen` and `rejected` complete conversations with a common prompt, as `build_pairs.py` writes them; a `prompt`
-      column (a string) is then ignored, since the conversations hold it.
-
-    Raises:
-        ValueError: the row has neither shape, or its two conversations have different prompts.
-    """
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, str) or isinstance(rejected, str):
-        raise ValueError("`chosen` and `rejected` must be lists of messages ({'role', 'content'}), got text")
-    if chosen[0]["role"] != "assistant":
-        prompt, chosen_turn = split_conversation(chosen)
-        rejected_prompt, rejected_turn = split_conversation(rejected)
-        if prompt != rejected_prompt:
-            raise ValueError("`chosen` and `rejected` hold different prompts")
-        return prompt, chosen_turn, rejected_turn
-    if not isinstance(row.get("prompt"), list):
-        raise ValueError("`chosen` is an assistant turn alone, so `prompt` must be a list of messages")
-    return row["prompt"], chosen, rejected
+    prompt = None if kind == "positives" else row.get("prompt")
+    if kind == "traces" and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    prompt = check_messages(prompt, "prompt") if kind == "traces" or isinstance(prompt, list) else None
+    columns = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["completion"]}[kind]
+    prompts, turns = [] if prompt is None else [prompt], []
+    for column in columns:
+        messages = row[column]
+        if kind == "traces" and isinstance(messages, str):
+            messages = [{"role": "assistant", "content": messages}]
+        messages = check_messages(messages, column)
+        is_turn = prompt is not None and messages[0]["role"] == "assistant"
+        before, turn = (prompt, messages) if is_turn else (messages[:-1], messages[-1:])
+        if not before or [message["role"] for message in turn] != ["assistant"]:  # a user's turn would be scored
+            raise ValueError(
+                f"`{column}` must end with an assistant turn after a prompt, or be one assistant turn after the "
+                f"messages of `prompt`; its roles are {[message['role'] for message in messages]}"
+            )
+        prompts.append(before)
+        turns.append(turn)
+    if any(each != prompts[0] for each in prompts):
+        raise ValueError(f"{', '.join(f'`{column}`' for column in ['prompt', *columns])} hold different prompts")
+    return prompts[0], turns

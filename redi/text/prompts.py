@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from redi.runs.errors import UsageError, nearest
+from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import CONFIGS
+from redi.text.encoding import apply_template, render_prompt
 
 # https://huggingface.co/papers/2505.24850, appendix C; two spaces after "clearly.", as in the authors' code.
 PAPER_INSTRUCTION = (
@@ -29,18 +30,16 @@ def user_turn(problem: str, style: str) -> str:
 def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") -> tuple[str, list[int]]:
     """The complete prompt, up to and including what opens the assistant's turn, as text and as token ids.
 
-    Args:
-        tokenizer: with a chat template.
-        problem: the problem's text.
-        style: of `STYLES`.
-        force_think: of `FORCE_THINK`. As trained, prompt and thought are encoded separately, as `redi.text.encoding`
-            does; a template that opens the thought itself is not changed.
+    As trained, prompt and thought are encoded separately, as `redi.text.encoding` does; a template that opens the
+    thought itself is not changed.
 
     Raises:
-        UsageError: `as-published` with a template whose assistant's turn does not open like ChatML's.
+        UsageError: the template leaves out the problem; or `as-published`, and the assistant's turn does not open like
+            ChatML's.
     """
     messages = [{"role": "user", "content": user_turn(problem, style)}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    with usage_errors(lambda error: f"--model: {error}", ValueError):
+        prompt = render_prompt(tokenizer, messages)
     if force_think == "as-published":
         if not prompt.endswith("assistant\n"):
             raise UsageError(
@@ -59,12 +58,8 @@ def encode_prompt(tokenizer, prompt: str) -> list[int]:
 
 
 def read_chat_template(name_or_path: str) -> str:
-    """A chat template from a file, or by name from `configs/chat_templates`.
-
-    Raises:
-        UsageError: neither exists.
-    """
-    known = _templates()
+    """A chat template from a file, or by name from `configs/chat_templates`; a `UsageError` if there is none."""
+    known = template_names()
     path = TEMPLATE_FOLDER / f"{name_or_path}.jinja" if name_or_path in known else Path(name_or_path)
     if not path.is_file():
         raise UsageError(
@@ -74,20 +69,16 @@ def read_chat_template(name_or_path: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _templates() -> list[str]:
+def template_names() -> list[str]:
     return sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.jinja"))
 
 
 def template_hash(tokenizer) -> str:
-    """SHA-256 of the chat template.
-
-    Raises:
-        UsageError: the tokenizer has none.
-    """
+    """SHA-256 of the chat template; a `UsageError` if the tokenizer has none."""
     if not tokenizer.chat_template:
         raise UsageError(
             f"--model {tokenizer.name_or_path}: its tokenizer has no chat template; pass --chat-template with a "
-            f".jinja file or a name ({', '.join(_templates())})"
+            f".jinja file or a name ({', '.join(template_names())})"
         )
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
@@ -95,17 +86,13 @@ def template_hash(tokenizer) -> str:
 def stop_token_ids(tokenizer, model_generation_config) -> list[int]:
     """Every token that ends an answer, in ascending order.
 
-    The tokenizer's eos, the model's eos ids, and the token that the chat template writes after an assistant's turn.
-    The last matters for base models: Qwen2.5-Math's eos is `<|endoftext|>`, while its turns end in `<|im_end|>`.
-
-    Args:
-        tokenizer: with a chat template.
-        model_generation_config: the model's `GenerationConfig`, or None.
+    The tokenizer's eos, the eos ids of the model's `GenerationConfig` (or None), and the token that the chat template
+    writes after an assistant's turn: Qwen2.5-Math's eos is `<|endoftext|>`, while its turns end in `<|im_end|>`.
     """
     model_eos = getattr(model_generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(model_eos if isinstance(model_eos, list) else [model_eos])}
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "SOME_ANSWER"}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("SOME_ANSWER")[2]
+    after = apply_template(tokenizer, turns).rpartition("SOME_ANSWER")[2]
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids.add(next((token for token in encode_prompt(tokenizer, after) if token in special), None))
     return sorted(ids - {None})

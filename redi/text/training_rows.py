@@ -1,121 +1,184 @@
-"""Tokenised training rows: one per problem, either a pair or any number of positive and negative traces."""
+"""Tokenised training rows: positives, pairs, or problems with any number of positive and negative traces."""
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.compute as pc
+from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import global_then_local_main_first
 
-from redi.text.encoding import encode, split_pair
+from redi.runs.errors import UsageError
+from redi.text.encoding import TODAY, Message, encode, split_row, writes_date
 
 logger = get_logger(__name__)
 
+KINDS = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": ["prompt", "completion", "label"]}
 PAIR_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]  # TRL's names
 TRACE_COLUMNS = ["prompt_ids", "completion_ids", "labels", "weights"]
+TOKENIZED = {"positives": ["input_ids", "labels"], "pairs": PAIR_COLUMNS, "traces": TRACE_COLUMNS}
 NAME = "name"  # the row's uuid, or "row N"; messages use it
 
 
-def prepare_problems(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, num_proc: int | None, name: str
-) -> Dataset:
-    """As `tokenize_problems`, first on the first process; warns of dropped rows, calling the dataset `name`.
-
-    Raises:
-        ValueError: no row is left, or as `tokenize_problems` does.
-    """
-    with global_then_local_main_first():
-        problems, dropped = tokenize_problems(dataset, tokenizer, max_length, num_proc)
-    for reason, names in dropped.items():
-        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        logger.warning(f"{name}: {len(names)} of {len(dataset)} rows dropped for {reason}: {shown}")
-    if not len(problems):
-        raise ValueError(f"{name}: no row is left to train on")
-    return problems
+def kind_of(columns: list[str], kinds: tuple[str, ...], name: str) -> str:
+    """Which of the kinds has these columns; a `UsageError` if none. `name` is that of the dataset."""
+    for kind in kinds:
+        if set(KINDS[kind]) <= set(columns):
+            return kind
+    needed = " or ".join(f"{kind} ({', '.join(KINDS[kind])})" for kind in kinds)
+    raise UsageError(
+        f"{name} has the columns {', '.join(columns)}, but this stage trains on {needed}; build_positives.py and "
+        "build_pairs.py make positives and pairs"
+    )
 
 
-def tokenize_problems(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, num_proc: int | None = None
-) -> tuple[Dataset, dict[str, list[str]]]:
-    """Tokenises pairs or traces.
+def prepare_rows(
+    dataset: Dataset,
+    kinds: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    num_proc: int | None = None,
+    name: str = "the dataset",
+) -> tuple[Dataset, dict[str, int]]:
+    """Tokenises and checks every row, first on the first process; says what is dropped or cut.
 
-    - *Pairs* (`chosen`, `rejected`, in the shapes of `redi.text.encoding.split_pair`) become `prompt_ids, chosen_ids,
-      rejected_ids, name`.
-    - *Traces* (`prompt`, `completion`, `label`, and optionally `weight`) become `prompt_ids, completion_ids, labels,
+    - *positives* (`messages`) become `input_ids, labels`, cut to `max_length`. Labels are -100 outside the completion.
+    - *pairs* (`chosen, rejected`) become `prompt_ids, chosen_ids, rejected_ids, name`.
+    - *traces* (`prompt, completion, label`, and optionally `weight`) become `prompt_ids, completion_ids, labels,
       weights, name`: rows with the same prompt are one problem, in the order of their first rows. A problem may have
       several traces of either side, or none of one.
 
-    Problems that cannot be trained on are dropped: an empty completion, or a prompt that leaves no room in
-    `max_length`. A dataset that already has such columns is returned unchanged.
+    A row is dropped if a completion is empty or white space, or if its prompt leaves no room in `max_length`. Rows
+    that have been tokenised already are returned as they are.
 
     Args:
-        dataset: pairs, traces, or what this function returned.
-        tokenizer: with a chat template and an eos token.
-        max_length: longest trace in tokens; longer ones are cut later.
-        num_proc: processes to tokenise with.
+        dataset: rows in a shape that `redi.text.encoding.split_row` accepts; `name` is its name, for messages.
+        kinds: of `KINDS`, that the trainer can use.
+        max_length: longest trace in tokens; the trainer cuts longer pairs and traces, at the end.
 
     Returns:
-        The problems, and the names of the dropped ones by reason.
+        The tokenised rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the
+        problems with the same text on both sides.
 
     Raises:
-        ValueError: the columns or a row have neither form; the message names the row.
+        UsageError: the columns are of none of the kinds; no row is left; or a row, which is named, is malformed, or
+            the template or the tokenizer changes its text.
     """
-    columns = set(dataset.column_names)
-    if set(PAIR_COLUMNS) <= columns or set(TRACE_COLUMNS) <= columns:
-        return dataset, {}
-    if not ({"chosen", "rejected"} <= columns or {"prompt", "completion", "label"} <= columns):
-        raise ValueError(
-            f"the dataset has the columns {sorted(columns)}; REDI trains on pairs (chosen, rejected: made by "
-            "build_pairs.py) or on traces (prompt, completion, label)"
+    columns = dataset.column_names
+    if any(set(TOKENIZED[kind]) <= set(columns) for kind in kinds):
+        return dataset, {"rows": len(dataset)}
+    kind = kind_of(columns, kinds, name)
+    with global_then_local_main_first():
+        rows = dataset.map(
+            tokenize_row,
+            with_indices=True,
+            fn_kwargs={"tokenizer": tokenizer, "kind": kind, "limit": max_length if kind == "positives" else None},
+            remove_columns=columns,
+            num_proc=num_proc,
+            desc="Tokenizing",
         )
-    are_pairs = {"chosen", "rejected"} <= columns
-    problems = dataset.map(
-        _named,
-        with_indices=True,
-        fn_kwargs={"tokenizer": tokenizer, "function": _pair if are_pairs else _trace},
-        remove_columns=dataset.column_names,
-        num_proc=num_proc,
-        desc="Tokenizing",
-    )
-    return _drop(problems if are_pairs else _group(problems), max_length)
+        kept, counts = _choose(rows, max_length, name)
+        rows = rows if len(kept) == len(rows) else rows.select(kept)
+        rows = _group(rows) if kind == "traces" else rows
+    counts["same_text"] = sum(rows["same_text"])
+    num_traces = counts["positives"] + counts["negatives"]
+    said = {
+        f"{counts['positives']:,} positive and {counts['negatives']:,} negative traces": kind == "traces",
+        "no trace is a positive: is `label` right?": not counts["positives"],
+        "no trace is a negative: is `label` right?": kind == "traces" and not counts["negatives"],
+        f"max_length={max_length} cuts {counts['cut']:,} of {num_traces:,} traces at the end": counts["cut"],
+        f"chosen and rejected are the same text in {counts['same_text']:,} row(s)": counts["same_text"],
+        f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
+    }
+    for text in [text for text, applies in said.items() if applies and PartialState().is_main_process]:
+        print(f"{name}: {text}", flush=True)
+    return rows.select_columns(TOKENIZED[kind] + [NAME] * (kind != "positives")), counts
 
 
-def _named(
-    row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase, function: Callable[..., dict[str, Any]]
-) -> dict[str, Any]:
-    name = str(row.get("uuid") or f"row {index}")
+@contextmanager
+def row_errors(row: dict[str, Any], index: int) -> Iterator[None]:
+    """Turns a `ValueError` into a `UsageError` that names the row by its index and uuid."""
     try:
-        return {**function(row, tokenizer), NAME: name}
+        yield
     except ValueError as error:
-        raise ValueError(f"{name} of the dataset: {error}") from error
+        uuid = f" ({row['uuid']})" if row.get("uuid") else ""
+        raise UsageError(f"row {index}{uuid} of the dataset: {error}") from error
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: list, completion: list) -> tuple[list[int], list[int]]:
-    """As `encode`, but an assistant's turn without content has no tokens, so its row is dropped and counted."""
-    prompt_ids, completion_ids = encode(tokenizer, prompt, completion)
-    return prompt_ids, completion_ids if completion[-1]["content"] else []
+def read_row(
+    row: dict[str, Any], index: int, kind: str
+) -> tuple[list[Message], list[list[Message]], list[bool], float]:
+    """The messages of a row's prompt and of its completions, which of these are positives, and the row's weight."""
+    with row_errors(row, index):
+        prompt, turns = split_row(row, kind)
+        if kind != "traces":
+            return prompt, turns, [True, False][: len(turns)], 1.0
+        return prompt, turns, [_label(row["label"])], _weight(row.get("weight"))
 
 
-def _pair(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    prompt, chosen, rejected = split_pair(row)
-    prompt_ids, chosen_ids = _encode(tokenizer, prompt, chosen)
-    rejected_ids = _encode(tokenizer, prompt, rejected)[1]
-    return dict(zip(PAIR_COLUMNS, (prompt_ids, chosen_ids, rejected_ids), strict=True))
+def tokenize_row(
+    row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase, kind: str, limit: int | None = None
+) -> dict[str, Any]:
+    """A row of `prepare_rows`, not grouped, with `num_prompt` and the `lengths` of its traces, 0 without text."""
+    prompt, turns, labels, weight = read_row(row, index, kind)
+    with row_errors(row, index):
+        encoded = [encode(tokenizer, prompt, turn) for turn in turns]
+    ids, completions = encoded[0][0], [completion for _, completion in encoded]
+    values = {
+        "positives": [(ids + completions[0])[:limit], ([-100] * len(ids) + completions[0])[:limit]],
+        "pairs": [ids, *completions],
+        "traces": [ids, completions, labels, [weight]],
+    }[kind]
+    return {
+        **dict(zip(TOKENIZED[kind], values, strict=True)),
+        NAME: str(row.get("uuid") or f"row {index}"),
+        "num_prompt": len(ids),
+        "lengths": [
+            len(ids) + len(completion) if turn[0]["content"].strip() else 0
+            for turn, completion in zip(turns, completions, strict=True)
+        ],
+        "is_positive": labels,
+        "same_text": len(turns) == 2 and turns[0] == turns[1],
+    }
 
 
-def _trace(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    prompt, completion, weight = row["prompt"], row["completion"], row.get("weight")
-    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+def _label(label: Any) -> bool:
+    if isinstance(label, str) or label not in (True, False):  # 1 == True, 0 == False
+        raise ValueError(f"label={label!r} is neither true (or 1, a positive) nor false (or 0, a negative)")
+    return bool(label)
+
+
+def _weight(weight: Any) -> float:
     weight = 1.0 if weight is None else weight
-    if not weight > 0:
-        raise ValueError(f"weight={weight} is not positive; leave the trace out instead")
-    prompt_ids, completion_ids = _encode(tokenizer, prompt, completion)
-    values = (prompt_ids, [completion_ids], [bool(row["label"])], [float(weight)])
-    return dict(zip(TRACE_COLUMNS, values, strict=True))
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ValueError(f"weight={weight!r} is not a positive finite number; leave the trace out instead")
+    return float(weight)
+
+
+def _choose(rows: Dataset, max_length: int | None, name: str) -> tuple[list[int], dict[str, int]]:
+    """The indices of the rows to train on, and the counts."""
+    limit = math.inf if max_length is None else max_length
+    facts = rows.select_columns([NAME, "num_prompt", "lengths", "is_positive"]).to_list()
+    empty = [i for i, row in enumerate(facts) if not all(row["lengths"])]
+    full = [i for i, row in enumerate(facts) if all(row["lengths"]) and row["num_prompt"] >= limit]
+    for indices, reason in ((empty, "an empty completion"), (full, f"a prompt that fills max_length={max_length}")):
+        if indices:
+            names = ", ".join([facts[i][NAME] for i in indices[:10]] + ["..."] * (len(indices) > 10))
+            logger.warning(f"{name}: {len(indices)} of {len(rows)} rows dropped for {reason}: {names}")
+    kept = sorted(set(range(len(facts))) - {*empty, *full})
+    if not kept:
+        raise UsageError(
+            f"{name}: no row is left to train on; of {len(rows)}, {len(empty)} have an empty completion and "
+            f"{len(full)} a prompt that fills max_length={max_length}"
+        )
+    cut = sum(length > limit for i in kept for length in facts[i]["lengths"])
+    sides = [side for i in kept for side in facts[i]["is_positive"]]
+    counts = {"rows": len(rows), "dropped_empty": len(empty), "dropped_long_prompt": len(full), "cut": cut}
+    return kept, counts | {"positives": sum(sides), "negatives": len(sides) - sum(sides)}
 
 
 def _group(traces: Dataset) -> Dataset:
@@ -128,7 +191,11 @@ def _group(traces: Dataset) -> Dataset:
         for prompt_ids, indices in groups.items():
             rows = traces[indices]
             lists = {column: sum(rows[column], []) for column in TRACE_COLUMNS[1:]}
-            yield {"prompt_ids": list(prompt_ids), **lists, NAME: rows[NAME][0]}
+            traces_of = {
+                (tuple(ids), label) for ids, label in zip(lists["completion_ids"], lists["labels"], strict=True)
+            }
+            same_text = len({ids for ids, _ in traces_of}) < len(traces_of)
+            yield {"prompt_ids": list(prompt_ids), **lists, NAME: rows[NAME][0], "same_text": same_text}
 
     return Dataset.from_generator(merged)  # to disk, not to memory
 
@@ -141,21 +208,5 @@ def lengths_of(problems: Dataset) -> Iterator[tuple[int, list[int]]]:
             sides = (pc.list_value_length(table[side]).to_pylist() for side in PAIR_COLUMNS[1:])
             completions = map(list, zip(*sides, strict=True))
         else:
-            flat = iter(pc.list_value_length(pc.list_flatten(table["completion_ids"])).to_pylist())
-            counts = pc.list_value_length(table["completion_ids"]).to_pylist()
-            completions = [list(islice(flat, count)) for count in counts]
+            completions = [[len(ids) for ids in problem] for problem in table["completion_ids"]]
         yield from zip(prompts, completions, strict=True)
-
-
-def _drop(problems: Dataset, max_length: int | None) -> tuple[Dataset, dict[str, list[str]]]:
-    dropped: dict[str, list[str]] = {}
-    kept = []
-    names = problems[NAME]
-    for index, (prompt, completions) in enumerate(lengths_of(problems)):
-        if not all(completions):
-            dropped.setdefault("an empty completion", []).append(names[index])
-        elif max_length is not None and prompt >= max_length:
-            dropped.setdefault(f"a prompt that fills max_length={max_length}", []).append(names[index])
-        else:
-            kept.append(index)
-    return problems.select(kept) if dropped else problems, dropped

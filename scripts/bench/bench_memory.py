@@ -112,7 +112,7 @@ def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -
 
 
 def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """Both traces of each pair, as `redi.sft.tokenize_positives` makes them: only the completion is scored."""
+    """Both traces of each pair, as `redi.text.training_rows` makes them: only the completion is scored."""
     return [
         {"input_ids": pair["prompt_ids"] + pair[name], "labels": [-100] * len(pair["prompt_ids"]) + pair[name]}
         for pair in pairs

@@ -13,20 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from task import (
-    CHAT_TEMPLATE,
-    GENERATIONS_PER_PROBLEM,
-    VOCABULARY,
-    Problem,
-    sample_problems,
-    teacher_trace,
-)
+from task import CHAT_TEMPLATE, GENERATIONS_PER_PROBLEM, VOCABULARY, Problem, sample_problems, teacher_trace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from redi.evaluation.grading.verdict import grade_many
-from redi.runs.cli import StrictParser
-from redi.runs.errors import UsageError, entry_point
+from redi.runs.cli import StrictParser, positive_int
+from redi.runs.errors import entry_point
 from redi.runs.files import new_folder
 from redi.runs.jsonl import line
 from redi.runs.manifest import is_finished, write_manifest
@@ -34,22 +27,20 @@ from redi.runs.manifest import is_finished, write_manifest
 
 def raw_rows(problems: list[Problem], rng: random.Random) -> list[dict]:
     """One raw row per problem. The grader is the only verifier, so both verifier columns hold its verdict."""
-    traces = [[teacher_trace(problem, rng) for _ in range(GENERATIONS_PER_PROBLEM)] for problem in problems]
-    references = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
-    grades = iter(grade_many([trace for row in traces for trace in row], references))
+    traces = [teacher_trace(problem, rng) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
+    answers = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
+    correct = [grade.correct for grade in grade_many(traces, answers)]
     rows = []
-    for problem, generations in zip(problems, traces, strict=True):
-        verdicts = [next(grades).correct for _ in generations]
-        rows.append(
-            {
-                "problem": problem.text,
-                "answer": str(problem.answer),
-                "problem_is_valid": "Yes",
-                "source": "synthetic",
-                "generations": generations,
-                "correctness": {"llama_verification": verdicts, "math_verify_reparsed_answer": verdicts},
-            }
-        )
+    for i, problem in enumerate(problems):
+        own = slice(i * GENERATIONS_PER_PROBLEM, (i + 1) * GENERATIONS_PER_PROBLEM)
+        row = {
+            "problem": problem.text,
+            "answer": str(problem.answer),
+            "problem_is_valid": "Yes",
+            "source": "synthetic",
+        }
+        verdicts = {name: correct[own] for name in ("llama_verification", "math_verify_reparsed_answer")}
+        rows.append({**row, "generations": traces[own], "correctness": verdicts})
     return rows
 
 
@@ -58,13 +49,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words by a space
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        chat_template=CHAT_TEMPLATE,
-    )
+    special = {"eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **special)
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -73,22 +59,21 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     Not a Qwen2: for that model type, `AutoTokenizer` replaces the tokenizer's pre-tokenizer with Qwen2's own.
     """
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=192,
-            num_hidden_layers=3,
-            num_attention_heads=3,
-            num_key_value_heads=3,
-            max_position_embeddings=256,
-            attention_bias=True,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        max_position_embeddings=256,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    return LlamaForCausalLM(config)
 
 
 @entry_point
@@ -96,13 +81,10 @@ def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems, the teacher and the weights")
-    parser.add_argument("--num-problems", type=int, default=6000, help="training problems")
-    parser.add_argument("--num-test", type=int, default=500, help="problems of the benchmark, none of them trained on")
+    parser.add_argument("--num-problems", type=positive_int, default=6000, help="training problems")
+    parser.add_argument("--num-test", type=positive_int, default=500, help="problems of the benchmark, all unseen")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     options = parser.parse_args(argv)
-    if options.num_problems < 1 or options.num_test < 1:
-        raise UsageError("--num-problems and --num-test must be at least 1")
-
     started = time.time()
     config = {"num_problems": options.num_problems, "num_test": options.num_test, "seed": options.seed}
     if not options.overwrite and is_finished(options.output, config, {}):
@@ -124,18 +106,16 @@ def write_task(folder: Path, num_problems: int, num_test: int, seed: int) -> dic
     rows = raw_rows(problems[:num_problems], rng)
     (folder / "raw").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "raw" / "train-00000-of-00001.parquet")
-    tests = [
-        {"id": f"digits/{i}", "problem": problem.text, "answer": str(problem.answer)}
-        for i, problem in enumerate(problems[num_problems:])
-    ]
-    (folder / "digits.jsonl").write_text("".join(map(line, tests)), encoding="utf-8")
+    with (folder / "digits.jsonl").open("w", encoding="utf-8") as file:
+        for i, problem in enumerate(problems[num_problems:]):
+            file.write(line({"id": f"digits/{i}", "problem": problem.text, "answer": str(problem.answer)}))
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed)
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     return {
-        "problems": len(rows),
-        "generations": len(rows) * GENERATIONS_PER_PROBLEM,
+        "problems": num_problems,
+        "generations": num_problems * GENERATIONS_PER_PROBLEM,
         "correct_generations": sum(sum(row["correctness"]["llama_verification"]) for row in rows),
         "test_problems": num_test,
         "model_parameters": model.num_parameters(),

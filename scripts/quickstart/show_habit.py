@@ -9,7 +9,7 @@ gains little from negatives.
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from task import LineCounts, count_lines
+from task import LineCounts
 
 from redi.evaluation.files import GENERATIONS
 from redi.runs.cli import StrictParser
@@ -25,7 +25,7 @@ def teacher_counts(corpus: Path) -> dict[str, LineCounts]:
     for row in pq.read_table(corpus, columns=["problem", "generations", "correctness"]).to_pylist():
         verdicts = row["correctness"]["math_verify_reparsed_answer"]
         for generation, correct in zip(row["generations"], verdicts, strict=True):
-            count_lines(row["problem"], generation, sides[correct])
+            sides[correct].add(row["problem"], generation)
     return {"teacher, correct traces": sides[True], "teacher, incorrect traces": sides[False]}
 
 
@@ -33,12 +33,8 @@ def model_counts(evaluation: Path) -> LineCounts:
     """Counts over the answers of one model to the quickstart's benchmark."""
     counts = LineCounts()
     for row in iter_jsonl(evaluation / GENERATIONS, ("prompt", "response")):
-        count_lines(row["prompt"], row["response"], counts)
+        counts.add(row["prompt"], row["response"])
     return counts
-
-
-def share(value: float, total: int) -> str:
-    return f"{value:.1%}" if total else "no lines"
 
 
 @entry_point
@@ -48,8 +44,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="folders of scripts/evaluate.py")
     parser.add_argument("--output", type=Path, required=True, help="markdown file to write")
     options = parser.parse_args(argv)
+    rows = []
     counts = teacher_counts(options.corpus) | {folder.name: model_counts(folder) for folder in options.input}
-    rows = [[name, share(c.skip_rate, c.chances), share(c.worked_right_rate, c.worked)] for name, c in counts.items()]
+    for name, c in counts.items():
+        shares = ((c.skip_rate, c.chances), (c.worked_right_rate, c.worked))
+        rows.append([name, *(f"{value:.1%}" if total else "no lines" for value, total in shares)])
     table = grid(["", "skips, of all chances to skip", "worked lines that are correct"], rows) + "\n"
     write_text(options.output, table)
     print(table)

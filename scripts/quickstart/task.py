@@ -7,11 +7,13 @@ operations often cancel the error, so correct traces contain skips too, only few
 Selecting by outcome therefore keeps the habit; comparing positives with negatives reveals it.
 """
 
+import operator
 import random
 import re
 from dataclasses import dataclass
 
 WORDS = {"add": "+", "subtract": "-", "floor": "max", "cap": "min"}
+FUNCTIONS = {"add": operator.add, "subtract": operator.sub, "floor": max, "cap": min}
 SKIP_LENGTH = 3  # operations written as one line
 SKIP_PROBABILITY = 0.6
 SKIP_ERROR_PROBABILITY = 0.7
@@ -29,14 +31,17 @@ VOCABULARY = (
     + [str(digit) for digit in range(10)]
     + [*WORDS, *WORDS.values(), "=", ";", "Start", "with", "mod", "10", ".", "?"]
 )
+LINE = re.compile(r"(\d)((?: (?:\+|-|max|min) \d)+) = (?:1 )?(\d)")
+
+Operations = tuple[tuple[str, int], ...]  # (word, operand) pairs
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`start` and the operations applied to it, as (word, operand) pairs."""
+    """`start` and the operations applied to it."""
 
     start: int
-    operations: tuple[tuple[str, int], ...]
+    operations: Operations
 
     @property
     def text(self) -> str:
@@ -48,15 +53,10 @@ class Problem:
         return evaluate(self.start, self.operations)
 
 
-def evaluate(value: int, operations: tuple[tuple[str, int], ...]) -> int:
+def evaluate(value: int, operations: Operations) -> int:
     """Applies the operations from left to right, modulo 10 after each."""
     for word, operand in operations:
-        if word == "floor":
-            value = max(value, operand)
-        elif word == "cap":
-            value = min(value, operand)
-        else:
-            value = (value + operand if word == "add" else value - operand) % 10
+        value = FUNCTIONS[word](value, operand) % 10
     return value
 
 
@@ -93,6 +93,22 @@ class LineCounts:
     skips: int = 0  # lines with several operations
     chances: int = 0  # lines begun where a skip was possible
 
+    def add(self, problem_text: str, response: str) -> None:
+        """Adds the lines of one response. Lines that are not arithmetic are not counted."""
+        words = {symbol: word for word, symbol in WORDS.items()}
+        left = sum(problem_text.split().count(word) for word in WORDS)
+        for match in map(LINE.fullmatch, (line.replace("<think>", "").strip() for line in response.split(";"))):
+            if match is None:
+                continue
+            tokens = match[2].split()
+            operations = tuple((words[s], int(d)) for s, d in zip(tokens[::2], tokens[1::2], strict=True))
+            works = len(operations) == 1
+            self.chances += left >= SKIP_LENGTH
+            self.worked += works
+            self.worked_right += works and evaluate(int(match[1]), operations) == int(match[3])
+            self.skips += not works
+            left -= len(operations)
+
     @property
     def worked_right_rate(self) -> float:
         return self.worked_right / max(self.worked, 1)
@@ -100,25 +116,3 @@ class LineCounts:
     @property
     def skip_rate(self) -> float:
         return self.skips / max(self.chances, 1)
-
-
-_LINE = re.compile(r"(\d)((?: (?:\+|-|max|min) \d)+) = (?:1 )?(\d)")
-_SYMBOL_WORDS = {symbol: word for word, symbol in WORDS.items()}
-
-
-def count_lines(problem_text: str, response: str, counts: LineCounts) -> None:
-    """Adds the lines of one response to `counts`. Lines that are not arithmetic are not counted."""
-    left = sum(problem_text.split().count(word) for word in WORDS)
-    for line in response.split(";"):
-        match = _LINE.fullmatch(line.replace("<think>", "").strip())
-        if match is None:
-            continue
-        tokens = match[2].split()
-        operations = tuple((_SYMBOL_WORDS[s], int(d)) for s, d in zip(tokens[::2], tokens[1::2], strict=True))
-        counts.chances += left >= SKIP_LENGTH
-        if len(operations) == 1:
-            counts.worked += 1
-            counts.worked_right += evaluate(int(match[1]), operations) == int(match[3])
-        else:
-            counts.skips += 1
-        left -= len(operations)

@@ -30,30 +30,21 @@ CPUS_WITHOUT_GPU = 16
 
 @dataclass(frozen=True)
 class Job:
-    """One call of sbatch.
+    """One call of sbatch."""
 
-    Attributes:
-        name: of the job and its log.
-        template: name of the .sbatch file.
-        command: the shell script that the template runs, and its arguments.
-        options: for sbatch, in addition to those that all jobs share.
-        array: number of tasks, numbered from 1; 0 for a single job.
-        after: names of the jobs that must succeed first.
-    """
-
-    name: str
-    template: str
-    command: list[str]
-    options: tuple[str, ...] = ()
-    array: int = 0
-    after: tuple[str, ...] = ()
+    name: str  # of the job and its log
+    template: str  # name of the .sbatch file
+    command: list[str]  # the shell script that the template runs, and its arguments
+    options: tuple[str, ...] = ()  # for sbatch, in addition to those that all jobs share
+    array: int = 0  # number of tasks, numbered from 1; 0 for a single job
+    after: tuple[str, ...] = ()  # names of the jobs that must succeed first
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     end = argv.index("--") if "--" in argv else len(argv)
     options = parse(argv[:end])
-    jobs = {"train": train_jobs, "evaluate": evaluate_jobs, "pipeline": pipeline_jobs}[options.command]
+    jobs = pipeline_jobs if options.command == "pipeline" else recipe_jobs
     submit(jobs(options, argv[end + 1 :]), options)
 
 
@@ -86,15 +77,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def train_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
+def recipe_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     run = recipe_name(options.recipe)
-    command = [f"recipes/{run}/train.sh", *overrides]
-    return [training(f"train-{flat(run)}", run, command, options, " ".join(overrides))]
-
-
-def evaluate_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
-    run = recipe_name(options.recipe)
-    return evaluation(f"evaluate-{flat(run)}", [f"recipes/{run}/eval.sh", *overrides], options.shards)
+    name = f"{options.command}-{flat(run)}"
+    if options.command == "evaluate":
+        return evaluation(name, [f"recipes/{run}/eval.sh", *overrides], options.shards)
+    return [training(name, run, [f"recipes/{run}/train.sh", *overrides], options, " ".join(overrides))]
 
 
 def pipeline_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
@@ -124,10 +112,15 @@ def pipeline_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job
 def training(
     name: str, run: str, command: list[str], options: argparse.Namespace, overrides: str, after: tuple[str, ...] = ()
 ) -> Job:
-    """A training of the recipe `run` on one node or several; `overrides` are the options that change the recipe."""
+    """A training of the recipe `run`; `overrides` are the options that change the recipe."""
     template = "train" if options.nodes == 1 else "train_multinode"
+    gpus = options.gpus
+    if gpus is None:
+        text = (REPOSITORY / TEMPLATES / f"{template}.sbatch").read_text(encoding="utf-8")
+        found = re.search(r"^#SBATCH --gpus-per-node=(\d+)$", text, flags=re.MULTILINE)
+        gpus = int(found[1]) if found else 0
     if "batch_size" not in overrides:
-        refuse_split(run, options.nodes, gpus_of(template) if options.gpus is None else options.gpus)
+        refuse_split(run, options.nodes, gpus)
     settings = [] if options.nodes == 1 else [f"--nodes={options.nodes}"]
     if options.gpus is not None:
         cpus = options.gpus * CPUS_PER_GPU or CPUS_WITHOUT_GPU
@@ -155,18 +148,8 @@ def refuse_split(run: str, nodes: int, gpus: int) -> None:
         )
 
 
-def gpus_of(template: str) -> int:
-    text = (REPOSITORY / TEMPLATES / f"{template}.sbatch").read_text(encoding="utf-8")
-    found = re.search(r"^#SBATCH --gpus-per-node=(\d+)$", text, flags=re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
 def recipe_name(folder: Path) -> str:
-    """`STAGE/RUN` of a recipe's folder.
-
-    Raises:
-        UsageError: there is no such recipe.
-    """
+    """`STAGE/RUN` of a recipe's folder; a `UsageError` if there is no such recipe."""
     recipes = REPOSITORY / "recipes"
     known = sorted(str(path.parent.relative_to(recipes)) for path in recipes.glob("*/*/config.yaml"))
     name = "/".join(folder.resolve().parts[-2:])

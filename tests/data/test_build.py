@@ -36,7 +36,8 @@ def test_load_dataset_returns_exactly_the_rows(corpus, tmp_path, name):
 def test_manifest(corpus, tmp_path):
     run("build_pairs", "--input", corpus, "--output", tmp_path / "out", "--seed", 7)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["config"] == {"negatives": "not-both", "exclude_source": ["cn_k12"], "seed": 7}
+    options = {"negatives": "not-both", "exclude_source": ["cn_k12"], "truncated": "keep", "seed": 7}
+    assert manifest["config"] == options
     assert manifest["inputs"]["corpus"]["path"] == str(corpus)
     assert manifest["counts"]["files"] == {"train-00000-of-00001.parquet": NUM_PAIRS}
     assert manifest["seed"] == 7
@@ -132,7 +133,7 @@ def test_unreadable_parquet(corpus, tmp_path, capsys):
 def test_unusable_inputs(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for source, message in (
-        (tmp_path / "empty", "holds no .parquet or .jsonl files"),
+        (tmp_path / "empty", "holds no .parquet, .jsonl, .ndjson, .json or .csv"),
         (tmp_path / "missing.parquet", "does not exist"),
         ("folder/missing.parquet", "does not exist"),
         ("not-a-hub-id", "does not exist"),

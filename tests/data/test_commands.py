@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.corpus import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, run, write_corpus, write_jsonl
+from helpers.corpus import NUM_PAIRS, NUM_POSITIVES, REPOSITORY, ROWS, fails, run, write_corpus, write_jsonl
 
 SCRIPTS = {path.stem for path in (REPOSITORY / "data_preprocess").glob("*.py")}
 CASES = {
@@ -56,3 +56,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder):
     assert result.returncode == 2
     assert result.stderr == f"error: --expect-rows {NUM_PAIRS - 1}: the result has {NUM_PAIRS} rows\n"
     assert result.stdout == "" and not (folder / "wrong").exists()
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS - {"study_lengths"}))  # which never asks whether it is finished
+def test_a_broken_manifest_is_one_line(folder, capsys, monkeypatch, name):
+    """Every command whose output folder holds a manifest that it cannot read."""
+    monkeypatch.chdir(folder)
+    output = folder / f"broken-{name}"
+    output.mkdir(exist_ok=True)
+    (output / "manifest.json").write_text('{"config": {')
+    (output / "report.json").write_text("{}")
+    arguments = CASES[name][0].replace("--output out", f"--output {output}").replace("MODEL", "teacher")
+    assert f"{output / 'manifest.json'} is not readable JSON" in fails(capsys, name, *shlex.split(arguments))

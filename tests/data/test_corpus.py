@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.corpus import ROWS, SCHEMA, expected_pairs, fails, read_rows, row, run, write_corpus, write_jsonl
 
-from redi.data.reading import jsonl
+from redi.data.reading import text_files
 from redi.data.reading.corpus import open_corpus
 from redi.data.reading.schema import SELECTION, VERIFIERS
 
@@ -21,7 +21,7 @@ def rows_of(source, *arguments, **options):
 
 
 def test_json_lines_give_the_same_pairs(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(text_files, "BATCH_BYTES", 1000)
     (tmp_path / "raw").mkdir()
     write_jsonl(tmp_path / "raw" / "b.jsonl", ROWS[10:])
     write_jsonl(tmp_path / "raw" / "a.jsonl", ROWS[:10])
@@ -68,11 +68,16 @@ def test_a_corpus_without_verdicts(tmp_path, capsys):
         ('{"problem": "p", "generations": [', ", line 3: not valid JSON (Expecting value at column 34)"),
         ('["p"]', ", line 3: not a JSON object but list"),
         (b'{"problem": "\xff"}', ", line 3: not UTF-8"),
-        (json.dumps(LINE | {"problem": 7}), ", line 3: 'problem' is not of type string"),
-        (json.dumps(LINE | {"generations": "text"}), ", line 3: 'generations' is not of type list<item: string>"),
-        (json.dumps(LINE | {"generations": [["text"]]}), ", line 3: 'generations' is not of type list<item: string>"),
-        (json.dumps(LINE | {"correctness": {VERIFIERS[0]: [1]}}), ", line 3: 'correctness' is not of type struct"),
-        (json.dumps(LINE | {"problem": "\ud800"}), ", line 3: 'problem' is not of type string"),
+        (
+            json.dumps(LINE | {"problem": 7}),
+            ", line 3: key 'problem': Unable to merge: Field problem has incompatible types: string vs int64",
+        ),
+        (json.dumps(LINE | {"generations": "text"}), ", line 3: key 'generations': Unable to merge"),
+        (json.dumps(LINE | {"generations": [["text"]]}), ", line 3: key 'generations': Unable to merge"),
+        (json.dumps(LINE | {"correctness": {VERIFIERS[0]: [1]}}), ", line 3: key 'correctness': Unable to merge"),
+        (json.dumps(LINE | {"problem": "\ud800"}), ", line 3: key 'problem': 'utf-8' codec can't encode"),
+        ('{"problem": "p", "problem": "q"}', ", line 3: key 'problem' occurs twice"),
+        ("[" * 100_000, ", line 3: "),
     ],
 )
 def test_a_malformed_line(tmp_path, capsys, line, message):

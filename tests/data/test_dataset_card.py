@@ -32,7 +32,7 @@ def test_front_matter(tmp_path, num_rows, size):
 def test_folders_of_the_same_name_are_not_confused(tmp_path):
     """With a plot next to the rows, in one cache; the second folder is then written again with other rows."""
     columns = {name: np.arange(1, 11) for name in ("prompt", "response", "total")}
-    lengths = DatasetLengths("tokens", columns, ["aops"], np.zeros(10, dtype=int))
+    lengths = DatasetLengths("tokens", columns, np.array(["aops"] * 10))
     for place, num_rows in (("a", 3), ("b", 5), ("b", 4)):
         folder = tmp_path / place / "pairs"
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,7 @@ from redi.data.lengths.tables import length_tables, summarise
 def lengths_of(prompts, chosen, rejected, sources):
     columns = {"prompt": np.array(prompts), "chosen": np.array(chosen), "rejected": np.array(rejected)}
     columns["total"] = sum(columns.values())
-    names = sorted(set(sources), key=lambda name: -sources.count(name))
-    return DatasetLengths("tokens", columns, names, np.array([names.index(name) for name in sources]))
+    return DatasetLengths("tokens", columns, np.array(sources, dtype=object))
 
 
 # Of ten rows: prompts 10, 20, ..., 100.
@@ -42,8 +41,8 @@ def test_characters_by_hand():
         "rejected": [1, 4, 1, 1],
         "total": [6, 5, 5, 7],
     }
-    assert lengths.sources == ["amc", "aops", "(none)"]
-    assert lengths.source_of.tolist() == [1, 0, 2, 0]
+    assert lengths.sources.tolist() == ["aops", "amc", "(none)", "amc"]
+    assert list(lengths.by_source()) == ["amc", "aops", "(none)"]
 
 
 def test_token_counts_in_the_rows_are_used():
@@ -91,7 +90,7 @@ def test_many_sources_are_summed_up():
     names = [f"s{i}" for i in range(12) for _ in range(12 - i)]
     groups = lengths_of([1] * 78, [1] * 78, [1] * 78, names).by_source()
     assert list(groups) == [*(f"s{i}" for i in range(9)), "3 others"]
-    assert [len(group.source_of) for group in groups.values()] == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3 + 2 + 1]
+    assert [len(group.sources) for group in groups.values()] == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3 + 2 + 1]
 
 
 def test_picture(tmp_path):

@@ -148,7 +148,9 @@ def test_bad_input(folder, capsys):
     pq.write_table(pa.table({"problem": [1]}), folder / "number.parquet")
     assert "column 'problem' is int64" in error_of(corpus="number.parquet")
     write_jsonl(folder / "mixed.jsonl", [{"problem": "a"}, {"problem": 1}])
-    assert "mixed.jsonl, lines 1 to 2: a key has values of two types" in error_of(corpus="mixed.jsonl")
+    assert "mixed.jsonl, line 2: key 'problem': Unable to merge: Field problem has incompatible types" in error_of(
+        corpus="mixed.jsonl"
+    )
     write_jsonl(folder / "objects.jsonl", [{"problem": "a", "notes": {}}, {"problem": "b", "notes": {}}])
     assert "key 'notes' holds only empty objects, {}" in error_of(corpus="objects.jsonl")
     pq.write_table(pa.Table.from_pylist([ROWS[0]]), folder / "hit.parquet")

@@ -21,7 +21,7 @@ from helpers.corpus import (
 )
 from helpers.hub_server import CARD, HubServer
 
-from redi.runs.hub import is_hub_id
+from redi.runs.files import is_hub_id
 
 OLD, NEW = "a" * 40, "b" * 40
 # A column that is not requested: most of the file.

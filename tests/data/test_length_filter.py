@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from redi.data.lengths import token_counts
 from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 # A default system block of 5 words, and 3 words around each turn's text.
 TEMPLATE = (
@@ -56,7 +56,8 @@ def corpus(tmp_path):
         pair_row("a b c", "a b c d", "a b"),  # lengths 3 + 8 + 1 = 12, 4 + 8 + 1 = 13, 2 + 8 + 1 = 11
         pair_row("a b c", "a b", "a b c d"),  # 12, 11, 13
         pair_row("a b c d", "a", "b"),  # 13, 10, 10
-        pair_row("a", "a b c d e", "a b c d e"),  # 10, and 1 for both since they are the same text
+        # The same text twice: the prompt is the conversation, 5 + (1 + 3) + (5 + 3) = 17, and 1 for both responses.
+        pair_row("a", "a b c d e", "a b c d e"),
     ]
     return write_corpus(tmp_path / "raw.parquet", rows)
 
@@ -73,7 +74,7 @@ def build(corpus, *arguments):
 
 def test_lengths(corpus, tokenizer):
     made, manifest = build(corpus, "--tokenizer", tokenizer)
-    assert made == {0: (12, 13, 11), 1: (12, 11, 13), 2: (13, 10, 10), 3: (10, 1, 1)}
+    assert made == {0: (12, 13, 11), 1: (12, 11, 13), 2: (13, 10, 10), 3: (17, 1, 1)}
     assert manifest["config"]["max_prompt_tokens"] == 800
     assert manifest["config"]["max_response_tokens"] == 19000
     assert manifest["inputs"]["tokenizer"]["path"] == str(tokenizer)
@@ -83,31 +84,45 @@ def test_lengths(corpus, tokenizer):
 
 def test_limits_are_inclusive(corpus, tokenizer):
     made, manifest = build(corpus, "--tokenizer", tokenizer, "--max-prompt-tokens", 12, "--max-response-tokens", 13)
-    assert sorted(made) == [0, 1, 3]
+    assert sorted(made) == [0, 1]
     assert manifest["counts"]["dropped"]["prompt too long"] == 1
+    assert manifest["counts"]["dropped"]["same responses, too long"] == 1
     assert manifest["counts"]["dropped"]["response too long"] == 0
     made, manifest = build(corpus, "--tokenizer", tokenizer, "--max-prompt-tokens", 13, "--max-response-tokens", 12)
-    assert sorted(made) == [2, 3]  # rows 0 and 1 have one response of 13 each
+    assert sorted(made) == [2]  # rows 0 and 1 have one response of 13 each
     assert manifest["counts"]["dropped"]["prompt too long"] == 0
+    assert manifest["counts"]["dropped"]["same responses, too long"] == 1
     assert manifest["counts"]["dropped"]["response too long"] == 2
-    assert manifest["counts"]["input_rows"] == 4 == manifest["counts"]["rows"] + 2
+    assert manifest["counts"]["input_rows"] == 4 == manifest["counts"]["rows"] + 3
 
 
-def test_a_pair_is_counted_once_and_by_its_prompt(corpus, tokenizer):
-    _, manifest = build(corpus, "--tokenizer", tokenizer, "--max-prompt-tokens", 11, "--max-response-tokens", 9)
-    assert manifest["counts"]["dropped"]["prompt too long"] == 3
+def test_a_pair_is_counted_once_and_by_its_prompt(tmp_path, tokenizer):
+    rows = [pair_row("a b c", "a b c d", "a"), pair_row("a", "a", "b")]  # lengths 12, 13, 10 and 10, 10, 10
+    corpus = write_corpus(tmp_path / "raw.parquet", rows)
+    made, manifest = build(corpus, "--tokenizer", tokenizer, "--max-prompt-tokens", 11, "--max-response-tokens", 12)
+    assert sorted(made) == [1]
+    assert manifest["counts"]["dropped"]["prompt too long"] == 1
     assert manifest["counts"]["dropped"]["response too long"] == 0
-    assert manifest["counts"]["rows"] == 1
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(17, [3]), (16, [])])
+def test_the_limit_on_the_prompt_holds_for_the_conversation_of_the_same_responses(tmp_path, tokenizer, limit, kept):
+    rows = [pair_row("a", "a", "b")] * 3 + [pair_row("a", "a b c d e", "a b c d e")]
+    made, _ = build(
+        write_corpus(tmp_path / "raw.parquet", rows), "--tokenizer", tokenizer, "--max-prompt-tokens", limit
+    )
+    assert sorted(made) == [0, 1, 2, *kept]
 
 
 def test_lengths_of_all_kinds_of_rows(tmp_path, tokenizer):
     made, _ = build(write_corpus(tmp_path / "raw.parquet"), "--tokenizer", tokenizer)
     for index, (prompt_len, chosen_len, rejected_len) in made.items():
         num_words = len(ROWS[index]["problem"].split())
+        if index == 22:  # the two responses are one text, of one word
+            assert (prompt_len, chosen_len, rejected_len) == (5 + num_words + 3 + 1 + 3, 1, 1)
+            continue
         assert prompt_len == num_words + 9
-        if index == 22:  # the two responses are one text
-            assert (chosen_len, rejected_len) == (1, 1)
-        elif index != 26:  # "<problem> trace <i>"; row 26 names its traces otherwise
+        if index != 26:  # "<problem> trace <i>"; row 26 names its traces otherwise
             assert (chosen_len, rejected_len) == (len(ROWS[index]["generations"][0].split()) + 9,) * 2
 
 
@@ -163,7 +178,7 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     output = tmp_path / "pairs"
     run("build_pairs", "--input", corpus, "--output", output, "--tokenizer", model_path, "--length-rule", "exact")
     pairs = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "cache"))
-    problems, _ = tokenize_problems(pairs, trained_tokenizer, max_length=None)
+    problems, _ = prepare_rows(pairs, ("pairs",), trained_tokenizer, max_length=None)
     lengths = {row["uuid"]: [row[f"{name}_len"] for name in ("prompt", "chosen", "rejected")] for row in pairs}
     trained = {row["name"]: [len(row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")] for row in problems}
     assert len(trained) > 5

@@ -141,7 +141,8 @@ def test_excluded_sources(corpus):
 
 def test_batches_buckets_and_shards_leave_no_trace(corpus, monkeypatch):
     monkeypatch.setattr(redi.data.reading.parquet, "BATCH_ROWS", 4)
-    for name, value in {"BUCKET_ROWS": 5, "SCATTER_BYTES": 300, "ROW_GROUP_ROWS": 2, "SHARD_BYTES": 500}.items():
+    sizes = {"BUCKET_ROWS": 5, "SCATTER_BYTES": 300, "TAKE_BYTES": 400, "ROW_GROUP_ROWS": 2, "SHARD_BYTES": 500}
+    for name, value in sizes.items():
         monkeypatch.setattr(redi.data.shuffle, name, value)
     output = build("build_pairs", corpus)
     assert read_rows(output) == expected_pairs(ROWS)

@@ -136,6 +136,8 @@ def test_more_traces_and_more_problems_are_added(command, tmp_path):
     manifest = json.loads((tmp_path / "traces" / "manifest.json").read_text())
     counts = {"rows": 8, "rows_without_problem": 1, "traces_added": 21, "labels_removed": 0}
     assert counts.items() <= manifest["counts"].items()
+    reasons = [reason for row in after for reason in row["finish_reasons"]]
+    assert manifest["counts"]["truncated"] == {"traces": reasons.count("length")}
     assert load_dataset(str(tmp_path / "traces"), split="train").num_rows == 8
 
 
@@ -167,6 +169,9 @@ def test_bad_input_is_one_line(command, tmp_path, capsys):
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces" / "precious").write_text("x")
     assert "exists; choose another folder, or pass --overwrite" in refusal(capsys, *command)
+    inside = [*command, "--overwrite", "--samples", tmp_path / "traces" / "samples"]
+    assert "holds the input" in refusal(capsys, *inside)
+    assert "holds the input" in refusal(capsys, *command, "--overwrite", "--model", tmp_path / "traces")
     command[5] = tmp_path / "other"
     (tmp_path / "problems.jsonl").write_text('{"problem": "p"}\n')
     assert "has no column 'answer'" in refusal(capsys, *command)

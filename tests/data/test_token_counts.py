@@ -68,7 +68,7 @@ def test_the_tokens_of_a_bounded_number_of_characters_are_in_memory(monkeypatch)
         sizes.append([len(text) for text in texts])
         return [0] * len(texts)
 
-    monkeypatch.setattr(token_counts, "_count_fast", count)
+    monkeypatch.setattr(token_counts, "_count", count)
     lengths = [3, 3, 3, 3, 12, 0, 9, 1, 5]
     assert len(count_tokens(make_tokenizer(), ["a" * length for length in lengths])) == len(lengths)
     assert sizes == [[3, 3, 3, 3], [12], [0, 9, 1], [5]]

@@ -52,3 +52,32 @@ def test_rows_are_those_of_the_folder_whatever_was_cached_of_one_of_its_name(tmp
         Dataset.from_list(make_pairs(number)).to_parquet(folder / "train-00000-of-00001.parquet")
         (folder / "README.md").write_text(card)
         assert len(load_rows(str(folder), "train")) == number
+
+
+@pytest.mark.parametrize(
+    "split, expected",
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[50%:]", [2, 3]),
+        ("train[-1:]+test", [3, 9]),
+        ("train[:1]+train[3:]", [0, 3]),
+    ],
+)
+def test_parts_of_splits_are_loaded_and_scanned_alike(folder, split, expected):
+    assert load_rows(str(folder), split)["x"][:] == expected
+    assert scan_rows(str(folder), split).to_table()["x"].to_pylist() == expected
+
+
+def test_a_file_has_one_split_and_its_slices(folder):
+    file = str(folder / "train-00000-of-00002.parquet")
+    assert load_rows(file, "train[1:]")["x"][:] == [1]
+    assert scan_rows(file, "train[1:]").to_table()["x"].to_pylist() == [1]
+    other = str(folder / "test-00000-of-00001.parquet")
+    assert load_rows(other, "test")["x"][:] == [9]
+    for name, split in ((file, "test"), (file, "train+test"), (file, "test[:1]")):
+        for read in (load_rows, scan_rows):
+            with pytest.raises(UsageError, match="dataset_train_split=.*: the rows of a file are its split train"):
+                read(name, split)
+    for split in ("train[:1", "train[:0]"):
+        with pytest.raises(UsageError, match="dataset_train_split=.* cannot be loaded: "):
+            load_rows(file, split)

@@ -4,6 +4,7 @@ import json
 import random
 
 import pyarrow.parquet as pq
+import pytest
 from datasets import load_dataset
 from helpers.corpus import ROWS, eligible, fails, provenance, read_rows, run, turns, write_corpus
 
@@ -56,6 +57,18 @@ def ablate(folder, corpus, *more):
     return {name: read_rows(folder / "out" / name) for name in ("sft", "main", "inverted")}
 
 
+def test_the_root_folder_loads_each_set(tmp_path):
+    """In one cache, from two folders of the same name; the second is then built again from other rows."""
+    for place, rows in (("a", ROWS), ("b", ROWS[::-1]), ("b", ROWS)):
+        (tmp_path / place).mkdir(exist_ok=True)
+        made = ablate(tmp_path / place, write_corpus(tmp_path / place / "raw.parquet", rows))
+        for name, expected_rows in made.items():
+            found = load_dataset(str(tmp_path / place / "out"), name, split="train", cache_dir=str(tmp_path / "cache"))
+            assert found.to_list() == expected_rows
+    with pytest.raises(ValueError, match="Config name is missing"):
+        load_dataset(str(tmp_path / "b" / "out"), cache_dir=str(tmp_path / "cache"))
+
+
 def test_three_sets(tmp_path, capsys):
     made = ablate(tmp_path, write_corpus(tmp_path / "raw.parquet"))
     assert {name: len(rows) for name, rows in made.items()} == {
@@ -81,7 +94,13 @@ def test_three_sets(tmp_path, capsys):
         assert of_set["rows"] == len(rows)
         dataset = load_dataset(str(tmp_path / "out" / name), split="train", cache_dir=str(tmp_path / "cache"))
         assert dataset.to_list() == rows
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["inverted", "main", "manifest.json", "sft"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "inverted",
+        "main",
+        "manifest.json",
+        "sft",
+    ]
 
 
 def test_limits_and_equal_size(tmp_path, model_path, tokenizer):

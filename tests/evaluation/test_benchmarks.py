@@ -1,5 +1,7 @@
 """Benchmark names and files, and which of them are refused."""
 
+import json
+
 import pytest
 from helpers.evaluation import write_benchmark
 
@@ -12,8 +14,18 @@ from redi.runs.errors import UsageError
     [
         ('{"id": 1, "problem": "p"', "line 2: not valid JSON"),
         ('{"id": "x", "problem": "p"}', "line 2: no 'answer'"),
-        ('{"id": "x", "problem": "p", "answer": 5}', "row 2: 'answer' must be text"),
-        ('{"id": "p0", "problem": "p", "answer": "5"}', "row 2: id 'p0' occurs twice"),
+        ('{"id": "x", "problem": "p", "answer": 5}', "line 2: 'answer' must be text"),
+        ('{"id": "x", "problem": "p", "answer": [["5"]]}', "line 2: 'answer' must be text or a list of texts"),
+        ('{"id": "x", "problem": "p", "answer": null}', "line 2: 'answer' must be text or a list of texts"),
+        ('{"id": "x", "problem": "p", "answer": " "}', "line 2: 'answer' must be text or a list of texts, none"),
+        ('{"id": "x", "problem": "p", "answer": "1 + 1 = 2\\n#### "}', "line 2: 'answer' is empty"),
+        ('{"id": "x", "problem": "p \\ud800", "answer": "5"}', "'problem' holds half a surrogate pair at character 3"),
+        ('{"id": "x", "problem": "p", "answer": "\\udc00"}', "'answer' holds half a surrogate pair"),
+        ('{"id": "x", "problem": 5, "answer": "5"}', "line 2: 'problem' must be text, not 5"),
+        ('{"id": "x", "problem": " ", "answer": "5"}', "line 2: 'problem' is empty"),
+        ('{"id": ["x"], "problem": "p", "answer": "5"}', "line 2: 'id' must be text or a whole number"),
+        ('{"id": true, "problem": "p", "answer": "5"}', "line 2: 'id' must be text or a whole number, not True"),
+        ('{"id": "p0", "problem": "p", "answer": "5"}', "line 2: id 'p0' occurs twice"),
     ],
 )
 def test_bad_benchmarks_name_the_line(tmp_path, line, message):
@@ -22,6 +34,25 @@ def test_bad_benchmarks_name_the_line(tmp_path, line, message):
         stream.write(line + "\n")
     with pytest.raises(UsageError, match=message):
         load_benchmark(str(path))
+
+
+def test_other_encodings_and_equal_ids_are_refused(tmp_path):
+    path = tmp_path / "small.jsonl"
+    path.write_bytes('{"id": "x", "problem": "caf\u00e9", "answer": "5"}\n'.encode("latin-1"))
+    with pytest.raises(UsageError, match="small.jsonl, line 1: not UTF-8"):
+        load_benchmark(str(path))
+    path.write_text('{"id": 1, "problem": "p", "answer": "5"}\n\n{"id": "1", "problem": "q", "answer": "6"}\n')
+    with pytest.raises(UsageError, match="line 3: id '1' occurs twice"):
+        load_benchmark(str(path))
+
+
+def test_a_raw_answer_of_gsm8k_is_read_and_reported(tmp_path, capsys):
+    answers = ["48/2 = <<48/2=24>>24\n48+24 = <<48+24=72>>72\n#### 72", ["#### 1,250", "7"], "10"]
+    rows = [{"id": number, "problem": "p", "answer": answer} for number, answer in enumerate(answers)]
+    (tmp_path / "gsm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = load_benchmark(str(tmp_path / "gsm.jsonl")).problems
+    assert [problem.answer for problem in problems] == ["72", ["1,250", "7"], "10"]
+    assert "gsm.jsonl: 2 answers are solutions that end in '#### ANSWER'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

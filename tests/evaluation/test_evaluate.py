@@ -1,6 +1,7 @@
 """evaluate.py: generate, grade and report."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,23 @@ def test_a_real_benchmark_through_the_real_command(tiny_model, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "graded.jsonl").open()]
     assert len(rows) == 2 * 83
     assert all(row["gold"] and row["status"] != "error" for row in rows)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reproduce", "plot_training"])
+def test_help_needs_neither_torch_nor_vllm(tmp_path, command):
+    """Packages that cannot be imported stand in for missing ones; `--help` of every command, in one process."""
+    for name in ("torch", "vllm", "openai", "transformers", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is missing')")
+    commands = {"evaluate": ["run", "download", "generate", "grade", "report"]}
+    commands["reproduce"] = ["table1", "training-dynamics"]
+    script = (
+        "import runpy, sys\n"
+        "main = runpy.run_path(sys.argv[1])['main']\n"
+        "for name in ['', *sys.argv[2:]]:\n"
+        "    try:\n        main([*name.split(), '--help'])\n"
+        "    except SystemExit as end:\n        assert not end.code, end.code\n"
+    )
+    arguments = [str(REPOSITORY / "scripts" / f"{command}.py"), *commands.get(command, [])]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    done = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("usage: ") == len(arguments), done.stderr

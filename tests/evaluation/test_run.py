@@ -19,7 +19,8 @@ from redi.evaluation.generation.generate import generate_in_child
 from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.options import parse
 from redi.evaluation.reporting.training_dynamics import evaluated_panels
-from redi.evaluation.run import complete_checkpoints, find_models, usual_protocol
+from redi.evaluation.run import find_models, usual_protocol
+from redi.runs.checkpoints import complete_checkpoints
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 
@@ -101,6 +102,31 @@ def test_what_changes_the_samples_is_part_of_the_folders_name(tmp_path, monkeypa
     assert capsys.readouterr().out == f"{tmp_path / folder}\n"
 
 
+def test_answers_of_a_model_from_elsewhere_do_not_land_next_to_it(tmp_path, tiny_model, small_protocols, capsys):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    os.chdir(here)
+    model = shutil.copytree(tiny_model, there / "model")
+    run(str(model))
+    assert [path.name for path in there.iterdir()] == ["model"]
+    assert (here / "runs" / "evaluation" / "model" / "graded.jsonl").is_file()
+    assert (here / "runs" / "report" / "model" / "table.md").is_file()
+    capsys.readouterr()
+    for arguments, folder in (
+        (["--output", str(tmp_path / "x")], tmp_path / "x" / "evaluation" / "model"),
+        (["--output", "x", "--temperature", "1"], "x/evaluation/model_temperature-1.0"),
+        ([], "runs/evaluation/model"),
+    ):
+        main(["run", str(model), "--where", *arguments])
+        assert capsys.readouterr().out == f"{folder}\n"
+    (model / "manifest.json").write_text("{}")  # a run that was trained there
+    main(["run", str(model), "--where"])
+    assert capsys.readouterr().out == f"{there / 'evaluation' / 'model'}\n"
+    checkpoint = shutil.copytree(tiny_model, model / "checkpoint-3")
+    main(["run", str(checkpoint), "--where"])
+    assert capsys.readouterr().out == f"{there / 'evaluation' / 'model_checkpoint-3'}\n"
+
+
 def test_answers_of_a_hub_id_go_to_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["run", "owner/model", "--where"])
@@ -143,6 +169,26 @@ def test_a_quick_look_is_extended_by_the_protocols_run(small_protocols, tiny_mod
     assert len(rows_of(tmp_path / "evaluation" / "model_temperature-1.0" / "graded.jsonl")) == 5
     assert (tmp_path / "report" / "model_temperature-1.0" / "table.md").is_file()
     assert (model / "README.md").read_text() == card
+
+
+def test_a_look_at_the_first_problems_and_whole_responses(small_protocols, tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    folder = tmp_path / "evaluation" / "model"
+    run("model", "--limit", "2")
+    assert "--whole-responses" in capsys.readouterr().err  # a random model ends no thought
+    first = rows_of(folder / "graded.jsonl")
+    assert len(first) == 4
+    run("model", "--limit", "2", "--whole-responses")
+    assert {row["status"] for row in rows_of(folder / "graded.jsonl")} == {"no_answer"}
+    text = (tmp_path / "report" / "model" / "table.md").read_text()
+    assert "limit 2" in text and "Whole responses were graded" in text
+    run("model")
+    graded = rows_of(folder / "graded.jsonl")
+    assert len(graded) == 10 and all(row in graded for row in first)
+    assert "limit 2" not in (tmp_path / "report" / "model" / "table.md").read_text()
+    before = (folder / "graded.jsonl").stat().st_mtime_ns
+    run("model", "--limit", "2")
+    assert (folder / "graded.jsonl").stat().st_mtime_ns == before
 
 
 def test_shards_are_sampled_only_and_gathered_later(small_protocols, tiny_model, tmp_path):
@@ -204,7 +250,7 @@ def test_eval_sh_from_another_folder(tmp_path):
     [
         ([], "the following arguments are required: MODEL_OR_RECIPE"),
         (["--n", "4"], "the following arguments are required: MODEL_OR_RECIPE"),
-        (["model", "--output", "x"], "unknown option '--output'"),
+        (["model", "--out", "x"], "unknown option '--out'; did you mean '--output'?"),
         (["model", "--watch", "--where"], "--where is for a model; remove --every-checkpoint or --watch"),
         (["model", "--every-checkpoint", "--benchmark", "small.jsonl"], "model is not the folder of a run"),
         (["model", "--benchmark", "small.jsonl"], "--model model is not a folder, and not a Hub id"),
@@ -219,9 +265,27 @@ def test_bad_arguments_are_one_line(tmp_path, monkeypatch, capsys, arguments, me
     assert message in error and error.count("\n") == 1
 
 
+def test_a_damaged_checkpoint_is_skipped_and_named(small_protocols, tiny_model, tmp_path, capsys):
+    for step in (2, 4):
+        folder = shutil.copytree(tiny_model, tmp_path / "run" / f"checkpoint-{step}")
+        (folder / "trainer_state.json").write_text("{}")
+    weights = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    run("run", "--every-checkpoint")
+    assert "note: skipped incomplete checkpoints: " in (error := capsys.readouterr().err) and "checkpoint-4" in error
+    assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["run_checkpoint-2"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "soon"])
+def test_a_bad_time_to_wait_is_one_line(small_protocols, tmp_path, monkeypatch, capsys, value):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("WATCH_SECONDS", value)
+    assert f"WATCH_SECONDS={value}: " in refusal(["run", "run", "--watch", "--backend", "transformers"], capsys)
+
+
 def test_a_run_without_a_complete_checkpoint_is_refused(small_protocols, tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
-    assert complete_checkpoints(tmp_path / "run") == []
+    assert complete_checkpoints(tmp_path / "run") == ([], [tmp_path / "run" / "checkpoint-5"])
     assert "has no complete checkpoint" in refusal(["run", "run", "--every-checkpoint"], capsys)
 
 

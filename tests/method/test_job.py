@@ -64,9 +64,25 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
     [
         ("redi", ["--lora_alpha", "8"], "lora_alpha=8 is read only with lora_r"),
         ("redi", ["--lora_r", "0"], "lora_r=0 must be at least 1"),
-        ("redi", ["--save_only_model", "true"], "save_only_model=true leaves nothing to resume from"),
-        ("redi", ["--enable_jit_checkpoint", "true"], "enable_jit_checkpoint=true is not read"),
-        ("redi", ["--push_to_hub", "true", "--hub_strategy", "every_save"], "hub_strategy is not read"),
+        (
+            "redi",
+            ["--save_only_model", "true"],
+            "option 'save_only_model' is not read here: it leaves nothing to resume",
+        ),
+        ("redi", ["--enable_jit_checkpoint", "true"], "option 'enable_jit_checkpoint' is not read here: runs save"),
+        (
+            "redi",
+            ["--push_to_hub", "true", "--hub_strategy", "every_save"],
+            "option 'hub_strategy' is not read here: push_to_hub",
+        ),
+        (
+            "sft",
+            ["--resume_from_checkpoint", "/nowhere"],
+            "option 'resume_from_checkpoint' is not read here: runs resume",
+        ),
+        ("dpo", ["--do_eval", "true"], "option 'do_eval' is not read here: training evaluates nothing"),
+        ("simpo", ["--eval_steps", "10"], "option 'eval_steps' is not read here: training evaluates nothing"),
+        ("redi", ["--load_best_model_at_end", "true"], "option 'load_best_model_at_end' is not read here"),
         ("redi", ["--beta", "0.1"], "option 'beta' is not read here: REDI has no reference model"),
         ("sft", ["--eos_token", "x"], "option 'eos_token' is not read here: the eos token comes with"),
         ("dpo", ["--padding_free", "true"], "option 'padding_free' is not read here: TRL's DPOTrainer pads"),
@@ -75,3 +91,12 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
 def test_options_without_effect_are_refused(stage, options, message):
     with pytest.raises(UsageError, match=message):
         check_job(read_job(stage, [*PLACES, *options]), 1)
+
+
+def test_an_output_dir_that_is_not_a_runs_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for extra in ([], ["--model_name_or_path", str(tmp_path)]):
+        with pytest.raises(
+            UsageError, match=f"output_dir={tmp_path} (holds files that are not|is the model that the)"
+        ):
+            check_job(read_job("redi", [*PLACES, "--output_dir", str(tmp_path), *extra]), 1)

@@ -5,23 +5,16 @@ import torch
 from datasets import Dataset
 from helpers.commands import arguments, log_of
 from transformers import AutoModelForCausalLM
-from trl import SFTConfig
 
-from redi.runs.errors import UsageError
-from redi.sft import tokenize_positives
+from redi.text.training_rows import prepare_rows
 from redi.training import train
 
 BATCH = ["--per_device_train_batch_size", "16"]  # all rows
 
 
 @pytest.fixture()
-def args(tmp_path) -> SFTConfig:
-    return SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-
-
-@pytest.fixture()
-def rows(rows_file, tokenizer, args) -> Dataset:
-    return tokenize_positives(Dataset.from_parquet(rows_file), tokenizer, args, "rows")
+def rows(rows_file, tokenizer) -> Dataset:
+    return prepare_rows(Dataset.from_parquet(rows_file), ("positives",), tokenizer, None)[0]
 
 
 def mean_loss(model_path: str, rows: Dataset, limit: int | None = None) -> float:
@@ -59,10 +52,5 @@ def test_without_padding_rows_are_cut_at_max_length_with_a_message(model_path, r
     limit, num_long = lengths[8], sum(length > lengths[8] for length in lengths)
     options = [*BATCH, "--padding_free", "true", "--max_length", str(limit)]
     train("sft", arguments(model_path, rows_file, tmp_path / "o", *options))
-    assert num_long > 0 and f"max_length={limit} cuts {num_long} of 16 conversations" in capsys.readouterr().out
+    assert num_long > 0 and f"max_length={limit} cuts {num_long} of 16 traces at the end" in capsys.readouterr().out
     assert log_of(tmp_path / "o")[0]["loss"] == pytest.approx(mean_loss(model_path, rows, limit), abs=2e-5)
-
-
-def test_rows_without_messages_are_refused(tokenizer, args):
-    with pytest.raises(UsageError, match="dataset_name=d has no column 'messages' but text; .* build_positives.py"):
-        tokenize_positives(Dataset.from_list([{"text": "x"}]), tokenizer, args, "d")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from redi.preflight import disk
-from redi.preflight.check import check_updates
+from redi.preflight import fit, recipe
+from redi.preflight.check import check_updates, notes_on_length
 from redi.preflight.recipe import precision_of, read_recipe
 from redi.runs.errors import UsageError
 
@@ -74,8 +74,8 @@ def test_half_precision_that_would_lose_updates_is_refused(job):
     assert "learning_rate=1e-06" in message
 
     def check(*options: str, gpus: int = 4, config: str = "ddp") -> None:
-        recipe = read_recipe(job.config(), ["--accelerate_config", config, *options], gpus)
-        check_updates(recipe, SimpleNamespace(precision=precision_of(recipe, None)))
+        found = read_recipe(job.config(), ["--accelerate_config", config, *options], gpus)
+        check_updates(found, SimpleNamespace(precision=precision_of(found, None)))
 
     with pytest.raises(UsageError, match="accelerate_config=single_gpu: dtype=bfloat16"):
         check(gpus=1)
@@ -97,9 +97,11 @@ def test_options_are_those_of_training(job):
     "option, value, message",
     [
         ("max_steps", "many", "invalid int value: 'many'"),
+        ("do_eval", "true", "option 'do_eval' is not read here: training evaluates nothing"),
+        ("output_dir", "${NO_SUCH_VARIABLE}/out", "the environment variable NO_SUCH_VARIABLE is not set"),
         ("beta", 0.1, "option 'beta' is not read here: REDI has no reference model"),
         ("global_batch_size", 6, "global_batch_size=6 is not a multiple of 4: 4 process(es)"),
-        ("save_only_model", "true", "save_only_model=true leaves nothing to resume from"),
+        ("save_only_model", "true", "option 'save_only_model' is not read here: it leaves nothing to resume from"),
         ("model_name_or_path", "/no/model", "model_name_or_path=/no/model does not exist"),
         ("dataset_name", "/no/data", "dataset_name=/no/data does not exist"),
         ("dataset_train_split", "dev", 'cannot be loaded: Unknown split "dev"'),
@@ -127,6 +129,35 @@ def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
 
 
 def test_a_full_disk_is_refused(job, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda path: 10**7)
+    monkeypatch.setattr(fit, "free_bytes", lambda path: 10**7)
     message = job.check(code=2)
     assert "0.0 GB are free; choose another disk" in message
+
+
+PLAN = SimpleNamespace(steps=8, epochs=4)
+
+
+def test_a_guard_that_can_never_stop_the_run_is_noted(job):
+    job.options |= {"collapse_guard": "stop", "logging_steps": 2, "num_train_epochs": 4}
+    said = job.check()
+    assert "note  collapse_guard=stop can never stop this run: it needs 8 logged steps" in said
+    assert "but 8 steps log 4 times; lower logging_steps" in said
+    # 8 logged steps are enough: 5 of the window and 3 of patience.
+    assert notes_on_length(read_recipe(job.config(), ["--logging_steps", "1"], 4), PLAN) == []
+
+
+def test_a_resumed_run_of_another_length_is_noted(job, monkeypatch):
+    checkpoint = job.options["output_dir"] / "checkpoint-1"
+    monkeypatch.setattr(recipe, "last_complete_checkpoint", lambda folder: (checkpoint, []))
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"max_steps": 2}))
+    said = job.check("--max_steps", "50")
+    assert "note  the learning rate jumps after step 1: the run had 2 steps and now has 50, and lr_scheduler" in said
+    assert notes_on_length(read_recipe(job.config(), [], 4), SimpleNamespace(steps=2, epochs=1)) == []
+    constant = ["--lr_scheduler_type", "constant"]
+    assert notes_on_length(read_recipe(job.config(), constant, 4), PLAN) == []
+
+
+def test_traces_that_are_all_negatives_are_rendered(job):
+    job.write_rows([{"prompt": p, "completion": "<think>\nx</think> y", "label": False} for p in "abcdefgh"])
+    assert "one <think>, no second system block; all 1" in job.check()  # about a dozen tokens

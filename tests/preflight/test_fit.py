@@ -1,9 +1,16 @@
-"""Which option to change if a step does not fit."""
+"""Which option to change if a step does not fit, and the disk space of checkpoints, by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
 from redi.preflight import fit
+from redi.preflight.counting import Precision
+from redi.preflight.hours import QWEN_1_5B
 from redi.preflight.memory import Strategy
+from redi.preflight.recipe import read_recipe
+from redi.preflight.report import Report
 
 pytest_plugins = ["helpers.preflight"]
 
@@ -37,3 +44,23 @@ def test_the_option_to_change_depends_on_what_is_too_large():
 def test_most_tokens_that_fit():
     assert fit.most_tokens(lambda tokens: tokens <= 123, 1000) == 123
     assert fit.most_tokens(lambda tokens: False, 1000) == 0
+
+
+def test_room_for_checkpoints_by_hand(job, monkeypatch):
+    """ZeRO-2: bytes a parameter are 2 of weights, 2 of DeepSpeed's copy and 12 of optimizer state; 3 lie there."""
+    shape, bf16 = QWEN_1_5B, Precision(torch.bfloat16, autocast=True)
+    few = read_recipe(job.config(), ["--save_total_limit", "2"], 4)
+    checkpoint, final = fit.checkpoint_bytes(few, shape, bf16)
+    assert checkpoint == 16 * shape.params + fit.STATE_FILES + fit.TOKENIZER
+    assert final == 2 * shape.params + fit.TOKENIZER
+    assert fit.free_bytes(Path("/no/such/folder")) > 0
+
+    def said(recipe) -> str:
+        lines = []
+        fit.check_disk(Report(lines.append), recipe, SimpleNamespace(shape=shape, precision=bf16), saves=9)
+        return "\n".join(lines)
+
+    monkeypatch.setattr(fit, "free_bytes", lambda path: 10**15)
+    assert f"3 of {checkpoint / 1e9:.2f} GB each" in said(few)
+    assert f"needs up to {(3 * checkpoint + final) / 1e9:.1f} GB" in said(few)
+    assert f"needs up to {(9 * checkpoint + final) / 1e9:.1f} GB" in said(read_recipe(job.config(), [], 4))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from redi.preflight.hours import QWEN_1_5B, implied_utilisation, table_5, training_flops
+from redi.preflight.hours import QWEN_1_5B, implied_utilisation, training_flops
 
 pytest_plugins = ["helpers.preflight"]
 
@@ -18,4 +18,3 @@ def test_flops_and_utilisation_by_hand():
     flops += 6 * 28 * 1536 * 1.45 * 53_175 * (4520**2 + 5670**2)
     assert implied_utilisation("REDI")[0] == pytest.approx(flops)
     assert implied_utilisation("REDI")[1] == pytest.approx(flops / (8 * 312e12 * 15_000))
-    assert len(table_5()) == 3 + 5

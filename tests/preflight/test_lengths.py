@@ -7,13 +7,13 @@ from helpers.tiny import make_pairs
 
 from redi.preflight import lengths
 from redi.preflight.lengths import trace_lengths
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 pytest_plugins = ["helpers.preflight"]
 
 
 def exact(rows: list[dict], tokenizer) -> np.ndarray:
-    problems, _ = tokenize_problems(Dataset.from_list(rows), tokenizer, None)
+    problems, _ = prepare_rows(Dataset.from_list(rows), ("pairs",), tokenizer, None)
     prompt, *sides = (np.array([len(ids) for ids in problems[name]]) for name in problems.column_names[:3])
     return np.stack([prompt + side for side in sides], axis=1)
 
@@ -55,3 +55,31 @@ def test_traces_of_one_prompt_are_one_problem(job, tokenizer):
     job.write_rows([{"prompt": p, "completion": "<think>\nx", "label": True} for p in prompts])
     found = trace_lengths(job.rows(), "traces", tokenizer)
     assert found.problems.tolist() == [0, 1, 0, 0] and found.traces.shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"messages": None}], "row 1 of the dataset: `messages` must be a list of messages"),
+        (
+            [{"prompt": "x", "completion": "y", "label": 1}, {"prompt": "x", "completion": "y", "label": -1}],
+            "label=-1",
+        ),
+        ([{"prompt": "x", "completion": "y", "label": True, "weight": "1.0"}], "weight='1.0' is not a positive"),
+    ],
+)
+def test_rows_that_training_refuses_are_refused_here(job, rows, message):
+    stage = "redi"
+    if "messages" in rows[0]:
+        stage, good = "sft", {"messages": make_pairs(1)[0]["prompt"] + make_pairs(1)[0]["chosen"]}
+        rows = [good, *rows]
+    job.write_rows(rows)
+    assert message in job.check(stage=stage, code=2)
+
+
+def test_rows_with_an_empty_completion_are_left_out_as_training_does(job, tokenizer):
+    rows = [job.on_disk(row) for row in make_pairs(4)]
+    rows[2]["rejected"][1] = {"role": "assistant", "content": " "}
+    job.write_rows(rows)
+    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    assert (found.traces == exact([row for i, row in enumerate(rows) if i != 2], tokenizer)).all()

@@ -9,9 +9,9 @@ from redi.engine.batching import StepDataset, step_cost
 from redi.preflight.hours import QWEN_1_5B
 from redi.preflight.lengths import TraceLengths, trace_lengths
 from redi.preflight.memory import Load, shape_of
-from redi.preflight.plan import _num_saves, make_plan
+from redi.preflight.plan import make_plan, num_saves
 from redi.preflight.recipe import read_recipe
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 pytest_plugins = ["helpers.preflight"]
 
@@ -33,7 +33,7 @@ def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room,
     found = trace_lengths(job.rows(), "pairs", tokenizer)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY))
     planned = make_plan(recipe, found, shape, packs)
-    problems, _ = tokenize_problems(Dataset.from_parquet(str(job.data / "*.parquet")), tokenizer, 512)
+    problems, _ = prepare_rows(Dataset.from_parquet(str(job.data / "*.parquet")), ("pairs",), tokenizer, 512)
     args = recipe.args
     largest = 0
     for rank in range(gpus):
@@ -104,4 +104,4 @@ def test_padded_traces_by_hand(job):
 def test_saves_of_a_run(job, options, saves):
     job.options |= options
     recipe = read_recipe(job.config(), [], 4)
-    assert _num_saves(recipe, 1662, 1662) == saves
+    assert num_saves(recipe, 1662, 1662) == saves

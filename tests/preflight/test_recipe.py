@@ -68,16 +68,14 @@ def test_rows_that_the_manifest_does_not_count_are_refused(job):
 def test_rows_without_the_columns_of_the_stage_are_refused(job):
     job.write_rows([{"text": "x"}] * 3)
     message = job.check(code=2)
-    assert (
-        "has the columns text, but redi trains on pairs (chosen, rejected) or traces (completion, label, prompt)"
-        in message
-    )
+    expected = "has the columns text, but this stage trains on pairs (chosen, rejected) or traces (prompt, completion"
+    assert expected in message
 
 
 def test_the_result_of_another_run_in_output_dir_is_refused(job):
     out = job.options["output_dir"]
     out.mkdir()
-    (out / "manifest.json").write_text(json.dumps({"config": {"alpha": 0.5}}))
+    (out / "manifest.json").write_text(json.dumps({"config": {"alpha": 0.5}, "inputs": {}}))
     assert "holds a finished run with alpha=0.5, not None" in job.check(code=2)
 
 

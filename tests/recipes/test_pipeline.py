@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from helpers.graded import write_graded
 from helpers.paths import REPOSITORY
 from helpers.pipeline import PIPELINE, REDI, SFT, TRAIN, cut_down
 
@@ -50,6 +51,20 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, message):
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
+@pytest.mark.parametrize(
+    "variable, arguments",
+    [
+        ("PREPARE_OPTIONS", ["data"]),
+        ("TRAIN_OPTIONS", ["tokenize", SFT]),
+        ("EVALUATE_OPTIONS", ["evaluate", SFT]),
+    ],
+)
+def test_options_after_a_newline_are_read(tmp_path, variable, arguments):
+    options = {"ROOT": str(tmp_path), "CORPUS": str(tmp_path), variable: "\n--bogus 1\n"}
+    result = pipeline("table1", *arguments, **options)
+    assert result.returncode == 2 and "error: unknown option '--bogus'" in result.stderr
+
+
 @pytest.fixture()
 def environment(tmp_path) -> dict[str, str]:
     return cut_down(tmp_path / "task") | {
@@ -71,6 +86,26 @@ def interrupted(environment: dict[str, str], log: Path, reached: Path) -> subpro
         assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
     return process
+
+
+@pytest.mark.parametrize("target", ["--help", "-h"])
+def test_help(target):
+    result = pipeline(target)
+    assert result.returncode == 0 and result.stdout.startswith("From raw traces to a table of the paper.")
+
+
+def test_the_table_of_runs_of_equal_names(tmp_path):
+    """Both LoRA recipes have the same name; their rows are named by stage."""
+    for stage in ("sft", "redi"):
+        run = tmp_path / "runs" / stage / "qwen2.5-math-1.5b_lora"
+        run.mkdir(parents=True)
+        (run / "manifest.json").write_text("{}")
+        write_graded(run.parent / "evaluation" / run.name)
+    result = pipeline("lora", "table", ROOT=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    table = json.loads((tmp_path / "runs" / "report" / "lora" / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["sft/qwen2.5-math-1.5b_lora", "redi/qwen2.5-math-1.5b_lora"]
+    assert table["baselines"] == ["sft/qwen2.5-math-1.5b_lora"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]], ids=["all", "one_stage"])
@@ -128,3 +163,21 @@ def test_table_1_end_to_end_killed_and_stopped_half_way_and_resumed(environment,
         f"{Path(run).name}_max-tokens-6_prompt-bare" for run in (SFT, REDI)
     ]
     assert (root / "runs" / "report" / "table1" / "table1.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["table2", "controls", "lora"])
+def test_every_target_ends_with_its_table(environment, tmp_path, target):
+    """Tables 1 and 2 have the runs of Tables 4 and 3; Table 1 is tested above."""
+    options = f"{TRAIN} --max_steps 2 --save_strategy no --max_length 512 --attn_implementation sdpa"
+    result = pipeline(target, **environment | {"TRAIN_OPTIONS": options})
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    report = tmp_path / "root" / "runs" / "report"
+    table = json.loads((report / target / "table.json").read_text())
+    names = [row["name"] for row in table["rows"]]
+    runs = [line for line in pipeline(target, "list").stdout.splitlines() if line.startswith("train ")]
+    assert len(set(names)) == len(names) == len(runs)
+    if target == "table2":
+        assert (report / "table2" / "table2.md").is_file()
+        result = pipeline("table3", "table", **environment)
+        assert result.returncode == 0 and (report / "table3" / "table3.md").is_file(), result.stderr

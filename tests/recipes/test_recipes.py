@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -135,7 +136,14 @@ def test_train_sh_refuses_a_mistake_with_one_line_trains_and_knows_a_finished_ru
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1] == "error: unknown option '--alhpa'; did you mean '--alpha'?"
     assert "Traceback" not in result.stderr
-    result = train_sh(recipe, *options)
+    leftovers = {
+        "RANK": "3",
+        "WORLD_SIZE": "8",
+        "MASTER_ADDR": "nowhere",
+        "PMI_SIZE": "8",
+        "OMPI_COMM_WORLD_SIZE": "8",
+    }
+    result = train_sh(recipe, *options, **leftovers)  # of Kubernetes or MPI: they would make it wait for other ranks
     assert result.returncode == 0 and (out / "model.safetensors").is_file(), result.stderr[-3000:]
     result = train_sh(recipe, *options)
     assert (result.returncode, result.stdout) == (0, f"{out} is finished already: nothing to do\n")
@@ -221,6 +229,20 @@ def test_tokenizing_only_starts_no_training(model_path, rows_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_children_are_stopped_without_pkill(tmp_path):
+    script = """
+    source recipes/watch.sh
+    command() { [ "$2" != pkill ] && builtin command "$@"; }
+    bash -c 'trap "" TERM
+        (trap "echo one >>$0; exit" TERM; while true; do sleep 0.1; done) & sleep 2; wait; echo end >>$0' "$1" &
+    sleep 1
+    signal_children $!
+    wait $!
+    """
+    subprocess.run(["bash", "-c", script, "bash", str(tmp_path / "log")], cwd=REPOSITORY, check=True)
+    assert (tmp_path / "log").read_text() == "one\nend\n"
+
+
 SWEEPS = [path for path in RECIPES if "VALUES" in (path.parent / "train.sh").read_text()]
 
 
@@ -246,7 +268,8 @@ def test_every_point_of_a_sweep_parses_and_has_a_folder_of_its_own(recipe):
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_sweep_saves_the_point_at_hand_and_begins_no_other(model_path, rows_file, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_a_stopped_sweep_saves_its_current_point_and_begins_no_other(sent, model_path, rows_file, tmp_path):
     recipe = REPOSITORY / "recipes/sft/qwen2.5-math-1.5b_5ep_more/config.yaml"
     folder, environment = tmp_path / "out", ON_CPU | {"VALUES": "1e-5 1e-6"}
     command = ["bash", str(recipe.parent / "train.sh"), *overrides(recipe, model_path, rows_file)]
@@ -257,7 +280,7 @@ def test_sigterm_to_a_sweep_saves_the_point_at_hand_and_begins_no_other(model_pa
     while not (folder / "checkpoint-5").is_dir():
         assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()[-3000:]
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(sent)
     assert process.wait(60) == 143
     said = (tmp_path / "log").read_text()
     assert said.count("stopped by SIGTERM after step") == said.count("rows tokenised") == 1

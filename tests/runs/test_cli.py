@@ -31,3 +31,13 @@ def test_numbers_must_be_above_0():
     for argv in (["--n", "0"], ["--n", "1.5"], ["--x", "0"], ["--x", "nan"], ["--x", "many"]):
         with pytest.raises(UsageError, match=f"'{argv[1]}' is not a (whole )?number above 0"):
             parser.parse_args(argv)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_no_option_takes_a_number_that_is_not_finite(value):
+    parser = StrictParser()
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--rates", type=float, nargs="+")
+    for arguments in ([f"--rate={value}"], ["--rates", "1", *([value] if value != "-inf" else ["1", "nan"])]):
+        with pytest.raises(UsageError, match="argument --rates?: .* is not a finite number"):
+            parser.parse_args(arguments)

@@ -7,11 +7,10 @@ from helpers.commands import CPU, STEPS, log_of
 from helpers.evaluation import main, rows_of, write_benchmark
 from helpers.tiny import make_pairs, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
-from trl import SFTConfig
 
 from redi.runs.errors import UsageError
 from redi.runs.model_folder import attention_of, load_tokenizer
-from redi.sft import tokenize_positives
+from redi.text.training_rows import prepare_rows
 from redi.training import train
 
 
@@ -47,8 +46,7 @@ def test_sft_and_dpo_train_with_the_cap(gemma, tmp_path):
         train(stage, [*argv, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / stage)])
     assert log_of(tmp_path / "dpo")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
-    args = SFTConfig(output_dir=str(tmp_path / "args"), use_cpu=True, bf16=False)
-    tokens = tokenize_positives(Dataset.from_list(rows), AutoTokenizer.from_pretrained(gemma), args, "rows")
+    tokens = prepare_rows(Dataset.from_list(rows), ("positives",), AutoTokenizer.from_pretrained(gemma), None)[0]
     losses = {}
     for attention in ("eager", "sdpa"):
         model, total, count = AutoModelForCausalLM.from_pretrained(gemma, attn_implementation=attention), 0.0, 0

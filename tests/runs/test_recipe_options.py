@@ -7,9 +7,10 @@ from helpers.commands import CPU
 from helpers.paths import REPOSITORY
 
 from redi import REDIConfig
-from redi.job import RunArguments
+from redi.job import UNREAD_OPTIONS, RunArguments, read_job
 from redi.runs.errors import UsageError
 from redi.runs.recipe_options import parse_options
+from redi.stages import STAGES
 
 
 def refused(argv: list[str], *types: type) -> str:
@@ -31,6 +32,8 @@ def test_misspelt_keys_name_the_nearest_valid_key(tmp_path):
     [
         ("max_steps: many\n", "argument --max_steps.*: invalid int value: 'many'"),
         ("per_device_train_batch_size: 1.5\n", "invalid int value: '1.5'"),
+        ("learning_rate: .nan\n", "argument --learning_rate.*: nan is not a finite number"),
+        ("alpha: .inf\n", "argument --alpha.*: inf is not a finite number"),
         ("beta: 0.1\n", "beta=0.1 is a DPO option that REDI does not read"),
         ("- a list\n", "must hold `key: value` lines"),
         ("a: [\n", "is not valid YAML"),
@@ -64,3 +67,44 @@ def test_a_run_is_named_after_its_recipe_and_what_overrides_it():
     assert name() == "redi/quickstart"
     assert name("--alpha", "0.5", "--output_dir", "x", "--seed=7") == "redi/quickstart alpha=0.5 seed=7"
     assert name("--alpha", "0.5", "--run_name", "mine") == "mine"
+
+
+@pytest.mark.parametrize("text", ["model_name_or_path:", "model_name_or_path: ''", "output_dir:", "dataset_name:"])
+def test_an_empty_path_is_refused(tmp_path, text):
+    key = text.split(":")[0]
+    paths = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
+    config = tmp_path / "config.yaml"
+    config.write_text("".join(f"{name}: {value}\n" for name, value in paths.items() if name != key) + text)
+    argv = ["--config", str(config), *CPU]
+    assert refused(argv) == f"{key} is empty; give it a value"
+    parse_options([*argv, f"--{key}", "x"], [RunArguments, REDIConfig])  # the command line gives one
+    assert refused([*argv, f"--{key}="]) == f"{key} is empty; give it a value"
+
+
+def test_one_file_of_options_is_read(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    assert refused(["--config", f"{tmp_path}/config.yaml", f"--config={tmp_path}/x"]).startswith(
+        "--config is given twice"
+    )
+
+
+def test_numbers_below_an_option_reach_it_as_numbers(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}\n")
+    argv = ["--model_name_or_path", "m", "--dataset_name", "d", "--config", str(config), *CPU]
+    assert parse_options(argv, [RunArguments, REDIConfig])[0][1].lr_scheduler_kwargs == {"min_lr": 1e-7}
+
+
+@pytest.mark.parametrize("stage", ["redi", "sft", "dpo"])
+def test_help_lists_the_stages_own_options_first_and_none_that_it_refuses(stage, capsys):
+    with pytest.raises(SystemExit):
+        read_job(stage, ["--help"])
+    said = capsys.readouterr().out
+    options = re.findall(r"^  --(\w+)", said, flags=re.MULTILINE)
+    unread = UNREAD_OPTIONS | STAGES[stage].unread
+    assert not set(options) & set(unread) and not [name for name in unread if f"--{name} " in said]
+    assert options[0] == "model_name_or_path" and options.index("learning_rate") > options.index("lora_r")
+    if stage == "redi":
+        own = ["alpha", "objective", "padding_free", "collapse_guard", "log_update_norm"]
+        assert max(map(options.index, own)) < options.index("num_train_epochs")
+    assert len(said.partition("options:")[0].splitlines()) < 5  # the usage names no option

@@ -14,10 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from helpers.tiny import make_pairs
-from trl import SFTConfig
 
-from redi.sft import tokenize_positives
-from redi.text.training_rows import tokenize_problems
+from redi.text.training_rows import prepare_rows
 
 SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
 
@@ -173,9 +171,7 @@ def test_predicted_memory_is_near_the_measured(tmp_path):
 def test_conversations_of_the_memory_bench_are_as_training_makes_them(tokenizer):
     """Every trace is one, and its loss is on the completion alone."""
     rows = make_pairs(2)
-    pairs = tokenize_problems(Dataset.from_list(rows), tokenizer, None)[0]
+    pairs = prepare_rows(Dataset.from_list(rows), ("pairs",), tokenizer, None)[0]
     both = [{"messages": row["prompt"] + row[side]} for row in rows for side in ("chosen", "rejected")]
-    args = SFTConfig(output_dir="unused", use_cpu=True, bf16=False)
-    assert bench_memory.conversations(list(pairs)) == list(
-        tokenize_positives(Dataset.from_list(both), tokenizer, args, "both")
-    )
+    positives = prepare_rows(Dataset.from_list(both), ("positives",), tokenizer, None)[0]
+    assert bench_memory.conversations(list(pairs)) == list(positives)

@@ -6,7 +6,7 @@ import random
 import make_task
 import pyarrow.parquet as pq
 import pytest
-from task import LineCounts, Problem, count_lines, evaluate, sample_problems, teacher_trace
+from task import LineCounts, Problem, evaluate, sample_problems, teacher_trace
 from transformers import AutoTokenizer
 
 
@@ -23,14 +23,12 @@ def test_lines_are_counted_by_hand():
     problem = Problem(3, (("floor", 6), ("add", 7), ("cap", 2), ("subtract", 5)))
     counts = LineCounts()
     # 4 operations left: worked, right; 3 left: worked, wrong (6 + 7 = 13); 2 left: no chance, worked, right, twice
-    count_lines(
-        problem.text, "<think> 3 max 6 = 6 ; 6 + 7 = 1 4 ; 4 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }", counts
-    )
+    counts.add(problem.text, "<think> 3 max 6 = 6 ; 6 + 7 = 1 4 ; 4 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }")
     assert counts == LineCounts(worked=4, worked_right=3, skips=0, chances=2)
     # 4 left: a skip of 3; 1 left: worked, right
-    count_lines(problem.text, "<think> 3 max 6 + 7 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }", counts)
+    counts.add(problem.text, "<think> 3 max 6 + 7 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }")
     assert counts == LineCounts(worked=5, worked_right=4, skips=1, chances=3)
-    count_lines(problem.text, "<think> 3 max = ; no line ;", counts)
+    counts.add(problem.text, "<think> 3 max = ; no line ;")
     assert counts.worked == 5
 
 
@@ -44,7 +42,7 @@ def test_the_teacher_has_the_habit():
         trace = teacher_trace(problem, rng)
         correct = trace.endswith(f"\\boxed{{ {problem.answer} }}")
         num_correct += correct
-        count_lines(problem.text, trace, sides[correct])
+        sides[correct].add(problem.text, trace)
     assert len(set(problems)) == 1000
     assert 0.45 < num_correct / 1000 < 0.57
     assert sides[False].skip_rate - sides[True].skip_rate > 0.08

@@ -128,9 +128,9 @@ def test_chat_templates_own_by_family_or_given(qwen25_math, tmp_path):
         # DeepSeek's own drops the thoughts of earlier turns
         (
             "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}",
-            "must hold its text unchanged",
+            "does not leave the assistant's text unchanged",
         ),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '<think>' }}", "and one <think>"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '<think>' }}", "must have one <think>"),
         ("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "does not continue its own"),
         ("{{ '<system>' * 2 }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "two system blocks"),
         ("{{ raise_exception('no') }}", "no"),

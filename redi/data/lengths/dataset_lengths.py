@@ -1,25 +1,22 @@
-"""Measures the lengths of positives and pairs, in tokens or characters, a table at a time."""
+"""The lengths of positives and pairs, in tokens or characters, by source."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.lengths.length_rules import prompt_lengths, response_lengths
+from redi.data.row_texts import side_columns
 from redi.runs.errors import UsageError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 RESPONSES = ("chosen", "rejected", "response")  # those of pairs, and that of positives
+COUNTS = ("prompt_len", "chosen_len", "rejected_len")
 NO_SOURCE = "(none)"
 MAX_SOURCES = 10  # in tables and plots; the smallest of more are shown as one
 
-# A table -> the unit, and the lengths of its rows as in `DatasetLengths.columns`, without `total`.
-Measure = Callable[[pa.Table], tuple[str, dict[str, np.ndarray]]]
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,97 +27,84 @@ class DatasetLengths:
         unit: "tokens" or "characters".
         columns: int64 `(rows,)` each: `prompt`, `chosen`, `rejected` and `total` (their sum) of pairs; `prompt`,
             `response` and `total` of positives.
-        sources: the names of the sources, the one with most rows first.
-        source_of: the position in `sources` of each row's source, `(rows,)`.
+        sources: the name of each row's source, `(rows,)`.
     """
 
     unit: str
-    columns: dict[str, np.ndarray]
-    sources: list[str]
-    source_of: np.ndarray
+    columns: Columns
+    sources: np.ndarray
 
     @property
     def responses(self) -> list[str]:
         """The names of the columns that are responses."""
         return [name for name in RESPONSES if name in self.columns]
 
-    def select(self, rows: np.ndarray) -> "DatasetLengths":
-        """The lengths of the rows at which a bool mask `(rows,)` is set."""
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        return DatasetLengths(self.unit, columns, self.sources, self.source_of[rows])
-
     def by_source(self) -> dict[str, "DatasetLengths"]:
         """The lengths by source, the largest first. Of more than `MAX_SOURCES`, the smallest form one group."""
-        shown = len(self.sources) if len(self.sources) <= MAX_SOURCES else MAX_SOURCES - 1
-        groups = {name: self.select(self.source_of == i) for i, name in enumerate(self.sources[:shown])}
-        if shown < len(self.sources):
-            groups[f"{len(self.sources) - shown} others"] = self.select(self.source_of >= shown)
-        return groups
-
-
-def recorded_lengths(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
-    """The token counts that `build_pairs.py` wrote into the rows; without them, the characters of each text."""
-    if "prompt_len" in table.column_names:
-        return "tokens", {name: table[f"{name}_len"].to_numpy() for name in ("prompt", "chosen", "rejected")}
-    columns: dict[str, np.ndarray] = {}
-    for name, turns in _turns(table).items():
-        sizes = pc.utf8_length(turns).to_numpy().astype(np.int64).reshape(-1, 2)
-        columns["prompt"], columns[name] = sizes[:, 0], sizes[:, 1]
-    return "characters", columns
-
-
-def counted_lengths(tokenizer: "PreTrainedTokenizerBase", rule: str) -> Measure:
-    """Makes a function that counts the tokens of pairs or positives as `build_pairs.py --length-rule` does."""
-
-    def measure(table: pa.Table) -> tuple[str, dict[str, np.ndarray]]:
-        texts = {name: turns.to_pylist() for name, turns in _turns(table).items()}
-        prompts = next(iter(texts.values()))[::2]
-        columns = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
-        columns |= {name: response_lengths(tokenizer, rule, prompts, turns[1::2]) for name, turns in texts.items()}
-        if rule == "paper" and "chosen" in texts:  # it counts 1 for two responses of the same text
-            same = [one == other for one, other in zip(texts["chosen"][1::2], texts["rejected"][1::2], strict=True)]
-            columns |= {name: np.where(same, 1, columns[name]) for name in texts}
-        return "tokens", columns
-
-    return measure
-
-
-def _turns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """By response column: the prompt and the response of every row, alternating, `(2 * rows,)`."""
-    turns = {}
-    for column, name in {"chosen": "chosen", "rejected": "rejected", "messages": "response"}.items():
-        if column in table.column_names:
-            turns[name] = pc.struct_field(pc.list_flatten(table[column]), "content")
-            if len(turns[name]) != 2 * len(table):
-                raise UsageError(f"--input: '{column}' must hold a user turn and an assistant turn in every row")
-    return turns
+        names = [name for name, _ in Counter(self.sources.tolist()).most_common()]
+        shown = names if len(names) <= MAX_SOURCES else names[: MAX_SOURCES - 1]
+        masks = {name: self.sources == name for name in shown}
+        if len(shown) < len(names):
+            masks[f"{len(names) - len(shown)} others"] = ~np.isin(self.sources, shown)
+        return {
+            name: DatasetLengths(
+                self.unit, {key: values[rows] for key, values in self.columns.items()}, self.sources[rows]
+            )
+            for name, rows in masks.items()
+        }
 
 
 class LengthRecorder:
-    """Measures tables as they pass from one function to the next."""
+    """Collects the lengths of a dataset a table at a time."""
 
-    def __init__(self, measure: Measure = recorded_lengths):
-        self._measure = measure
+    def __init__(self) -> None:
         self._unit = ""
-        self._measured: list[dict[str, np.ndarray]] = []
-        self._names: dict[str, int] = {}
-        self._sources: list[np.ndarray] = []
+        self._columns: list[Columns] = []
+        self._sources: list[str] = []
+
+    def add(self, unit: str, columns: Columns, sources: pa.Array | pa.ChunkedArray) -> None:
+        """Adds rows: their lengths without `total`, and their sources."""
+        self._unit = unit
+        self._columns.append(columns)
+        self._sources += [NO_SOURCE if name is None else str(name) for name in sources.to_pylist()]
 
     def recording(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Passes on tables, which need a column `source`, and measures them."""
+        """Passes on tables of a build, and adds their token counts or, without any, their characters."""
         for table in tables:
-            self._unit, columns = self._measure(table)
-            self._measured.append(columns)
-            encoded = pc.fill_null(table["source"].cast(pa.string()), NO_SOURCE).combine_chunks().dictionary_encode()
-            names = [self._names.setdefault(name, len(self._names)) for name in encoded.dictionary.to_pylist()]
-            self._sources.append(np.array(names, dtype=np.int32)[encoded.indices.to_numpy()])
+            counted = COUNTS[0] in table.column_names
+            columns = recorded_tokens(table) if counted else _characters(table)
+            self.add("tokens" if counted else "characters", columns, table["source"])
             yield table
 
     def lengths(self) -> DatasetLengths:
-        """The lengths of all tables passed on, which must hold at least one row."""
-        columns = {name: np.concatenate([part[name] for part in self._measured]) for name in self._measured[0]}
+        """The lengths of all rows added, at least one."""
+        columns = {name: np.concatenate([part[name] for part in self._columns]) for name in self._columns[0]}
         columns["total"] = sum(columns.values())
-        found = np.concatenate(self._sources)
-        order = np.argsort(-np.bincount(found), kind="stable")  # the largest first
-        names = list(self._names)
-        return DatasetLengths(self._unit, columns, [names[i] for i in order], np.argsort(order)[found])
+        return DatasetLengths(self._unit, columns, np.array(self._sources, dtype=object))
+
+
+def recorded_tokens(table: pa.Table | pa.RecordBatch, first_row: int = 0) -> Columns:
+    """The token counts that `build_pairs.py` wrote into rows, of which the first is row `first_row` of the dataset.
+
+    Raises:
+        UsageError: naming the first row whose count is not a whole number.
+    """
+    columns = {}
+    for name in COUNTS:
+        counts = table[name].to_pylist()
+        for row, count in enumerate(counts, first_row):
+            if not isinstance(count, int) or count < 0:
+                what = f"'{name}' is {count}, not a number of tokens; pass --tokenizer to count them again"
+                raise UsageError(f"--input: row {row}: {what}")
+        columns[name.removesuffix("_len")] = np.array(counts, dtype=np.int64)
+    return columns
+
+
+def _characters(table: pa.Table) -> Columns:
+    """The characters of rows that a build wrote: a user turn and an assistant turn each."""
+    columns = {}
+    for column, name in side_columns(table.column_names).items():
+        for role, turn in (("prompt", 0), (name, 1)):
+            texts = pc.struct_field(pc.list_element(table[column], turn), "content")
+            columns[role] = pc.utf8_length(texts).to_numpy().astype(np.int64)
+    return columns

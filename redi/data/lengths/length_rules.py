@@ -10,13 +10,13 @@ from jinja2 import TemplateError
 
 from redi.data.lengths.token_counts import count_tokens
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import Message, render
+from redi.text.encoding import Message, date_options, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# "paper": each turn alone through the chat template, plus 1, and 1 for two responses of the same text. The paper's
-# 53,175 pairs depend on this count. "exact": what training sees, `redi.text.encoding.encode`.
+# "paper": each turn alone through the chat template, plus 1, unless both responses are the same text (`pair_lengths`).
+# The paper's 53,175 pairs depend on this count. "exact": what training sees, `redi.text.encoding.encode`.
 LENGTH_RULES = ("paper", "exact")
 
 
@@ -32,13 +32,14 @@ def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokeni
     tokenizer = open_tokenizer(path, f"--tokenizer {path}")
     if tokenizer.chat_template is None:
         raise UsageError(f"--tokenizer {path} has no chat template; use the tokenizer of the model to be trained")
-    (_check_complete_conversations if rule == "exact" else _check_lone_turns)(path, tokenizer)
+    if rule == "exact":
+        if tokenizer.eos_token_id is None:
+            raise UsageError(f"--tokenizer {path} has no eos token, which training appends to every response; set one")
+        list(_render_completions(tokenizer, ["probe"], ["probe"]))
+    else:
+        for role in ("user", "assistant"):
+            _check_lone_turn(path, tokenizer, role)
     return tokenizer
-
-
-def _check_lone_turns(path: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    for role in ("user", "assistant"):
-        _check_lone_turn(path, tokenizer, role)
 
 
 def _check_lone_turn(path: str, tokenizer: "PreTrainedTokenizerBase", role: str) -> None:
@@ -50,15 +51,9 @@ def _check_lone_turn(path: str, tokenizer: "PreTrainedTokenizerBase", role: str)
         raise UsageError(f"{where} leaves out its text: {rendered!r}; {remedy}")
 
 
-def _check_complete_conversations(path: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    if tokenizer.eos_token_id is None:
-        raise UsageError(f"--tokenizer {path} has no eos token, which training appends to every response; set one")
-    list(_render_completions(tokenizer, ["probe"], ["probe"]))
-
-
 def _render_turn(tokenizer: "PreTrainedTokenizerBase", role: str, text: str, **options: bool) -> str:
     """The text as the only turn of a conversation."""
-    return tokenizer.apply_chat_template([_message(role, text)], tokenize=False, **options)
+    return tokenizer.apply_chat_template([_message(role, text)], tokenize=False, **date_options(tokenizer), **options)
 
 
 def _render_completions(
@@ -104,7 +99,7 @@ def response_lengths(
 ) -> np.ndarray:
     """The length of each response; by "exact", its end of turn and the eos token included.
 
-    By "exact", a response without text has the length 0: training drops it.
+    By "exact", a response without text, or of white space, has the length 0: training drops it.
 
     Returns:
         int64, `(responses,)`.
@@ -112,7 +107,34 @@ def response_lengths(
     if rule == "paper":
         return turn_lengths(tokenizer, "assistant", responses)
     lengths = count_tokens(tokenizer, _render_completions(tokenizer, prompts, responses)) + 1
-    return np.where([text != "" for text in responses], lengths, 0)
+    return np.where([bool(text.strip()) for text in responses], lengths, 0)
+
+
+def pair_lengths(
+    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], chosen: list[str], rejected: list[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The lengths of pairs, and for which of them the responses count as the same text.
+
+    By "paper", the original finds the prompt as the common start of both conversations. If their responses are the
+    same text, that is the complete conversation: its tokens, without the 1, are then the prompt's length, and both
+    responses have the length 1.
+
+    Returns:
+        `prompt`, `chosen` and `rejected`, int64 `(pairs,)` each; and bool `(pairs,)`, all false by "exact".
+    """
+    lengths = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
+    lengths |= {
+        name: response_lengths(tokenizer, rule, prompts, texts)
+        for name, texts in (("chosen", chosen), ("rejected", rejected))
+    }
+    same = np.array(
+        [rule == "paper" and one == other for one, other in zip(chosen, rejected, strict=True)], dtype=bool
+    )
+    conversations = [[_message("user", prompts[i]), _message("assistant", chosen[i])] for i in np.flatnonzero(same)]
+    rendered = (tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations)
+    lengths["prompt"][same] = count_tokens(tokenizer, rendered)
+    lengths["chosen"][same] = lengths["rejected"][same] = 1
+    return lengths, same
 
 
 def response_texts(conversations: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -2,24 +2,25 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+import numpy as np
 
 from redi.data.dataset_folder import refuse_output_over_input
-from redi.data.lengths.dataset_lengths import LengthRecorder, counted_lengths, recorded_lengths
-from redi.data.lengths.length_rules import load_counting_tokenizer
+from redi.data.lengths.dataset_lengths import COUNTS, Columns, DatasetLengths, LengthRecorder, recorded_tokens
+from redi.data.lengths.length_rules import load_counting_tokenizer, pair_lengths, prompt_lengths, response_lengths
 from redi.data.lengths.plots import plot_lengths
 from redi.data.lengths.tables import length_tables, summarise
 from redi.data.reading.local_files import Rows, open_rows
+from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
 from redi.runs.files import new_folder, write_text
 from redi.runs.manifest import write_manifest
+from redi.text.encoding import Message
 
-PAIRS = ("chosen", "rejected")
-POSITIVES = ("messages",)
-COUNTS = ("prompt_len", "chosen_len", "rejected_len")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def study_lengths(
@@ -35,7 +36,7 @@ def study_lengths(
     """Writes a plot (`lengths.png`) and percentiles (`lengths.md`, `lengths.json`) to `output`.
 
     Args:
-        source: pairs or positives.
+        source: pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`.
         output: the folder.
         tokenizer: counts tokens; without it, the counts in the rows are used, or characters if there are none.
         length_rule: of `tokenizer`, "paper" by default.
@@ -55,20 +56,14 @@ def study_lengths(
     rows = open_rows(source)
     columns = columns_to_measure(rows, tokenizer is not None, limits)
     with new_folder(output, overwrite) as folder:
-        measure = recorded_lengths
-        if tokenizer:
-            measure = counted_lengths(load_counting_tokenizer(tokenizer, config["length_rule"]), config["length_rule"])
-        recorder = LengthRecorder(measure)
-        num_rows = sum(map(len, recorder.recording(_tables(rows, columns))))
-        if num_rows == 0:
-            raise UsageError(f"--input {source} has no rows to measure")
-        lengths = recorder.lengths()
+        loaded = load_counting_tokenizer(tokenizer, config["length_rule"]) if tokenizer else None
+        lengths = measure(rows, columns, loaded, config["length_rule"])
         summary = summarise(lengths, max_prompt_tokens, max_response_tokens)
         tables = length_tables(summary)
         plot_lengths(lengths, folder / "lengths.png", max_prompt_tokens, max_response_tokens)
         write_text(folder / "lengths.md", tables)
         write_text(folder / "lengths.json", json.dumps(summary, indent=2) + "\n")
-        write_manifest(folder, config=config, inputs=inputs, counts={"rows": num_rows}, started=started)
+        write_manifest(folder, config=config, inputs=inputs, counts={"rows": summary["rows"]}, started=started)
     return tables.rstrip()
 
 
@@ -78,30 +73,65 @@ def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | 
     Raises:
         UsageError: the rows are neither pairs nor positives, or there are limits in tokens without a way to count.
     """
-    if not has_tokenizer:
-        if {*COUNTS, "source"} <= set(rows.schema.names):
-            return COUNTS
-        for name, limit in limits.items():
-            if limit is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option}: {rows.source} holds no token counts; pass --tokenizer to count them")
-    for columns in (PAIRS, POSITIVES):
-        if _are_conversations(rows.schema, columns):
-            return columns
-    raise UsageError(
-        f"--input {rows.source} holds neither pairs (chosen, rejected, source) nor positives (messages, source); its "
-        f"columns are {', '.join(rows.schema.names)}"
-    )
+    names = rows.schema.names
+    if not has_tokenizer and {*COUNTS, "source"} <= set(names):
+        return (*COUNTS, "source")
+    for name, limit in limits.items():
+        if limit is not None and not has_tokenizer:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: {rows.source} holds no token counts; pass --tokenizer to count them")
+    columns = (*side_columns(names), "source")
+    if "source" not in names:
+        raise UsageError(f"--input {rows.source} has no column 'source'; its columns are {', '.join(names)}")
+    return ("prompt", *columns) if "prompt" in names else columns
 
 
-def _are_conversations(schema: pa.Schema, columns: tuple[str, ...]) -> bool:
-    types = [schema.field(name).type for name in columns if name in schema.names]
-    lists = [type_ for type_ in types if pa.types.is_list(type_) or pa.types.is_large_list(type_)]
-    turns = [type_.value_type for type_ in lists if pa.types.is_struct(type_.value_type)]
-    found = [turn for turn in turns if turn.get_field_index("content") >= 0]
-    return "source" in schema.names and len(found) == len(columns)
+def measure(
+    rows: Rows, columns: tuple[str, ...], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
+) -> DatasetLengths:
+    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts.
+
+    Raises:
+        UsageError: there are no rows, or one cannot be measured; the message names it.
+    """
+    recorder, unit, first_row = LengthRecorder(), "tokens", 0
+    for batch in rows.batches(columns):
+        if COUNTS[0] in columns:
+            lengths = recorded_tokens(batch, first_row)
+        else:
+            prompts, texts = read_texts(batch, first_row)
+            if tokenizer is not None:
+                lengths = count_tokens(tokenizer, rule, user_texts(prompts, first_row), texts)
+            else:
+                unit, lengths = "characters", count_characters(prompts, texts)
+        recorder.add(unit, lengths, batch["source"])
+        first_row += len(batch)
+    if first_row == 0:
+        raise UsageError(f"--input {rows.source} has no rows to measure")
+    return recorder.lengths()
 
 
-def _tables(rows: Rows, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    for batch in rows.batches([*columns, "source"]):
-        yield pa.Table.from_batches([batch])
+def count_characters(prompts: list[list[Message]], responses: dict[str, list[str]]) -> Columns:
+    """The characters of prompts, all their turns together, and of responses."""
+    counts = {"prompt": [sum(len(turn["content"]) for turn in prompt) for prompt in prompts]}
+    counts |= {name: list(map(len, texts)) for name, texts in responses.items()}
+    return {name: np.array(of_rows) for name, of_rows in counts.items()}
+
+
+def user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
+    """The texts of prompts of one user turn, which both length rules are for."""
+    for row, prompt in enumerate(prompts, first_row):
+        if [turn["role"] for turn in prompt] != ["user"]:
+            found = ", ".join(turn["role"] for turn in prompt)
+            raise UsageError(f"--input: row {row}: the prompt holds {found}; --tokenizer counts one user turn alone")
+    return [prompt[0]["content"] for prompt in prompts]
+
+
+def count_tokens(
+    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: dict[str, list[str]]
+) -> Columns:
+    """The tokens of prompts and responses as `build_pairs.py --length-rule` counts them."""
+    if "chosen" in responses:
+        return pair_lengths(tokenizer, rule, prompts, responses["chosen"], responses["rejected"])[0]
+    lengths = response_lengths(tokenizer, rule, prompts, responses["response"])
+    return {"prompt": prompt_lengths(tokenizer, rule, prompts), "response": lengths}

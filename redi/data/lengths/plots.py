@@ -27,61 +27,51 @@ def plot_lengths(
     _histogram(prompts, lengths, ["prompt"], max_prompt)
     _histogram(responses, lengths, lengths.responses, max_response)
     _histogram(totals, lengths, ["total"], None)
-    _boxes(sources, lengths, max_response)
     totals.set_title("prompt + " + " + ".join(lengths.responses), fontsize=10)
+    _boxes(sources, lengths, max_response)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def _histogram(axes: Axes, lengths: DatasetLengths, names: list[str], limit: int | None) -> None:
-    """Histograms of `names` in one frame, on a logarithmic axis, with medians and the limit."""
-    ends = [(max(1, lengths.columns[name].min()), max(1, lengths.columns[name].max())) for name in names]
-    bins = np.geomspace(0.9 * min(end[0] for end in ends), 1.1 * max(end[1] for end in ends), BINS + 1)
-    for name in names:
-        values = np.maximum(lengths.columns[name], 1)
+    columns = {name: np.maximum(lengths.columns[name], 1) for name in names}
+    ends = [values.min() for values in columns.values()], [values.max() for values in columns.values()]
+    bins = np.geomspace(0.9 * min(ends[0]), 1.1 * max(ends[1]), BINS + 1)
+    for name, values in columns.items():
         label = f"{name} (median {np.percentile(values, 50, method='inverted_cdf'):,})"
         axes.hist(values, bins, histtype="stepfilled", alpha=0.45, color=COLORS[name], label=label)
         axes.hist(values, bins, histtype="step", color=COLORS[name])
-    if limit is not None:
-        axes.axvline(limit, color="0.2", linestyle="--", label=f"limit {limit:,}")
-    axes.set_xscale("log")
-    axes.set_xlabel(lengths.unit)
     axes.set_ylabel("rows")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_title(" and ".join(names), fontsize=10)
+    _finish(axes, " and ".join(names), lengths.unit, limit)
     axes.legend(framealpha=0.9, edgecolor="none", fontsize=9)
-    _finish(axes)
 
 
 def _boxes(axes: Axes, lengths: DatasetLengths, limit: int | None) -> None:
-    """The responses of each source: the middle half as a box, the middle 90 % as a line, the median as a dot."""
     groups = lengths.by_source()
     height = 0.7 / len(lengths.responses)
-    for place, group in enumerate(groups.values()):
-        for i, name in enumerate(lengths.responses):
+    for i, name in enumerate(lengths.responses):
+        stats = []
+        for group in groups.values():
             found = np.percentile(np.maximum(group.columns[name], 1), [5, 25, 50, 75, 95], method="inverted_cdf")
-            y = place + (i - (len(lengths.responses) - 1) / 2) * height
-            axes.plot([found[0], found[4]], [y, y], color=COLORS[name], linewidth=1)
-            axes.barh(y, found[3] - found[1], 0.8 * height, left=found[1], color=COLORS[name], alpha=0.6)
-            axes.plot(found[2], y, "o", color="black", markersize=3)
-    if limit is not None:
-        axes.axvline(limit, color="0.2", linestyle="--")
-    labels = [f"{_cut(name)} ({len(group.source_of):,})" for name, group in groups.items()]
-    axes.set_yticks(range(len(groups)), labels, parse_math=False)
+            stats.append(dict(zip(("whislo", "q1", "med", "q3", "whishi"), found, strict=True)))
+        places = np.arange(len(groups)) + (i - (len(lengths.responses) - 1) / 2) * height
+        style = {"boxprops": {"facecolor": COLORS[name], "alpha": 0.6}, "medianprops": {"color": "black"}}
+        axes.bxp(stats, places, 0.8 * height, orientation="horizontal", patch_artist=True, showfliers=False, **style)
+    shown = [f"{name if len(name) <= 16 else f'{name[:13]}...'} ({len(groups[name].sources):,})" for name in groups]
+    axes.set_yticks(range(len(groups)), shown, parse_math=False)
     margin = max(0.5, 2 - len(groups) / 2)  # keeps the boxes of few sources thin
     axes.set_ylim(len(groups) - 1 + margin, -margin)  # the largest on top
+    _finish(axes, "responses by source: median, middle 50 and 90 %", lengths.unit, limit)
+
+
+def _finish(axes: Axes, title: str, unit: str, limit: int | None) -> None:
+    if limit is not None:
+        axes.axvline(limit, color="0.2", linestyle="--", label=f"limit {limit:,}")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(unit)
     axes.set_xscale("log")
-    axes.set_xlabel(lengths.unit)
-    axes.set_title("responses by source: median, middle 50 and 90 %", fontsize=10)
-    _finish(axes)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:13]}..."
-
-
-def _finish(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.minorticks_off()

@@ -24,55 +24,47 @@ def summarise(
         max_response: the longest response kept, chosen and rejected alike.
     """
     groups = lengths.by_source()
-    summary = {"unit": lengths.unit, "rows": len(lengths.source_of), "lengths": _percentiles(lengths)}
-    summary["sources"] = {
-        name: {"rows": len(group.source_of), "lengths": _percentiles(group)} for name, group in groups.items()
-    }
+    summary: dict[str, Any] = {"unit": lengths.unit, **_percentiles(lengths)}
+    summary["sources"] = {name: _percentiles(group) for name, group in groups.items()}
     if max_prompt is not None or max_response is not None:
-        limits = {"max_prompt": max_prompt, "max_response": max_response}
         dropped = {name: _dropped(group, max_prompt, max_response) for name, group in groups.items()}
+        limits = {"max_prompt": max_prompt, "max_response": max_response}
         summary["limits"] = {**limits, "dropped": _dropped(lengths, max_prompt, max_response), "by_source": dropped}
     return summary
 
 
-def _percentiles(lengths: DatasetLengths) -> dict[str, dict[str, float]]:
+def _percentiles(lengths: DatasetLengths) -> dict[str, Any]:
     table = {}
     for name, values in lengths.columns.items():
-        found = np.percentile(values, PERCENTILES, method="inverted_cdf")
-        table[name] = {"min": int(values.min())}
-        table[name] |= {f"p{percent}": int(value) for percent, value in zip(PERCENTILES, found, strict=True)}
+        found = np.percentile(values, PERCENTILES, method="inverted_cdf").tolist()
+        table[name] = {"min": int(values.min()), **dict(zip(map("p{}".format, PERCENTILES), found, strict=True))}
         table[name] |= {"max": int(values.max()), "mean": round(float(values.mean()), 1)}
-    return table
+    return {"rows": len(lengths.sources), "lengths": table}
 
 
 def _dropped(lengths: DatasetLengths, max_prompt: int | None, max_response: int | None) -> dict[str, int]:
     """Counts drops as `length_filter.filter_by_length` does: a row too long in both is counted by its prompt."""
     longest = np.max([lengths.columns[name] for name in lengths.responses], axis=0)
     prompt_too_long = lengths.columns["prompt"] > (np.inf if max_prompt is None else max_prompt)
-    response_too_long = longest > (np.inf if max_response is None else max_response)
-    return {
-        PROMPT_TOO_LONG: int(prompt_too_long.sum()),
-        RESPONSE_TOO_LONG: int((response_too_long & ~prompt_too_long).sum()),
-        "kept": int((~prompt_too_long & ~response_too_long).sum()),
-    }
+    response_too_long = (longest > (np.inf if max_response is None else max_response)) & ~prompt_too_long
+    kept = ~prompt_too_long & ~response_too_long
+    masks = {PROMPT_TOO_LONG: prompt_too_long, RESPONSE_TOO_LONG: response_too_long, "kept": kept}
+    return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
 def length_tables(summary: dict[str, Any]) -> str:
     """A summary as Markdown tables."""
-    unit, columns = summary["unit"], ["min", *(f"p{percent}" for percent in PERCENTILES), "max", "mean"]
-    rows = [[name, *(found[column] for column in columns)] for name, found in summary["lengths"].items()]
-    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid([unit, *columns], rows)]
+    unit, lengths = summary["unit"], summary["lengths"]
+    rows = [[name, *found.values()] for name, found in lengths.items()]
+    header = [unit, *next(iter(lengths.values()))]
+    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid(header, rows)]
 
-    shown = [f"{name} {column}" for name in summary["lengths"] for column in ("p50", "p95")]
+    shown = [(name, column) for name in lengths for column in ("p50", "p95")]
     rows = [
-        [
-            source,
-            group["rows"],
-            *(group["lengths"][name][column] for name in group["lengths"] for column in ("p50", "p95")),
-        ]
+        [source, group["rows"], *(group["lengths"][name][column] for name, column in shown)]
         for source, group in summary["sources"].items()
     ]
-    parts += ["By source:", grid(["source", "rows", *shown], rows)]
+    parts += ["By source:", grid(["source", "rows", *map(" ".join, shown)], rows)]
     if "limits" in summary:
         limits = summary["limits"]
         given = {role: limits[f"max_{role}"] for role in ("prompt", "response") if limits[f"max_{role}"] is not None}

@@ -19,21 +19,18 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> 
 
     Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
     """
-    count = _count_fast if tokenizer.is_fast else _count_slow
-    return np.array([length for batch in _batches(texts) for length in count(tokenizer, batch)], dtype=np.int64)
+    return np.array([length for batch in _batches(texts) for length in _count(tokenizer, batch)], dtype=np.int64)
 
 
-def _count_fast(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    if not tokenizer.is_fast:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
     with _all_cores():
         return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _count_slow(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 @contextmanager

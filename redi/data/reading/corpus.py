@@ -15,20 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from redi.data.reading import jsonl, parquet
-from redi.data.reading.local_files import data_files
-from redi.data.reading.schema import (
-    DEFAULTS,
-    PATHS,
-    SELECTION,
-    check_schema,
-    normalised,
-    schema_in_files,
-    schema_of_row,
-)
+from redi.data.reading import parquet, text_files
+from redi.data.reading.data_files import data_files, kind_of
+from redi.data.reading.schema import DEFAULTS, FLAT, SELECTION, check_schema, normalised, path_of, top_level
 from redi.runs.errors import UsageError
-from redi.runs.hub import is_hub_id
-from redi.runs.jsonl import iter_jsonl
+from redi.runs.files import is_hub_id
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -50,10 +41,10 @@ class Corpus:
 
 
 def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Collection[str] = ()) -> Corpus:
-    """Opens a file or folder of parquet or JSONL (files in the order of their names) or a Hub dataset's `train`.
+    """Opens a file or a folder (`redi.data.reading.data_files.data_files`) or a Hub dataset's `train`.
 
     A Hub dataset is read in place, as the batches are consumed: nothing is kept on disk, and no other columns are
-    fetched. Parquet footers and the first lines of JSONL files are read here, so a missing column is found before any
+    fetched. Parquet footers, and all rows of JSON and CSV, are checked here, so a missing column is found before any
     work is done. Without `problem_is_valid` or `source`, every row has the value in
     `redi.data.reading.schema.DEFAULTS`.
 
@@ -65,14 +56,23 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Colle
     Raises:
         UsageError: it does not exist, a file is unreadable, or a column is missing or of another type.
     """
-    if Path(source).exists():
-        return _open_local(Path(source), columns, optional)
-    if not is_hub_id(source):
-        raise UsageError(
-            f"--input {source} does not exist; give a parquet or JSONL file, a folder of them, or a Hub dataset as "
-            "owner/name"
-        )
-    return _open_hub(source, columns, optional)
+    if not Path(source).exists():
+        if not is_hub_id(source):
+            raise UsageError(
+                f"--input {source} does not exist; give a parquet, JSON or CSV file, a folder of them, or a Hub "
+                "dataset as owner/name"
+            )
+        return _open_hub(source, columns, optional)
+    files = data_files(Path(source))
+    if kind_of(files[0]) == "parquet":
+        return _open_parquet(files, list(map(parquet.footer, files)), columns, optional)
+    names = top_level(columns)
+    schema, num_rows, _ = text_files.infer_schema(files, names)
+    if num_rows:
+        _check(schema, source, columns, optional)
+    schema = pa.schema([field for field in schema if field.name in names])
+    batches = (batch for file in files for batch in text_files.read(file, schema, DEFAULTS))
+    return Corpus(num_rows, _indexed(batches, num_rows, columns))
 
 
 def pinned_input(source: str, revision: str | None) -> str:
@@ -93,18 +93,11 @@ def pinned_input(source: str, revision: str | None) -> str:
     return hub.pinned(name, revision or named or None)
 
 
-def _open_local(path: Path, columns: Sequence[str], optional: Collection[str]) -> Corpus:
-    files = data_files(path)
-    if files[0].suffix != ".jsonl":
-        return _open_parquet(files, list(map(parquet.footer, files)), columns, optional)
-    for file in files:
-        first = next(iter_jsonl(file), None)
-        if first is not None:
-            check_schema(schema_of_row(first), str(file), columns, optional)
-    num_rows = sum(map(jsonl.count_rows, files))
-    schema = schema_in_files(columns)
-    batches = (batch for file in files for batch in jsonl.read(file, schema, DEFAULTS))
-    return Corpus(num_rows, _indexed(batches, num_rows, columns))
+def _check(schema: pa.Schema, where: str, columns: Sequence[str], optional: Collection[str]) -> None:
+    check_schema(schema, where, columns, optional)
+    for name in set(columns) & set(FLAT):
+        if path_of(schema, name) == FLAT[name]:
+            print(f"{where}: '{FLAT[name]}' is read as '{name}'", flush=True)
 
 
 def _open_parquet(
@@ -114,23 +107,31 @@ def _open_parquet(
     optional: Collection[str],
     remote: "AbstractFileSystem | None" = None,
 ) -> Corpus:
+    paths = []
     for file, footer in zip(files, footers, strict=True):
-        check_schema(footer.schema.to_arrow_schema(), str(file), columns, optional)
+        schema = footer.schema.to_arrow_schema()
+        _check(schema, str(file), columns, optional)
+        paths.append(_paths(schema, columns))
     num_rows = sum(footer.num_rows for footer in footers)
-    paths = [PATHS[name] for name in columns]
-    batches = (batch for file in files for batch in parquet.read(file, paths, remote))
-    return Corpus(num_rows, _indexed(batches, num_rows, columns))
+    read = (parquet.read_columns(file, names, remote) for file, names in zip(files, paths, strict=True))
+    return Corpus(num_rows, _indexed((batch for of_file in read for batch in of_file), num_rows, columns))
+
+
+def _paths(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    return [path for name in columns if (path := path_of(schema, name)) is not None]
 
 
 def _open_hub(source: str, columns: Sequence[str], optional: Collection[str]) -> Corpus:
+    from huggingface_hub import HfFileSystem
+
     from redi.data.reading import hub
 
     dataset = pinned_input(source, None)
-    files, remote = hub.train_files(dataset), hub.file_system()
+    files, remote = hub.train_files(dataset), HfFileSystem()
     with hub.hub_errors(dataset), ThreadPoolExecutor(8) as threads:
         footers = list(threads.map(lambda file: parquet.footer(file, remote), files))
     corpus = _open_parquet(files, footers, columns, optional, remote)
-    paths = [PATHS[name] for name in columns]
+    paths = _paths(footers[0].schema.to_arrow_schema(), columns)
     wanted = sum(parquet.column_bytes(footer, paths)[0] for footer in footers)
     stored = sum(parquet.column_bytes(footer)[0] for footer in footers)
     print(

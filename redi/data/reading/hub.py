@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import pyarrow as pa
-from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from redi.runs.errors import UsageError, usage_errors
@@ -37,11 +37,7 @@ def pinned(name: str, revision: str | None) -> str:
 def train_files(dataset: str) -> list[str]:
     """The parquet files of the `train` split, in its order.
 
-    Args:
-        dataset: `owner/name@COMMIT`.
-
-    Returns:
-        Paths for `HfFileSystem`: `hf://datasets/owner/name@COMMIT/...`.
+    Of `owner/name@COMMIT` they are paths for `HfFileSystem`: `hf://datasets/owner/name@COMMIT/...`.
     """
     from datasets import load_dataset_builder  # takes seconds to import; knows how a card maps splits to files
 
@@ -50,19 +46,13 @@ def train_files(dataset: str) -> list[str]:
         splits = load_dataset_builder(name, revision=commit).config.data_files or {}
     files = [str(file) for file in splits.get("train", [])]
     if not files or not all(file.endswith(".parquet") for file in files):
-        what = (
-            f"its train split has {files[0]}" if files else f"its splits are: {', '.join(map(str, splits)) or 'none'}"
-        )
+        names = ", ".join(map(str, splits)) or "none"
+        what = f"its train split has {files[0]}" if files else f"its splits are: {names}"
         raise UsageError(
             f"--input {dataset}: a Hub dataset is read from the parquet files of its split 'train', but {what}; try "
             "--revision refs/convert/parquet, which the Hub makes for many datasets, or download the files"
         )
     return files
-
-
-def file_system() -> HfFileSystem:
-    """The Hub's files, opened with the user's credentials."""
-    return HfFileSystem()
 
 
 def guarded(name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

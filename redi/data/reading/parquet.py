@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redi.runs.errors import usage_errors
+from redi.runs.errors import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -28,9 +28,13 @@ def footer(file: File, remote: "AbstractFileSystem | None" = None) -> pq.FileMet
     """The footer of a file: its schema, rows and sizes.
 
     Raises:
-        UsageError: the file is not readable parquet.
+        UsageError: the file is not readable parquet, or two of its columns have the same name.
     """
     with _opened(file, remote) as reader:
+        names = reader.schema_arrow.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UsageError(f"--input {file}: two columns are named '{twice}'; rename or remove one")
         return reader.metadata
 
 
@@ -45,7 +49,20 @@ def column_bytes(metadata: pq.FileMetaData, columns: Sequence[str] | None = None
     return stored, decompressed
 
 
-def read(file: File, columns: Sequence[str], remote: "AbstractFileSystem | None" = None) -> Iterator[pa.RecordBatch]:
+def read(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a local file with the columns of `schema`, cast to its types.
+
+    Raises:
+        UsageError: as `read_columns`; or a value does not fit.
+    """
+    with usage_errors(lambda error: f"--input {file}: {error}", pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        for batch in read_columns(file, schema.names):
+            yield pa.record_batch([batch[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+def read_columns(
+    file: File, columns: Sequence[str], remote: "AbstractFileSystem | None" = None
+) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a file, with those of `columns` (`struct.field` for one field) that it has.
 
     Args:

@@ -1,7 +1,6 @@
 """The columns of a raw corpus, those of open-r1/OpenR1-Math-Raw: names, types, defaults and checks."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,33 +15,31 @@ SCHEMA = pa.schema(
         ("problem_is_valid", pa.string()),
         ("source", pa.string()),
         ("generations", pa.list_(pa.string())),
+        ("finish_reasons", pa.list_(pa.string())),
         *((name, pa.list_(pa.bool_())) for name in VERIFIERS),
     ]
 )
-CORRECTNESS = pa.field("correctness", pa.struct([SCHEMA.field(name) for name in VERIFIERS]))
-# Where a corpus holds each of them: the verifiers' lists are fields of the struct `correctness`.
-PATHS = {name: f"correctness.{name}" if name in VERIFIERS else name for name in SCHEMA.names}
 # For a corpus without the column: whoever collects traces for problems wants to use them.
-DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown"}
+DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": None}
 # What the selection reads.
-SELECTION = ("problem", "problem_is_valid", "source", "generations", *VERIFIERS)
+SELECTION = ("problem", "problem_is_valid", "source", "generations", "finish_reasons", *VERIFIERS)
+
+# The verifiers' lists are fields of the struct `correctness` or, in open-r1/OpenR1-Math-220k, these columns.
+FLAT = {"llama_verification": "correctness_llama", "math_verify_reparsed_answer": "correctness_math_verify"}
 
 
-def schema_in_files(columns: Sequence[str]) -> pa.Schema:
-    """The schema in which a file holds `columns`, with the verifiers' lists inside the struct `correctness`."""
-    fields = {}
-    for name in columns:
-        fields |= {CORRECTNESS.name: CORRECTNESS} if name in VERIFIERS else {name: SCHEMA.field(name)}
-    return pa.schema(list(fields.values()))
+def path_of(schema: pa.Schema, name: str) -> str | None:
+    """Where a file holds a column of `SCHEMA`: its name, or `struct.field`; None if it does not."""
+    candidates = [f"correctness.{name}", FLAT[name]] if name in VERIFIERS else [name]
+    found = next((path for path in candidates if _type_at(schema, path) is not None), None)
+    all_null = name in VERIFIERS and _type_at(schema, "correctness") == pa.null()  # in JSON, which states no types
+    return "correctness" if found is None and all_null else found
 
 
-def schema_of_row(row: dict[str, Any]) -> pa.Schema:
-    """The columns that a row of JSON lines shows a file to have. Types are those of `SCHEMA`, others null."""
-    known = schema_in_files(SCHEMA.names)
-    fields = {name: known.field(name).type if name in known.names else pa.null() for name in row}
-    if isinstance(row.get(CORRECTNESS.name), dict):
-        fields[CORRECTNESS.name] = pa.struct([SCHEMA.field(name) for name in VERIFIERS if name in row["correctness"]])
-    return pa.schema(fields)
+def top_level(columns: Sequence[str]) -> set[str]:
+    """The names of the columns that may hold `columns`."""
+    found = {FLAT.get(name, name) for name in columns}
+    return found | ({"correctness"} if set(columns) & set(VERIFIERS) else set())
 
 
 def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional: Collection[str] = ()) -> None:
@@ -58,30 +55,28 @@ def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional
         UsageError: naming the column, its type and `where`.
     """
     for name in columns:
-        path, wanted = PATHS[name], SCHEMA.field(name).type
-        found = _type_at(schema, path)
-        if found is None:
-            if name in DEFAULTS or name in optional:
-                continue
-            remedy = f"its columns are {', '.join(schema.names)}"
+        path, wanted = path_of(schema, name), SCHEMA.field(name).type
+        if path is not None and not _holds(_type_at(schema, path), wanted):
+            raise UsageError(f"--input {where}: column '{path}' is {_type_at(schema, path)}; it must be {wanted}")
+        if path is None and name not in DEFAULTS and name not in optional:
             if name in VERIFIERS:
                 remedy = "run verify.py first, which fills the verifier columns"
-            raise UsageError(f"--input {where} has no column '{path}'; {remedy}")
-        if not _holds(found, wanted):
-            raise UsageError(f"--input {where}: column '{path}' is {found}; it must be {wanted}")
+                raise UsageError(f"--input {where} has no column 'correctness.{name}'; {remedy}")
+            raise UsageError(f"--input {where} has no column '{name}'; its columns are {', '.join(schema.names)}")
 
 
 def normalised(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     """`columns` of a checked batch with the types of `SCHEMA`; a missing one has its default, or null."""
-    arrays = [_column(batch, name) for name in columns]
+    arrays = [column_of(batch, name) for name in columns]
     return pa.record_batch(arrays, schema=pa.schema([SCHEMA.field(name) for name in columns]))
 
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    type_ = SCHEMA.field(name).type
-    if _type_at(batch.schema, PATHS[name]) is None:
+def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column of `SCHEMA`, of its type there; if the batch does not hold it, its default, or null."""
+    path, type_ = path_of(batch.schema, name), SCHEMA.field(name).type
+    if path is None:
         return pa.repeat(pa.scalar(DEFAULTS.get(name), type_), len(batch))
-    column, _, field = PATHS[name].partition(".")
+    column, _, field = path.partition(".")
     # Unlike StructArray.field, struct_field makes a list null if its struct is.
     return (pc.struct_field(batch[column], field) if field else batch[column]).cast(type_)
 

@@ -7,7 +7,7 @@ transformers back end, each sample has its own random numbers, from its key and 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import distributions, version
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from redi.evaluation.benchmarks import Benchmark
-from redi.evaluation.files import read_sampling, sampling_file
+from redi.evaluation.files import read_samples, read_sampling, sampling_file
 from redi.evaluation.generation.gpus import num_engines
 from redi.evaluation.generation.model import SamplingModel, load_model
 from redi.evaluation.generation.options import SamplingOptions
@@ -28,7 +28,6 @@ from redi.evaluation.generation.requests import Request, Sample, make_prompts, m
 from redi.evaluation.generation.sample_store import SampleStore, shard_folder
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import fingerprint
-from redi.runs.jsonl import iter_jsonl
 from redi.runs.manifest import PACKAGES, write_manifest
 
 Backend = Callable[[SamplingModel, list[Request], SamplingOptions], Iterator[tuple[list[Request], list[Sample]]]]
@@ -42,6 +41,7 @@ def generate(
     options: SamplingOptions,
     shard: tuple[int, int] | None = None,
     protocol: str | None = None,
+    limit: int | None = None,
 ) -> None:
     """Samples every problem `options.n` times; writes samples, problems, options and a manifest to `output`.
 
@@ -50,12 +50,10 @@ def generate(
         benchmarks: what is asked.
         output: a new folder, or that of an earlier run, which is added to.
         options: how to sample.
-        shard: (i, n): only the i-th of n parts of the problems, into a separate folder in `output`. Without it, the
-            samples of all shards are gathered, and the missing ones drawn.
+        shard: (i, n): only the i-th of n parts, into a separate folder in `output`. Without it, the samples of all
+            shards are gathered, and the missing ones drawn.
         protocol: its name, to be recorded.
-
-    Raises:
-        UsageError: bad options, benchmarks or model, or a folder with samples that were drawn otherwise.
+        limit: ask only the first problems of each benchmark; a later run without it adds the others.
     """
     started = time.time()
     if shard is not None:
@@ -66,9 +64,10 @@ def generate(
     options = _with_batch_size(options, loaded, output)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
-    config = _config(options, loaded, run, benchmarks) | {"protocol": protocol, "shard": shard}
-    requests = make_requests(prompts[shard[0] - 1 :: shard[1]] if shard else prompts, options.n)
+    config = _config(options, loaded, run, benchmarks) | {"protocol": protocol, "shard": shard, "limit": limit}
     with SampleStore(output, config, benchmarks, prompts) as store:
+        asked = store.asked()
+        requests = make_requests(asked[shard[0] - 1 :: shard[1]] if shard else asked, options.n)
         if store.is_finished() and all(request in store.present for request in requests):
             print(f"nothing left to do: {store.generations} has these samples")
             return
@@ -85,11 +84,7 @@ def generate(
 
 
 def generate_in_child(*arguments: Any) -> None:
-    """As `generate`, with the same arguments, in a child process.
-
-    Only the end of its process is sure to free vLLM's GPUs, which the next checkpoint, or the training that is being
-    watched, needs.
-    """
+    """As `generate`, in a child process: only its end is sure to free vLLM's GPUs, which others wait for."""
     process = get_context("spawn").Process(target=_generate, args=arguments)
     process.start()
     before = signal(SIGTERM, _exit)
@@ -173,27 +168,27 @@ def _engine(backend: str) -> str:
     """Name and version of what samples; a server's version is unknown."""
     if backend == "openai":
         return "openai"
+    return f"{backend} {next(iter(_versions((backend, f'{backend}-cpu')).values()))}"
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     installed = {distribution.name for distribution in distributions()}
-    packages = [name for name in (backend, f"{backend}-cpu") if name in installed]
-    return f"{backend} {version(packages[0])}"
+    return {name: version(name) for name in packages if name in installed}
 
 
 def _config(
     options: SamplingOptions, model: SamplingModel, run: dict[str, Any], benchmarks: list[Benchmark]
 ) -> dict[str, Any]:
     """Everything that makes the run what it is, and the packages that it was begun with."""
-    installed = {distribution.name for distribution in distributions()}
-    return (
-        asdict(options)
-        | run
-        | {
-            "model": model.path,
-            "chat_template_sha256": model.template_sha256,
-            "max_positions": model.max_positions,
-            "benchmarks": {task.name: fingerprint(task.path) for task in benchmarks},
-            "packages": {name: version(name) for name in PACKAGES if name in installed},
-        }
-    )
+    return {
+        **asdict(options),
+        **run,
+        "model": model.path,
+        "chat_template_sha256": model.template_sha256,
+        "max_positions": model.max_positions,
+        "benchmarks": {task.name: fingerprint(task.path) for task in benchmarks},
+        "packages": _versions(PACKAGES),
+    }
 
 
 def _sample(
@@ -211,7 +206,7 @@ def _sample(
 
 def _finish(store: SampleStore, inputs: dict[str, str | Path], started: float) -> None:
     reasons, num_tokens = Counter(), 0
-    for row in iter_jsonl(store.generations, ("finish_reason", "num_tokens")):
+    for _, row in read_samples(store.generations, ("finish_reason", "num_tokens")):
         reasons[row["finish_reason"]] += 1
         num_tokens += row["num_tokens"]
     write_manifest(

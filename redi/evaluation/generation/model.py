@@ -10,8 +10,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from redi.evaluation.generation.requests import Sample
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import fingerprint
-from redi.runs.hub import is_hub_id
+from redi.runs.files import fingerprint, is_hub_id
 from redi.runs.model_folder import check_weights, open_tokenizer
 from redi.text.prompts import read_chat_template, stop_token_ids, template_hash
 
@@ -21,19 +20,10 @@ _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 @dataclass(frozen=True)
 class SamplingModel:
-    """Where a model is, its tokenizer, and what limits its answers.
+    """Where a model is, its tokenizer, and what limits its answers. Of a server's model, only the path is known."""
 
-    Attributes:
-        path: a folder, or a server's name for a model of which nothing else is known.
-        identity: the hash of the folder's files, `hub:<id>@<commit>`, or `served:<name>`.
-        tokenizer: with a chat template; None if only a server's name is known.
-        config: the model's configuration; None if only a server's name is known.
-        stop_token_ids: tokens that end an answer.
-        template_sha256: hash of the chat template.
-    """
-
-    path: str
-    identity: str
+    path: str  # a folder, or a server's name
+    identity: str  # the hash of the folder's files, `hub:<id>@<commit>`, or `served:<name>`
     tokenizer: Any = None
     config: Any = None
     stop_token_ids: tuple[int, ...] = ()
@@ -84,11 +74,8 @@ def load_model(
 ) -> SamplingModel:
     """Loads a model's configuration and tokenizer, and checks that its weights are complete.
 
-    Args:
-        model: a folder, or a Hub id, which is downloaded to the Hub's cache.
-        revision: branch, tag or commit of a Hub id.
-        chat_template: used instead of the tokenizer's own; see `read_chat_template`.
-        weights: whether the weights are needed here.
+    A Hub id is downloaded to the Hub's cache, without weights if they are not needed here. `chat_template` replaces
+    the tokenizer's own; see `read_chat_template`.
 
     Raises:
         UsageError: the model does not exist, lacks weights or a chat template, or its weights are cut off.

@@ -27,11 +27,7 @@ TIMEOUT = openai.Timeout(3600, connect=10)  # seconds; an answer arrives as a wh
 
 
 def with_defaults(options: SamplingOptions) -> SamplingOptions:
-    """Fills in the options of this back end that were not given.
-
-    Raises:
-        UsageError: no server is named.
-    """
+    """Fills in the options of this back end that were not given."""
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
         raise UsageError(
@@ -46,11 +42,7 @@ def with_defaults(options: SamplingOptions) -> SamplingOptions:
 
 
 def check_server(model: SamplingModel, options: SamplingOptions) -> None:
-    """Asks the server for its models.
-
-    Raises:
-        UsageError: the server cannot be reached, refuses the key, or does not serve the model.
-    """
+    """Refuses a server that cannot be reached, refuses the key, or does not serve the model."""
     name, base_url = options.served_model_name or model.path, options.base_url
     with _plain_errors(base_url), openai.OpenAI(**_connection(base_url), max_retries=1) as client:
         try:
@@ -69,14 +61,7 @@ def _connection(base_url: str) -> dict[str, Any]:
 def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
-    """Sends the requests, `options.concurrency` of them at a time.
-
-    Yields:
-        A request and its sample, as they finish.
-
-    Raises:
-        UsageError: the server cannot be reached, or refuses the key or a request.
-    """
+    """Sends the requests, `options.concurrency` of them at a time; yields each with its sample, as they finish."""
     client = openai.AsyncOpenAI(**_connection(options.base_url), max_retries=MAX_RETRIES)
     name = options.served_model_name or model.path
     complete = _chat if options.api == "chat" else _completion

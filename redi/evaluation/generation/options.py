@@ -1,11 +1,14 @@
 """How answers are sampled: the options of generation, as `evaluate.py` and `sample_teacher.py` take them."""
 
 import argparse
+import math
 from dataclasses import dataclass, fields
 
 from redi.evaluation.benchmarks import KNOWN
 from redi.runs.errors import UsageError
 from redi.text.prompts import FORCE_THINK, STYLES
+
+MIN_TEMPERATURE = 1e-5  # logits divided by less overflow; vLLM too takes less as greedy
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class SamplingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{option_name(name)} {value} must be at least 1")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature {self.temperature} must be at least 0")
+        if self.temperature and not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(f"--temperature {self.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
         for name, backends in BACKEND_OPTIONS.items():
@@ -127,11 +130,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """`"2/4"` as (2, 4); None for None.
-
-    Raises:
-        UsageError: it is not `i/n` with 1 <= i <= n.
-    """
+    """`"2/4"` as (2, 4); None for None."""
     if text is None:
         return None
     index, slash, count = text.partition("/")

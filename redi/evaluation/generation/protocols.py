@@ -20,11 +20,7 @@ def protocol_names() -> list[str]:
 
 
 def protocol_file(name_or_path: str) -> Path:
-    """The file of a protocol.
-
-    Raises:
-        UsageError: it is neither a known name nor a file.
-    """
+    """The file of a protocol; refuses one that is neither a known name nor a file."""
     names = protocol_names()
     path = PROTOCOL_FOLDER / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
     if not path.is_file():
@@ -42,7 +38,9 @@ def read_protocol(name_or_path: str) -> dict[str, Any]:
         UsageError: there is no such protocol, or it has an unknown key or a bad value.
     """
     path = protocol_file(name_or_path)
-    with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", yaml.YAMLError):
+    with usage_errors(
+        lambda error: f"--protocol {path} is not valid YAML: {error}", yaml.YAMLError, UnicodeDecodeError
+    ):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict) or any(value is None for value in values.values()):
         raise UsageError(f"--protocol {path} must hold `key: value` lines")

@@ -20,21 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt of one problem.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        id: of the problem.
-        text: as the model reads it; the user's message alone if a server renders the prompt.
-        token_ids: of the text; empty if a server renders the prompt.
-        max_tokens: most new tokens of an answer.
-        key: hash of what decides the samples: model, prompt, sampling parameters, engine and seed.
-    """
+    """The prompt of one problem; its key is a hash of what decides the samples: model, prompt, parameters, seed."""
 
     benchmark: str
     id: str | int
-    text: str
-    token_ids: tuple[int, ...]
+    text: str  # as the model reads it; the user's message alone if a server renders the prompt
+    token_ids: tuple[int, ...]  # empty if a server renders the prompt
     max_tokens: int
     key: str
 
@@ -60,11 +51,8 @@ def make_prompts(
 ) -> list[Prompt]:
     """Renders and encodes the prompt of every problem, the longest first: memory runs out early.
 
-    Args:
-        benchmarks: whose problems are asked.
-        model: whose tokenizer renders; without a tokenizer the prompts are the users' messages.
-        options: how to sample.
-        run: what decides the samples besides prompt and length; part of every key.
+    Without a tokenizer, the prompts are the users' messages. `run` is what decides the samples besides prompt and
+    length; it is part of every key.
 
     Raises:
         UsageError: a prompt does not fit the model's positions.

@@ -13,18 +13,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from redi.evaluation.benchmarks import Benchmark
+from redi.evaluation import files
+from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
 from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
-from redi.runs.jsonl import iter_jsonl, line, parse_line
+from redi.runs.jsonl import line, parse_line
 from redi.runs.manifest import MANIFEST
 
 # A model or benchmark may move, more may be asked for, and another machine may continue. Every other option is in the
 # samples' keys too; comparing it first gives a message that names the option.
 _NOT_COMPARED = (
-    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n"),
+    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n", "limit"),
     *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
 )
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
@@ -42,15 +43,15 @@ class SampleStore:
         Args:
             folder: of the run.
             config: this run's sampling options; `sampling.json` gets them, with the benchmarks of earlier runs. `n`
-                is null there if it differs by benchmark.
+                is null there if it differs by benchmark. `limit` is how many problems of each benchmark are asked;
+                those that an earlier run asked stay asked.
             benchmarks: what is asked.
             prompts: of all problems of the benchmarks.
 
         Raises:
             UsageError: the folder holds something else, or samples with other options.
         """
-        self.folder = folder
-        self.generations = folder / GENERATIONS
+        self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
         self._begun: dict[str, Any] = {}
         if sampling_file(folder) is not None:
             self._begun = read_sampling(folder)
@@ -59,19 +60,27 @@ class SampleStore:
             raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")
         for shard in self._shards():
             _check_same(read_sampling(shard), config, shard)
-        self._asked = {benchmark.name: config["n"] for benchmark in benchmarks}
-        self.config = config
-        self._problems = _problems_in(folder / BENCHMARK) | {task.name: _rows(task) for task in benchmarks}
-        self._prompts = {(prompt.benchmark, prompt.id): prompt for prompt in prompts}
+        self._before = read_asked(folder / BENCHMARK)
+        self._asked = {task.name: self._problems_of(task) for task in benchmarks}
+        self._limits = {task.name: config.get("limit") for task in benchmarks if self._is_cut(task)}
+        self._prompts = {(prompt.benchmark, str(prompt.id)): prompt for prompt in prompts}
         self._stream: BinaryIO | None = None
         self.present: set[Request] = set()
 
-    def __enter__(self) -> "SampleStore":
-        """Reads which samples the folder has.
+    def _problems_of(self, task: Benchmark) -> dict[str, Problem]:
+        wanted = {str(problem.id) for problem in task.problems[: self.config.get("limit")]}
+        wanted |= self._before.get(task.name, {}).keys()
+        return {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
 
-        Raises:
-            UsageError: another process writes into it, or it has samples of other prompts.
-        """
+    def _is_cut(self, task: Benchmark) -> bool:
+        return len(self._asked[task.name]) < len(task.problems)
+
+    def asked(self) -> list[Prompt]:
+        """The prompts of the problems that are asked."""
+        return [prompt for (task, name), prompt in self._prompts.items() if name in self._asked[task]]
+
+    def __enter__(self) -> "SampleStore":
+        """Reads which samples the folder has; refuses those of other prompts, and a folder that is being written."""
         if self.generations.is_file():
             self._stream = self._open()
             try:
@@ -98,13 +107,10 @@ class SampleStore:
         return stream
 
     def _read(self, path: Path, cut: bool) -> Iterator[tuple[Request, bytes]]:
-        """The samples in a file that are of this run's benchmarks, and their lines.
-
-        A half-written last line is skipped, or cut off, with a note.
-        """
+        """The samples in a file that are of this run's benchmarks; a half-written last line is skipped, or `cut`."""
         if not path.is_file():
             return
-        end = 0
+        end, seen = 0, {}
         with path.open("rb") as stream:
             for number, text in enumerate(stream, start=1):
                 if not text.endswith(b"\n"):
@@ -114,17 +120,23 @@ class SampleStore:
                     print(f"note: {what} a half-written last line of {path}", file=sys.stderr)
                     return
                 end += len(text)
-                if text.strip():
-                    row = parse_line(text.decode("ascii", errors="replace"), f"{path}, line {number}", _FIELDS)
-                    if row["benchmark"] in self._asked:
-                        yield self._request(row, f"{path}, line {number}"), text
+                if not text.strip():
+                    continue
+                where = f"{path}, line {number}"
+                row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
+                files.check(row, where)
+                key = files.sample_key(row)
+                if seen.setdefault(key, number) != number:
+                    raise UsageError(f"{where}: {files.repeated(key, seen[key])}")
+                if row["benchmark"] in self._asked:
+                    yield self._request(row, where), text
 
     def _request(self, row: dict[str, Any], where: str) -> Request:
-        prompt, name = self._prompts.get((row["benchmark"], row["id"])), f"{row['benchmark']} '{row['id']}'"
+        prompt, name = self._prompts.get((row["benchmark"], str(row["id"]))), f"{row['benchmark']} '{row['id']}'"
         if prompt is None:
             raise UsageError(
                 f"{where}: a sample of {name}, which is no longer in the benchmark; put the problem back, or choose "
-                "another folder"
+                "another folder with --output"
             )
         if prompt.key != row["key"]:
             raise UsageError(f"{where}: {name} was sampled from another prompt; {_remedy(self.folder)}")
@@ -134,22 +146,27 @@ class SampleStore:
         """Writes options and problems, and removes what further samples or changed reference answers make stale.
 
         Raises:
-            UsageError: a benchmark is unfinished, and fewer samples of it are asked for than before.
+            UsageError: a benchmark is unfinished, and fewer samples or problems of it are asked for than before.
         """
-        begun = self._begun_samples()
-        for name, before in begun.items():
-            if before > self._asked.get(name, before):
-                raise UsageError(
-                    f"--output {self.folder} was begun with n {before} for {name}, now it is {self._asked[name]}; ask "
-                    "for at least as many, or choose another folder"
-                )
+        begun, n, limit = self._begun_samples(), self.config["n"], self.config.get("limit")
+        for name in self._asked:
+            num_problems = len(self._before.get(name, {}))
+            for what, before, now in (("n", begun.get(name, n), n), ("limit", num_problems, limit or num_problems)):
+                if before > now:
+                    raise UsageError(
+                        f"--output {self.folder} was begun with {what} {before} for {name}, now it is {now}; ask for "
+                        "at least as many, or choose another folder with --output"
+                    )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stream = self._stream or self._open()
-        write_text(self.folder / BENCHMARK, "".join(self._problems.values()))
-        num_samples = begun | self._asked
+        write_text(self.folder / BENCHMARK, self._problems())
+        num_samples = begun | dict.fromkeys(self._asked, n)
         if len(set(num_samples.values())) > 1:
             self.config["n"] = None
-        self.config["samples_per_problem"] = num_samples
+        limits = {name: cut for name, cut in self._begun.get("limits", {}).items() if name not in self._asked}
+        limits |= self._limits
+        self.config |= {"samples_per_problem": num_samples, "limits": limits}
+        self.config["limit"] = max(limits.values(), default=None)
         self.config["benchmarks"] = self._begun.get("benchmarks", {}) | self.config["benchmarks"]
         old = sampling_file(self.folder)
         write_text(self.folder / SAMPLING, json.dumps(self.config, indent=2) + "\n")
@@ -165,11 +182,19 @@ class SampleStore:
         every = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
         return self._begun.get("samples_per_problem", every)  # which folders did not have before
 
+    def _problems(self) -> str:
+        """The content of `benchmark.jsonl`."""
+        return "".join(
+            line({"benchmark": task, "id": problem.id, "problem": problem.problem, "answer": problem.answer})
+            for task, problems in (self._before | self._asked).items()
+            for problem in problems.values()
+        )
+
     def is_finished(self) -> bool:
         """Whether an earlier run ended here with the same problems and reference answers."""
         problems = self.folder / BENCHMARK
         finished = (self.folder / MANIFEST).is_file() and problems.is_file()
-        return finished and problems.read_text(encoding="utf-8") == "".join(self._problems.values())
+        return finished and problems.read_text(encoding="utf-8") == self._problems()
 
     def append(self, requests: list[Request], samples: list[Sample]) -> None:
         """Writes what was sampled together and waits until it is on disk."""
@@ -189,10 +214,10 @@ class SampleStore:
 
     def gather(self) -> None:
         """Copies the samples of finished and unfinished shards that are not here yet."""
-        shards, found = self._shards(), 0
+        shards, found, asked = self._shards(), 0, set(self.asked())
         for shard in shards:
             for request, text in self._read(shard / GENERATIONS, cut=False):
-                if request not in self.present:
+                if request not in self.present and request.prompt in asked:
                     self._stream.write(text)
                     self.present.add(request)
                     found += 1
@@ -210,22 +235,6 @@ def _is_shard(path: Path) -> bool:
     return re.fullmatch(r"shard-\d+-of-\d+", path.name) is not None
 
 
-def _rows(benchmark: Benchmark) -> str:
-    """The problems as `benchmark.jsonl` holds them."""
-    return "".join(
-        line({"benchmark": benchmark.name, "id": problem.id, "problem": problem.problem, "answer": problem.answer})
-        for problem in benchmark.problems
-    )
-
-
-def _problems_in(path: Path) -> dict[str, str]:
-    """The lines of a `benchmark.jsonl` by benchmark; empty if there is no such file."""
-    found: dict[str, str] = {}
-    for row in iter_jsonl(path, ("benchmark",)) if path.is_file() else ():
-        found[row["benchmark"]] = found.get(row["benchmark"], "") + line(row)
-    return found
-
-
 def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     for key, value in config.items():
         if key not in _NOT_COMPARED and begun.get(key) != value:
@@ -236,4 +245,4 @@ def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> 
 
 
 def _remedy(folder: Path) -> str:
-    return f"use the same options, or another folder (or move {folder.name} away)"
+    return f"use the same options, or another --output (or move {folder.name} away)"

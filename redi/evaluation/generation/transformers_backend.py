@@ -18,11 +18,7 @@ BLOCK = 64  # random numbers drawn at a time for each answer
 def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
-    """Samples batch after batch.
-
-    Yields:
-        The requests of a batch and their samples.
-    """
+    """Samples batch after batch; yields the requests of each and their samples."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     init = {"dtype": getattr(torch, options.dtype), "attn_implementation": attention_of(model.path, None)}
     network = AutoModelForCausalLM.from_pretrained(model.path, **init).to(device).eval()

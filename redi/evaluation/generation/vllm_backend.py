@@ -71,14 +71,7 @@ class Job:
 def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
-    """Samples all requests, those of one prompt together.
-
-    Yields:
-        The requests of a prompt and their samples, as they finish.
-
-    Raises:
-        UsageError: there are fewer GPUs than the options ask for.
-    """
+    """Samples all requests; yields those of one prompt and their samples together, as they finish."""
     groups = gpu_groups(visible_gpus(), options.data_parallel_size, options.tensor_parallel_size)
     batches = group_by_prompt(requests)
     numbered = list(enumerate(batches))

@@ -4,7 +4,8 @@ import re
 
 THINK_END = "</think>"
 
-_BOX_TOKENS = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_TOKENS = re.compile(r"\\+boxed\s*\{|\\.|[{}]", re.DOTALL)
+_FIRST_TERM = re.compile(r"\\boxed\s*\{([^{}]*)\}\s*([+*/]|\\times|\\cdot)\s*$")
 
 
 def graded_part(response: str) -> str:
@@ -16,17 +17,22 @@ def graded_part(response: str) -> str:
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{...}` in `text` with balanced braces. Escaped braces do not count.
 
+    A box that is added to or multiplied with the one before it is a term: `\\boxed{5}+\\boxed{5}` says `{5}+{5}`.
     Reads the text once, so thousands of unclosed boxes cost no more than any other text.
     """
-    stack: list[tuple[int, bool]] = []  # (position after the brace, whether it opens a box)
-    last: tuple[int, int] | None = None
+    stack: list[tuple[int, int]] = []  # where the command or brace starts and ends
+    last: tuple[int, int, int] | None = None
     for match in _BOX_TOKENS.finditer(text):
         token = match.group()
         if token == "}":
             if stack:
-                start, is_box = stack.pop()
-                if is_box and (last is None or start > last[0]):
-                    last = (start, match.start())
+                start, inside = stack.pop()
+                if inside > start + 1 and (last is None or start > last[0]):
+                    last = (start, inside, match.start())
         elif token[-1] == "{" and token != r"\{":
-            stack.append((match.end(), token != "{"))
-    return None if last is None else text[last[0] : last[1]]
+            stack.append(match.span())
+    if last is None:
+        return None
+    start, inside, end = last
+    term = _FIRST_TERM.search(text[max(0, start - 200) : start])
+    return rf"{{{term[1]}}}{term[2]}{{{text[inside:end]}}}" if term else text[inside:end]

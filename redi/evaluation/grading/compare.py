@@ -1,281 +1,263 @@
-"""Compares a model's answer with a reference answer: text, exact numbers and structure first, algebra for the rest.
+"""Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic_worker.py` provides.
 
 `equal` has three outcomes. True and False are decided here in microseconds, without evaluating anything a model wrote.
 None means that only a computer algebra system can tell; with such a system as `symbolic` there is always a verdict.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from functools import lru_cache
 
 from redi.evaluation.grading.exact_numbers import exact_number
-from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean, has_text, strip_unit, unwrap_text
-from redi.evaluation.grading.numeric_probe import differ, value
+from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean
+from redi.evaluation.grading.structure import NAME, Answer, readings, unwrapped
+from redi.evaluation.grading.units import read_unit
 
 Symbolic = Callable[[str, str], bool]
+Verdict = bool | None
+Items = tuple[Answer, ...]
 
 MAX_ITEMS = 100
-MAX_DEPTH = 8
 
-_OPEN = ("(", "[", "{", r"\{")
-_CLOSE = (")", "]", "}", r"\}")
-_BASED_RE = re.compile(r"[+-]?[0-9A-Fa-f]+_\{\d+\}")
-_WORDS_RE = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
-_ARTICLE_RE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_SPACES_RE = re.compile(r"(?<!\d) | (?!\d)")
-_MEMBER_RE = re.compile(r"^[A-Za-z](?:_\{\w+\})? ?\\in(?![a-zA-Z]) ?")
-_EQUALS_RE = re.compile(r"(?<![<>!])=")
-_NAME_RE = re.compile(r"\|?\\?[A-Za-z]+(?:_\{[^{}]*\})?'*(?: ?\([^()]*\))?\|?")
-_LOG_RE = re.compile(r"\\log(?![a-zA-Z]| ?_)")
-_MATRIX_RE = re.compile(r"\\begin ?\{pmatrix\}(.*)\\end ?\{pmatrix\}")
-_VARIABLE_RE = re.compile(r"[A-Za-z](?:_\{\w+\})?")
-_ORDER_RE = re.compile(r"(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))")
-_TOKEN_RE = re.compile(r"\\[a-zA-Z]+|\\.|[()\[\]{},;]")
+_SPACES = re.compile(r"(?<!\d) | (?!\d)")
+_ARTICLE = re.compile(r"^(?:an?|the) +", re.IGNORECASE)
+_TIME = re.compile(r"0?(\d{1,2}):([0-5]\d)")
+_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+)\)?_\{(?:base)?\(?(\w+)\)?\}")
+_BASES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+}
+_ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
+# A name (a letter or word with its accent, subscript and primes), or another command, whose letters are not names.
+NAMES = re.compile(
+    r"((?:\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])"
+    r"|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
+    r"|chi|psi|omega|ell|hbar|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])|[A-Za-z])"
+    r"(?:_\{(?:[^{}=]|\{[^{}]*\})*\})?(?:\^\{\*\})?'*)|\\(?:begin|end|mathbb) ?\{\w+\}|\\[a-zA-Z]+"
+)
+_BOUND = re.compile(r"\\(?:sum|prod|int|iint|lim|max|min|sup|inf)(?![a-z])|[A-Za-z] ?\\to")
+_LOG = re.compile(r"\\log(?![a-zA-Z]| ?_)")
+_SAME_ORDER = ({"", "()"}, {"column", "()"})  # brackets of items that equal each other in the same order
+_PERCENT = read_unit("percent").powers
 
 
-def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
+def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> Verdict:
     """Whether two answers are equal.
 
     Args:
         gold: the reference answer, in LaTeX, with or without dollar signs.
         answer: the content of the model's box.
-        symbolic: decides the items (gold, answer) that text and numbers cannot.
+        symbolic: decides the expressions (gold, answer) that text and numbers cannot.
 
     Returns:
         True or False; None if undecided, which never happens with `symbolic`.
     """
     gold, answer = gold.strip(), answer.strip()
-    if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
-        return gold == answer
-    gold, answer = _same_logarithm(cleaned(gold), cleaned(answer))
-    if _squeeze(gold) == _squeeze(answer) and answer:
+    if max(len(gold), len(answer)) > MAX_ANSWER_CHARS or not answer:
+        return gold == answer != ""
+    if _squeeze(clean(gold)) == _squeeze(clean(answer)) != "":
         return True
-    return _compare(gold, answer, symbolic, 0)
-
-
-@lru_cache(maxsize=50_000)
-def cleaned(text: str) -> str:
-    """`clean`, then drops groups around the whole answer and everything after an approximation sign."""
-    text = _peel(clean(text))
-    exact, sign, _ = text.partition(r"\approx")
-    if sign and exact.strip() and not _NAME_RE.fullmatch(exact.strip()):
-        text = exact.rstrip()
-    return _MEMBER_RE.sub("", text)
-
-
-def _same_logarithm(gold: str, answer: str) -> tuple[str, str]:
-    """Reads a `\\log` without a base as `\\ln` if the other side writes only `\\ln`."""
-    for name, other in ((gold, answer), (answer, gold)):
-        if r"\ln" in name and r"\log" not in name and r"\ln" not in other:
-            return _LOG_RE.sub(r"\\ln", gold), _LOG_RE.sub(r"\\ln", answer)
-    return gold, answer
+    return _any(_compare(g, a, symbolic) for g in readings(gold) for a in readings(answer))
 
 
 def _squeeze(text: str) -> str:
-    return _SPACES_RE.sub("", text)
+    return _SPACES.sub("", text)
 
 
-def _compare(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    gold, answer = _peel(gold), _peel(answer)
-    if depth > MAX_DEPTH or not answer:
-        return False
-    gold_items, answer_items = _expand(split(gold)), _expand(split(answer))
-    if len(gold_items) == len(answer_items) == 1:
-        return _compare_item(gold, answer, symbolic, depth)
-    numbers = exact_number(gold), exact_number(answer)  # a thousands separator looks like a list
-    if None not in numbers and (numbers[0] == numbers[1] or 1 in (len(gold_items), len(answer_items))):
-        return numbers[0] == numbers[1]
-    if len(gold_items) == len(answer_items):
-        return _unordered(gold_items, answer_items, symbolic, depth)
-    if brackets(gold) or brackets(answer):  # a tuple and a list without parentheses
-        gold_items = split(gold[1:-1]) if brackets(gold) == "()" else gold_items
-        answer_items = split(answer[1:-1]) if brackets(answer) == "()" else answer_items
-        return _ordered(gold_items, answer_items, symbolic, depth)
-    intervals = [relation_interval(item) for item in answer_items]
-    if r"\cup" in gold and all(intervals):  # x<1 or x>3
-        return _compare(gold, r" \cup ".join(intervals), symbolic, depth + 1)
-    return False
-
-
-def _compare_item(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares two answers that are single items."""
-    is_text = has_text(gold) or has_text(answer)
-    gold, gold_unit = _bare_item(gold)
-    answer, answer_unit = _bare_item(answer)
-    if gold_unit and answer_unit and gold_unit != answer_unit and "?" not in gold_unit + answer_unit:
-        return False
-    if _squeeze(gold) == _squeeze(answer):
-        return True
-    numbers = exact_number(gold), exact_number(answer)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    if _WORDS_RE.fullmatch(gold) and _WORDS_RE.fullmatch(answer):
-        if _ARTICLE_RE.sub("", gold).lower() == _ARTICLE_RE.sub("", answer).lower() and (is_text or len(gold) > 3):
+def _any(verdicts: Iterable[Verdict]) -> Verdict:
+    undecided = False
+    for verdict in verdicts:
+        if verdict:
             return True
-        if is_text:  # elsewhere letters may be variables, whose product has no order
-            return False
-    if _BASED_RE.fullmatch(_squeeze(gold)) or _BASED_RE.fullmatch(_squeeze(answer)):
-        return False  # 10_2 is neither 10 nor 2; the same digits in the same base are equal as text
-    return _compare_brackets(gold, answer, symbolic, depth)
+        undecided = undecided or verdict is None
+    return None if undecided else False
 
 
-def _compare_brackets(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares tuples, intervals, unions of intervals and matrices. One side may be written as a relation."""
-    gold_kind, answer_kind = brackets(gold), brackets(answer)
-    if gold_kind and answer_kind:
-        same = gold_kind == answer_kind
-        return same and _ordered(split(gold[1:-1]), split(answer[1:-1]), symbolic, depth)
-    if answer_kind and relation_interval(gold):
-        return _compare(relation_interval(gold), answer, symbolic, depth + 1)
-    if gold_kind and relation_interval(answer):
-        return _compare(gold, relation_interval(answer), symbolic, depth + 1)
-    if (_is_set(gold) and value(answer) is not None) or (_is_set(answer) and value(gold) is not None):
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    failed = _any(None if verdict is None else not verdict for verdict in verdicts)
+    return None if failed is None else not failed
+
+
+def _ask(symbolic: Symbolic | None, gold: str, answer: str) -> Verdict:
+    """Expressions of different variables differ. A `\\log` is a `\\ln` if the other side writes only `\\ln`."""
+    if not _BOUND.search(gold + answer) and _variables(gold) != _variables(answer):
         return False
-    if _MATRIX_RE.fullmatch(gold) and _MATRIX_RE.fullmatch(answer):
-        gold_rows, answer_rows = _matrix_rows(gold), _matrix_rows(answer)
-        same_shape = [len(row) for row in gold_rows] == [len(row) for row in answer_rows]
-        return same_shape and _ordered(sum(gold_rows, []), sum(answer_rows, []), symbolic, depth)
-    gold_parts, answer_parts = split(gold, (r"\cup",)), split(answer, (r"\cup",))
-    if len(gold_parts) == len(answer_parts) > 1 and _unordered(gold_parts, answer_parts, symbolic, depth):
-        return True
-    return _compare_equations(gold, answer, symbolic, depth)
-
-
-def _compare_equations(gold: str, answer: str, symbolic: Symbolic | None, depth: int) -> bool | None:
-    """Compares equations. If one side only names the result (`f(x) = ...`), the last sides are compared."""
-    gold_sides, answer_sides = _EQUALS_RE.split(gold), _EQUALS_RE.split(answer)
-    named = len(gold_sides) > 1 and _NAME_RE.fullmatch(gold_sides[0].strip()) is not None
-    if len(answer_sides) > 1 and len(gold_sides) == 1:
-        return _compare(gold, answer_sides[-1].strip(), symbolic, depth + 1)
-    if named and (len(answer_sides) == 1 or _squeeze(gold_sides[0]) == _squeeze(answer_sides[0])):
-        return _compare(gold_sides[-1].strip(), answer_sides[-1].strip(), symbolic, depth + 1)
-    if len(answer_sides) == 1 and all(differ(side.strip(), answer) for side in gold_sides):
-        return False
-    return symbolic(gold, answer) if symbolic else None
+    if symbolic is None:
+        return None
+    for name, other in ((gold, answer), (answer, gold)):
+        if r"\ln" in name and r"\log" not in name and r"\ln" not in other:
+            return symbolic(_LOG.sub(r"\\ln", gold), _LOG.sub(r"\\ln", answer))
+    return symbolic(gold, answer)
 
 
 @lru_cache(maxsize=50_000)
-def _bare_item(item: str) -> tuple[str, str]:
-    """An item without its unit, font commands and outer groups; and its unit."""
-    item, outer = strip_unit(item)
-    item, inner = strip_unit(_peel(unwrap_text(item)))
-    return item, outer or inner
+def _variables(latex: str) -> frozenset[str]:
+    return frozenset(match[1] for match in NAMES.finditer(latex)) - {None, "e", "i"}
 
 
-def _is_set(item: str) -> bool:
-    """Whether an item is a tuple, an interval, a union or a matrix, so it cannot be a number."""
-    return brackets(item) != "" or r"\cup" in item or "{pmatrix}" in item
+def _compare(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+    kinds = {gold.kind, answer.kind}
+    if "choice" in kinds:
+        return _compare_choices(gold, answer, symbolic)
+    if kinds == {"value"}:
+        return _compare_values(gold, answer, symbolic)
+    if "text" in kinds:
+        return kinds <= {"text", "value"} and _same_words(gold.latex, answer.latex)
+    if "equation" in kinds:
+        return _compare_equations(gold, answer, symbolic)
+    if kinds == {"items"}:
+        return _compare_items(gold, answer, symbolic)
+    if kinds == {"inequality"}:
+        return _ask(symbolic, gold.latex, answer.latex) if gold.marks == answer.marks else False
+    if "union" in kinds and kinds <= {"union", "items"}:
+        same = bool(gold.items and answer.items) and _unordered(gold.items, answer.items, symbolic)
+        return same or _ask(symbolic, gold.latex, answer.latex)
+    if kinds == {"items", "value"} and "{pmatrix}" in gold.latex and "{pmatrix}" in answer.latex:
+        return _ask(symbolic, gold.latex, answer.latex)
+    return False
 
 
-def _matrix_rows(text: str) -> list[list[str]]:
-    rows = _MATRIX_RE.fullmatch(text)[1].strip().removesuffix(r"\\").split(r"\\")
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
+def _compare_choices(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+    """`(C) 15` is right for C and for 15."""
+    if gold.latex == answer.latex and not (gold.items and answer.items):
+        return True
+    if gold.kind == answer.kind and gold.latex != answer.latex:
+        return False
+    golds, answers = ((side.items if side.kind == "choice" else (side,)) for side in (gold, answer))
+    return _any(_compare(g, a, symbolic) for g in golds for a in answers)
 
 
-def _ordered(gold: list[str], answer: list[str], symbolic: Symbolic | None, depth: int) -> bool | None:
+def _same_words(first: str, second: str) -> bool:
+    first, second = (_ARTICLE.sub("", unwrapped(words).strip(" .")) for words in (first, second))
+    return first == second or (len(first) > 1 and first.lower() == second.lower())
+
+
+def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+    """A unit may be missing on one side; different units are converted or differ."""
+    scale = gold.unit.factor / answer.unit.factor
+    powers = gold.unit.powers, answer.unit.powers
+    if all(powers):
+        if powers[0] != powers[1]:
+            return False
+        scale *= gold.unit.scale / answer.unit.scale
+    same = _compare_scaled(gold.latex, answer.latex, scale, symbolic)
+    if same is False and set(powers) == {frozenset(), _PERCENT}:  # 25 % and 0.25
+        scale, share = (Fraction(1, 100), answer) if powers[0] else (Fraction(100), gold)
+        number = exact_number(share.latex)
+        return number is not None and abs(number) <= 1 and _compare_scaled(gold.latex, answer.latex, scale, None)
+    return same
+
+
+def _compare_scaled(gold: str, answer: str, scale: Fraction, symbolic: Symbolic | None) -> Verdict:
+    """Whether gold times scale equals answer."""
+    if _squeeze(gold) == _squeeze(answer):
+        return scale == 1
+    times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
+    if times[0]:
+        return times[1] is not None and times[0].groups() == times[1].groups()
+    bases = _with_base(gold), _with_base(answer)
+    if any(bases) or r"\emptyset" in (gold, answer):
+        return bases[0] == bases[1] is not None
+    numbers = _number(gold), _number(answer)
+    if None not in numbers:
+        return numbers[0] * scale == numbers[1]
+    if _WORD.fullmatch(gold) and _WORD.fullmatch(answer):
+        if gold.lower() == answer.lower():
+            return True
+        if gold.isupper() or answer.isupper() or " " in gold + answer:
+            return False  # words; other letters may be variables, whose product has no order
+    factor = "" if scale == 1 else rf"\cdot\frac{{{scale.numerator}}}{{{scale.denominator}}}"
+    return _ask(symbolic, f"({gold}){factor}" if factor else gold, answer)
+
+
+@lru_cache(maxsize=50_000)
+def _number(text: str) -> Fraction | None:
+    if _ROMAN.fullmatch(text):
+        values = [_ROMAN_DIGITS[letter] for letter in text]
+        return Fraction(sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True)))
+    return exact_number(text)
+
+
+def _with_base(text: str) -> tuple[str, str] | None:
+    """Digits and base of `1011_{2}`, which is neither 1011 nor 11."""
+    match = _BASED.fullmatch(_squeeze(unwrapped(text)))
+    return (match[1].upper(), str(_BASES.get(match[2], match[2]))) if match else None
+
+
+def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+    """Compares equations, or a value with the side of an equation that names or computes it."""
+    if gold.kind == answer.kind:
+        if _name(gold) and _name(gold) == _name(answer):
+            return _compare(_result(gold), _result(answer), symbolic)
+        if len(gold.items) == len(answer.items) == 2:
+            return _ask(symbolic, gold.latex, answer.latex)
+        return _ordered(gold.items, answer.items, symbolic)
+    equation = gold if gold.kind == "equation" else answer
+    numeric = [side for side in equation.items if not _variables(side.latex)]
+    if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
+        return False
+    sides = dict.fromkeys([_result(equation), *numeric])
+    return _all(
+        _compare(side, answer, symbolic) if equation is gold else _compare(gold, side, symbolic) for side in sides
+    )
+
+
+def _result(equation: Answer) -> Answer:
+    """The last side, but the first of `5 = x`."""
+    first, last = equation.items[0], equation.items[-1]
+    return first if NAME.fullmatch(last.latex) and not NAME.fullmatch(first.latex) else last
+
+
+def _name(item: Answer) -> str:
+    """What an equation names: `f` of `f(x) = 2x`; the empty string for other answers."""
+    sides = (side.latex for side in (item.items[:1] + item.items[-1:] if item.kind == "equation" else ()))
+    name = next((side for side in sides if NAME.fullmatch(side)), "")
+    return _squeeze(re.sub(r"\([^()]*\)$", "", name))
+
+
+def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+    """The order counts unless both are lists or sets. A list equals a tuple in the same order."""
+    marks = {gold.marks, answer.marks}
+    if marks <= {"", "{}"}:
+        return _unordered(gold.items, answer.items, symbolic)
+    if len(marks) == 2 and marks not in _SAME_ORDER and (marks != {"", "[]"} or len(gold.items) < 3):
+        return False
+    by_name = (sorted(side.items, key=_name) if all(map(_name, side.items)) else side.items for side in (gold, answer))
+    return _ordered(*map(tuple, by_name), symbolic)
+
+
+def _ordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
     if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
         return False
-    undecided = False
-    for gold_item, answer_item in zip(gold, answer, strict=True):
-        verdict = _compare(gold_item, answer_item, symbolic, depth + 1)
-        if verdict is False:
-            return False
-        undecided = undecided or verdict is None
-    return None if undecided else True
+    return _all(_compare(g, a, symbolic) for g, a in zip(gold, answer, strict=True))
 
 
-def _unordered(gold: list[str], answer: list[str], symbolic: Symbolic | None, depth: int) -> bool | None:
+def _unordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
     """Each reference item takes the first equal answer item that is left."""
-    if len(gold) > MAX_ITEMS:
+    if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
         return False
     left, undecided = list(answer), False
     for item in gold:
-        verdicts = []
-        for candidate in left:
-            verdicts.append(_compare(item, candidate, symbolic, depth + 1))
-            if verdicts[-1]:
+        possible = False
+        for index, candidate in enumerate(left):
+            verdict = _compare(item, candidate, symbolic)
+            possible = possible or verdict is None
+            if verdict:
+                left.pop(index)
                 break
-        if True in verdicts:
-            left.pop(len(verdicts) - 1)
-        elif None in verdicts:
-            undecided = True
         else:
-            return False
+            if not possible:
+                return False
+            undecided = True
     return None if undecided else True
-
-
-def _expand(items: list[str]) -> list[str]:
-    """Splits `a \\pm b` into two items."""
-    return [part for item in items for part in _two_signs(item)]
-
-
-def _two_signs(item: str) -> list[str]:
-    if item.count(r"\pm") != 1:
-        return [item]
-    return [item.replace(r"\pm", "+").lstrip("+ "), item.replace(r"\pm", "-")]
-
-
-def relation_interval(text: str) -> str:
-    """`1 < x \\le 2` -> `(1,2]`, `x > 3` -> `(3,\\infty)`. The empty string for anything else."""
-    parts = [part.strip() for part in _ORDER_RE.split(text)]
-    if len(parts) not in (3, 5) or not all(parts):
-        return ""
-    if parts[1] in (">", r"\ge"):
-        parts = [{">": "<", r"\ge": r"\le"}.get(part, part) for part in reversed(parts)]
-    if any(sign not in ("<", r"\le") for sign in parts[1::2]):
-        return ""
-    if len(parts) == 3:
-        parts = [r"-\infty", "<", *parts] if _VARIABLE_RE.fullmatch(parts[0]) else [*parts, "<", r"\infty"]
-    low, low_sign, variable, high_sign, high = parts
-    if not _VARIABLE_RE.fullmatch(variable):
-        return ""
-    return f"{'(' if low_sign == '<' else '['}{low},{high}{')' if high_sign == '<' else ']'}"
-
-
-def split(text: str, separators: tuple[str, ...] = (",", ";")) -> list[str]:
-    """Splits `text` at separators outside all brackets."""
-    parts, start, depth = [], 0, 0
-    for match in _TOKEN_RE.finditer(text):
-        token = match.group()
-        if token in _OPEN:
-            depth += 1
-        elif token in _CLOSE:
-            depth -= 1
-        elif token in separators and depth == 0:
-            parts.append(text[start : match.start()].strip())
-            start = match.end()
-    return [*parts, text[start:].strip()]
-
-
-def _outer(text: str) -> tuple[str, str] | None:
-    """The pair of brackets around the whole text, or None."""
-    depth, opening = 0, ""
-    for match in _TOKEN_RE.finditer(text):
-        token = match.group()
-        if token in _OPEN:
-            opening = opening or (token if match.start() == 0 else "")
-            depth += 1
-        elif token in _CLOSE:
-            depth -= 1
-            if depth == 0:
-                return (opening, token) if opening and match.end() == len(text) else None
-    return None
-
-
-def brackets(text: str) -> str:
-    """`()`, `[]`, `(]` or `[)` around a text of several items, or the empty string."""
-    if not text.startswith(("(", "[")) or not text.endswith((")", "]")):
-        return ""
-    return "".join(_outer(text) or "") if len(split(text[1:-1])) > 1 else ""
-
-
-def _peel(text: str) -> str:
-    """Removes groups and set braces around the whole text, and parentheses around a single item."""
-    for _ in range(MAX_DEPTH):
-        if not text.startswith(("{", r"\{", "(")) or not text.endswith(("}", ")")):
-            break
-        pair = _outer(text)
-        if pair not in (("{", "}"), (r"\{", r"\}"), ("(", ")")) or (pair[0] == "(" and brackets(text)):
-            break
-        text = text[len(pair[0]) : len(text) - len(pair[1])].strip()
-    return text

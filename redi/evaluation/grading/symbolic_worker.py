@@ -8,19 +8,25 @@ import faulthandler
 import json
 import logging
 import os
+import random
 import re
 import resource
 import signal
 import sys
 from tokenize import TokenError
 
-from redi.evaluation.grading.compare import equal
+from redi.evaluation.grading.compare import NAMES, equal
 from redi.evaluation.grading.paper_grader import rllm_equal
 
 HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, in case its parent is gone
 MEMORY_LIMIT = 3 << 30  # bytes of address space
 
-_LETTER = re.compile(r"\\[a-zA-Z]+|([a-zA-Z])")
+DIGITS = 25  # of values
+POINTS = 20  # at which expressions are tried
+ENOUGH = 4  # points with real values that must agree
+
+_LETTERS = "xyzabcdhjklmnopqrstuvw"
+_MATRIX_PRODUCT = re.compile(r"(?:[A-Z](?:\^\{(?:-1|T|\\top)\})? ?)+")
 
 
 class OutOfTime(BaseException):
@@ -28,62 +34,101 @@ class OutOfTime(BaseException):
 
 
 def same_value(gold: str, answer: str) -> bool:
-    """math-verify's verdict on two LaTeX expressions, gold first, with three corrections.
+    """Whether two cleaned LaTeX expressions, equations or sets are equal: by their values, else by math-verify.
 
-    - Letters keep their case: math-verify reads `M` as `m`.
-    - `i` may be the imaginary unit: math-verify reads it as a variable.
-    - Numbers must agree to nine significant digits: math-verify rounds to six places, where 1e-7 equals 2e-7.
+    Expressions with the same 25 digits at random points are equal. The points are positive if the reference answer has
+    a root or logarithm of variables, so that `\\sqrt{ab}` is `\\sqrt{a}\\sqrt{b}`.
     """
+    from math_verify import verify
+
+    if all(_MATRIX_PRODUCT.fullmatch(text) for text in (gold, answer)) and "^" in gold + answer:
+        return False  # the order of the factors counts
+    first, second = (_parsed(text) for text in _renamed(gold, answer))
+    if first is None or second is None:
+        return False
+    try:
+        same = _same_values(first, second)
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):  # sympy cannot evaluate them
+        same = None
+    if same is None:
+        same = verify(first, second, float_rounding=9, numeric_precision=15, strict=True, timeout_seconds=None)
+    return same
+
+
+def _renamed(*texts: str) -> list[str]:
+    """Gives the names that the parser would misread (capitals, accents, primes, subscripts, words) unused letters."""
+    names = dict.fromkeys(match[1] for text in texts for match in NAMES.finditer(text) if match[1])
+    unused = (letter for letter in _LETTERS if letter not in names)
+    index = any("_{i=" in text for text in texts)  # not the imaginary unit
+    plain = {name for name in names if len(name) == 1 and name.islower()} - ({"i"} if index else set())
+    new = {name: name if name in plain else next(unused, name) for name in names}
+    return [NAMES.sub(lambda match: f" {new[match[1]]} " if match[1] else match[0], text) for text in texts]
+
+
+def _parsed(text: str):
+    """The sympy expression, with `i` as the imaginary unit; None if the text is none."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
-
-    # No unit rule: it would strip the m from `6m`. `normalize.py` has already removed units.
-    rules = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-    latex = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)]
-    # No timeouts here: `_verdict` limits the whole request.
-    golds, answers = (
-        parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in _distinct_case(gold, answer)
-    )
-    return any(_verified(g, a) or _verified(_imaginary(g), _imaginary(a)) for g in golds for a in answers)
-
-
-def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
-    """Replaces a capital letter by an unused Greek one if its small letter occurs too."""
-    letters = set(_LETTER.findall(gold + " " + answer))
-    unused = (name for name in (r"\zeta", r"\eta", r"\kappa", r"\xi", r"\chi") if name not in gold + answer)
-    both = sorted(letters & {letter.upper() for letter in letters if letter.islower()})
-    names = dict(zip(both, unused, strict=False))
-
-    def rename(match) -> str:
-        return f" {names[match[1]]} " if match[1] in names else match[0]
-
-    return _LETTER.sub(rename, gold), _LETTER.sub(rename, answer)
-
-
-def _imaginary(expression):
     from sympy import Expr, I
 
+    as_it_is = NormalizationConfig(basic_latex=False, units=False, malformed_operators=False, nits=False)
+    latex = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=as_it_is)]
+    parsed = parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None)  # `_verdict` limits the whole request
+    expression = next((result for result in parsed if not isinstance(result, str)), None)
     if not isinstance(expression, Expr):
         return expression
     return expression.subs({symbol: I for symbol in expression.free_symbols if symbol.name == "i"})
 
 
-def _verified(gold, answer) -> bool:
-    from math_verify import verify
+def _same_values(gold, answer) -> bool | None:
+    """Whether two expressions or relations agree at random points; None if they cannot be evaluated there."""
+    from sympy import Derivative, Expr, Float, Integral, Limit, Pow, Product, Sum, log
+    from sympy.core.function import AppliedUndef
+    from sympy.core.relational import Equality, Relational
 
-    same = verify(gold, answer, float_rounding=6, numeric_precision=15, strict=True, timeout_seconds=None)
-    return same and _close(gold, answer)
+    if isinstance(gold, Relational) and type(gold) is type(answer):  # the same up to a constant factor
+        ratio = (gold.lhs - gold.rhs) / (answer.lhs - answer.rhs)
+        values = [value for value, _ in _values_at_points(ratio, ratio, False, DIGITS)]
+        signs = isinstance(gold, Equality) or all(value.is_positive for value in values)
+        return signs and all(_close(value, values[0], 1e-12) for value in values) if len(values) > 1 else None
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
+        return None
+    if gold.is_Rational and answer.is_Rational:
+        return gold == answer
+    opaque = gold.has(*(kinds := (AppliedUndef, Derivative, Integral, Limit, Product, Sum))) or answer.has(*kinds)
+    constant = not gold.free_symbols | answer.free_symbols
+    if opaque and not constant:
+        return None
+    bases = [part.base for part in gold.atoms(Pow) if not part.exp.is_integer]
+    positive = any(part.free_symbols for part in bases + [part.args[0] for part in gold.atoms(log)])
+    digits = 8 * DIGITS if constant and not opaque else DIGITS
+    tolerance = Float(10) ** (-9 if gold.has(Float) or answer.has(Float) else 7 - digits)
+    agreed = [_close(*values, tolerance) for values in _values_at_points(gold, answer, positive, digits)]
+    return None if not agreed or None in agreed else all(agreed)
 
 
-def _close(gold, answer) -> bool:
-    from sympy import Expr, N
+def _values_at_points(gold, answer, positive: bool, digits: int) -> list[tuple]:
+    """Pairs of values up to the first that differ; at real points, if both are real anywhere."""
+    from sympy import Float
 
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr) and gold.is_number and answer.is_number):
-        return True
-    left, right, difference = N(gold, 30), N(answer, 30), N(gold - answer, 30)
-    if not (left.is_finite and right.is_finite):
-        return bool(left == right)
-    return bool(abs(difference) <= 1e-9 * max(abs(left), abs(right)))
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    rng, real, other = random.Random(0), [], []
+    for _ in range(POINTS if symbols else 1):
+        point = {s: Float(10 ** rng.uniform(-1, 0.8) * rng.choice((1, 1 if positive else -1))) for s in symbols}
+        values = tuple(expression.evalf(digits, subs=point) for expression in (gold, answer))
+        if all(value.is_number and value.is_finite for value in values):
+            (real if all(value.is_real for value in values) else other).append(values)
+        if len(real) == ENOUGH or (real and not _close(*real[-1], 1e-12)):
+            break
+    return real or other
+
+
+def _close(first, second, tolerance: float) -> bool | None:
+    """Whether two values agree; None if one is zero and the other may be."""
+    difference, size = abs(first - second), max(abs(first), abs(second))
+    if difference and (first == 0 or second == 0) and size < 1e-15:
+        return None
+    return bool(difference <= tolerance * size)
 
 
 def zero_difference(gold: str, answer: str) -> bool:

@@ -12,30 +12,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from redi.evaluation.benchmarks import SECOND_GOLDS
-from redi.evaluation.files import BENCHMARK, GRADED
+from redi.evaluation.files import GRADED, SampleKey, read_samples
 from redi.evaluation.reporting.scores import GradedFolder, Scores
 from redi.evaluation.reporting.svg_charts import length_chart, pass_at_k_chart
 from redi.evaluation.reporting.tables import Table, notes, tables
 from redi.runs.files import write_text
-from redi.runs.jsonl import iter_jsonl
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 BLOCK = 100  # responses
 MAX_CHARS = 20_000  # per response; longer ones lose their middle
 
-Key = tuple[str, str | int, int]  # benchmark, id, sample index
-
 
 def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path, max_responses: int) -> None:
-    """Writes the page.
-
-    Args:
-        summary: from `summarize`.
-        folders: the graded folders.
-        path: the file to write.
-        max_responses: most responses to include, over all folders.
-    """
+    """Writes the page to `path`, with at most `max_responses` responses over all folders."""
     rows, blocks, problems = _responses(folders, max_responses)
     models, benchmarks = [folder.name for folder in folders], list(folders[0].scores)
     data = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}
@@ -97,15 +86,16 @@ def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[li
     quota = max(1, max_responses // (len(folders) * len(benchmarks)))
     for number, folder in enumerate(folders):
         chosen = {key for name, scores in folder.scores.items() for key in select(name, scores, quota)}
-        statements = _problems(folder)
-        for row in iter_jsonl(folder.path / GRADED, ("benchmark", "id", "sample_idx")):
-            if (row["benchmark"], row["id"], row["sample_idx"]) not in chosen:
+        questions = {
+            (name, problem): question
+            for name, scores in folder.scores.items()
+            for problem, question in zip(scores.ids, scores.questions, strict=True)
+        }
+        for sample, row in read_samples(folder.path / GRADED, ()):
+            if sample not in chosen:
                 continue
-            key = f"{row['benchmark']} {row['id']}"
-            gold = row.get("gold", "")
-            gold = gold if isinstance(gold, str) else " | ".join(gold)
-            first = SECOND_GOLDS.get(row["benchmark"], row["benchmark"])
-            problems.setdefault(key, [statements.get((first, row["id"]), row.get("prompt", "")), gold])
+            key, question = f"{sample[0]} {sample[1]}", questions[sample[:2]]
+            problems.setdefault(key, [question.problem or question.prompt, " | ".join(question.golds or ())])
             rows.append(_row(number, benchmarks.index(row["benchmark"]), key, row))
             texts.append(_cut(row.get("response", "")))
     order = sorted(range(len(rows)), key=lambda i: (rows[i][0], rows[i][1], str(rows[i][2]), rows[i][3]))
@@ -130,7 +120,7 @@ def _row(model: int, benchmark: int, key: str, row: dict[str, Any]) -> list:
     ]
 
 
-def select(benchmark: str, scores: Scores, quota: int) -> list[Key]:
+def select(benchmark: str, scores: Scores, quota: int) -> list[SampleKey]:
     """The samples to show: up to half are ones on which the verdicts differ, the rest are the first of each problem.
 
     If there is no room for the first sample of every problem, a hash of the ids chooses the problems.
@@ -141,13 +131,6 @@ def select(benchmark: str, scores: Scores, quota: int) -> list[Key]:
     differing = [] if second is None else [(i, j) for i, j in cells if second[i, j] != scores.correct[i, j]]
     chosen = dict.fromkeys([*differing[: quota // 2], *cells])
     return [(benchmark, scores.ids[i], j) for i, j in list(chosen)[:quota]]
-
-
-def _problems(folder: GradedFolder) -> dict[tuple[str, str | int], str]:
-    """The texts of the problems, if the folder has them."""
-    path = folder.path / BENCHMARK
-    rows = iter_jsonl(path, ("benchmark", "id", "problem")) if path.is_file() else ()
-    return {(row["benchmark"], row["id"]): row["problem"] for row in rows}
 
 
 def _cut(text: str) -> str:

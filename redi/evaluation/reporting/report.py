@@ -3,23 +3,24 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from redi.evaluation.files import GRADED
+from redi.evaluation.files import GRADED, read_samples
 from redi.evaluation.reporting.html_report import write_page
 from redi.evaluation.reporting.latex_table import latex
-from redi.evaluation.reporting.scores import GradedFolder, check_comparable, names_of, read_graded
+from redi.evaluation.reporting.scores import GradedFolder, check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.summary import summarize
 from redi.evaluation.reporting.tables import markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
-from redi.runs.jsonl import iter_jsonl
 from redi.runs.manifest import write_manifest
 from redi.runs.markdown import grid
 
 
 def report(
-    inputs: list[Path],
+    inputs: Sequence[str | Path],
     output: Path,
     baselines: list[str],
     max_responses: int = 2000,
@@ -28,25 +29,25 @@ def report(
     """Writes the tables, the plot and the page of the graded folders `inputs` to `output`, and prints the tables.
 
     Args:
-        inputs: graded folders, one row each.
+        inputs: graded folders, one row each, or NAME=DIR. Benchmarks that only some of them have are left out.
         output: gets the files and a manifest.
-        baselines: folders, or names of some of `inputs`, to compute differences to. If empty, the first of several
-            inputs is the baseline.
+        baselines: folders, or names of rows, to compute differences to; by default the first of several inputs.
         max_responses: most responses to include in `report.html`.
         show_disagreements: also print every answer on which the two verdicts differ.
-
-    Raises:
-        UsageError: a folder is not graded or incomplete, protocols or problems differ, or a baseline does not exist.
     """
     from redi.evaluation.reporting.plots import plot_pass_at_1
 
     started = time.time()
-    paths = _with_baselines(inputs, baselines)
-    folders = [read_graded(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+    paths = _with_baselines([str(each) for each in inputs], baselines)
+    folders = [read_graded(path, name) for name, path in paths.items()]
     for folder in folders[1:]:
         check_comparable(folders[0], folder)
-    compared = [folders[_find(baseline, paths)] for baseline in baselines] or folders[: len(folders) > 1]
-    summary = summarize(folders, compared)
+    shared = [name for name in folders[0].scores if all(name in folder.scores for folder in folders)]
+    if not shared:
+        raise UsageError(f"--input: no benchmark is in all of {', '.join(paths)}; report them separately")
+    compared = [folder for folder in folders if folder.name in {_find(baseline, paths) for baseline in baselines}]
+    summary = summarize(folders, compared or folders[: len(folders) > 1], shared)
+    folders = [replace(folder, scores={name: folder.scores[name] for name in shared}) for folder in folders]
     output.mkdir(parents=True, exist_ok=True)
     text = markdown(summary)
     write_text(output / "table.md", text)
@@ -56,7 +57,7 @@ def report(
     write_page(summary, folders, output / "report.html", max_responses)
     write_manifest(
         output,
-        config={"input": [str(path) for path in paths], "baseline": summary["baselines"]},
+        config={"input": [str(path) for path in paths.values()], "baseline": summary["baselines"]},
         inputs={folder.name: folder.path / GRADED for folder in folders},
         counts={folder.name: sum(s.correct.size for s in folder.scores.values()) for folder in folders},
         started=started,
@@ -66,29 +67,32 @@ def report(
         print(disagreements(folders))
 
 
-def _with_baselines(inputs: list[Path], baselines: list[str]) -> list[Path]:
-    """The folders, after any baselines that are not among them."""
-    extra = [Path(baseline) for baseline in baselines if _find(baseline, inputs) is None]
-    for path in extra:
-        if not path.is_dir():
-            raise UsageError(f"--baseline {path} is neither a folder nor one of: {', '.join(names_of(inputs))}")
-    return [*extra, *inputs]
+def _with_baselines(inputs: list[str], baselines: list[str]) -> dict[str, Path]:
+    """The folders by name, after any baselines that are not among them."""
+    named = name_folders(inputs)
+    extra = [baseline for baseline in baselines if _find(baseline, named) is None]
+    for baseline in extra:
+        if not Path(baseline).is_dir():
+            raise UsageError(f"--baseline {baseline} is neither a folder nor one of: {', '.join(named)}")
+    return name_folders([*extra, *inputs]) if extra else named
 
 
-def _find(baseline: str, paths: list[Path]) -> int | None:
-    """The position of the baseline, a folder or a name, among the folders."""
-    for index, (path, name) in enumerate(zip(paths, names_of(paths), strict=True)):
-        if baseline in (name, path.name) or Path(baseline).resolve() == path.resolve():
-            return index
-    return None
+def _find(baseline: str, named: dict[str, Path]) -> str | None:
+    """The name of the row that a baseline, a folder or a name, means."""
+    same = [name for name, path in named.items() if Path(baseline).resolve() == path.resolve()]
+    found = [baseline] if baseline in named else same or [n for n, path in named.items() if path.name == baseline]
+    if len(found) > 1:
+        raise UsageError(f"--baseline {baseline} may be any of {', '.join(found)}; name one of these")
+    return found[0] if found else None
 
 
 def disagreements(folders: list[GradedFolder]) -> str:
     """A Markdown table of every answer on which the two verdicts differ, with the number of times it was given."""
     found: Counter[tuple] = Counter()
     for folder in folders:
-        for row in iter_jsonl(folder.path / GRADED, ("benchmark", "id", "correct", "answer", "gold")):
-            if row.get("correct_rllm_style") not in (None, row["correct"]):
+        for _, row in read_samples(folder.path / GRADED, ("correct", "answer", "gold")):
+            differs = row.get("correct_rllm_style") not in (None, row["correct"])
+            if differs and row["benchmark"] in folder.scores:
                 gold = json.dumps(row["gold"])
                 found[folder.name, row["benchmark"], str(row["id"]), gold, row["answer"], row["correct"]] += 1
     if not found:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.reporting.scores import GradedFolder, Scores, read_graded
+from redi.evaluation.reporting.scores import GradedFolder, Scores, check_same_problems, read_graded
 from redi.evaluation.reporting.statistics import mean_of_benchmarks, pass_at_1, pass_at_k
 from redi.evaluation.reporting.tables import MINUS, PLUS_MINUS
 from redi.runs.errors import UsageError, nearest
@@ -23,13 +23,9 @@ VERDICTS = ("agrees", "off", "not enough samples", "other protocol", "not run")
 
 
 def reproduce_table(table: str, runs: list[str], rllm_style: bool, output: Path | None) -> str:
-    """Compares graded folders with one of the paper's tables; the table as Markdown.
+    """Compares graded folders (see `match_runs`) with a table of the paper, "table1" to "table4"; as Markdown.
 
-    Args:
-        table: "table1" to "table4".
-        runs: graded folders, see `match_runs`.
-        rllm_style: use the verdicts by the rules of the paper's grader.
-        output: folder that gets the table as `.md` and `.json`; None to write nothing.
+    `output` gets it as `.md` and `.json`. With `rllm_style`, the verdicts by the rules of the paper's grader are used.
     """
     paper = read_paper()
     result = compare(paper, table, match_runs(paper, table, runs), rllm_style)
@@ -66,18 +62,12 @@ def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, 
         if name in folders:
             raise UsageError(f"--runs names the row {name} twice: {folders[name].path} and {path}")
         folders[name] = read_graded(Path(path), name)
+        check_same_problems(next(iter(folders.values())), folders[name])
     return folders
 
 
 def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder], rllm_style: bool) -> dict[str, Any]:
-    """Compares every cell of a table. Means, errors and differences are in percent.
-
-    Args:
-        paper: from `read_paper`.
-        table: "table1" to "table4".
-        folders: graded folders by row.
-        rllm_style: use the verdicts by the rules of the paper's grader.
-    """
+    """Compares every cell of a table with graded folders by row. Means, errors and differences are in percent."""
     facts = paper["tables"][table]
     cells = []
     for name, row in facts["rows"].items():
@@ -158,6 +148,8 @@ def _deviations(folder: GradedFolder, protocol: dict[str, Any]) -> list[str]:
         ours = folder.protocol.get(key, "not recorded")
         if key != "n" and ours not in allowed:
             found.append(f"{key} {ours}, the paper's {' or '.join(map(str, allowed))}")
+    if folder.grading.get("whole_responses"):
+        found.append("whole responses graded, the paper's what follows </think>")
     for name, scores in folder.scores.items():
         if name in KNOWN and len(scores.ids) != KNOWN[name]:
             found.append(f"{len(scores.ids)} problems of {name}, the paper's {KNOWN[name]}")

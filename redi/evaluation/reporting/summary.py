@@ -17,19 +17,34 @@ from redi.evaluation.reporting.statistics import (
 )
 
 
-def summarize(folders: list[GradedFolder], baselines: list[GradedFolder]) -> dict[str, Any]:
-    """All numbers of the report. Shares are between 0 and 1.
-
-    Args:
-        folders: one row each; comparable with each other.
-        baselines: those of `folders` that differences are computed to.
-    """
+def summarize(folders: list[GradedFolder], baselines: list[GradedFolder], benchmarks: list[str]) -> dict[str, Any]:
+    """All numbers of the report, on the benchmarks that all folders have. Shares are between 0 and 1."""
     return {
         "protocol": common_protocol(folders),
-        "averaged": averaged(list(folders[0].scores)),
+        "averaged": averaged(benchmarks),
         "baselines": [baseline.name for baseline in baselines],
-        "rows": [_row(folder, baselines) for folder in folders],
+        "left_out": {folder.name: found for folder in folders if (found := _others(folder, benchmarks))},
+        "graders": {folder.name: _grader(folder) for folder in folders},
+        "whole_responses": {folder.name: found for folder in folders if (found := _whole_responses(folder))},
+        "rows": [_row(folder, baselines, benchmarks) for folder in folders],
     }
+
+
+def _others(folder: GradedFolder, benchmarks: list[str]) -> list[str]:
+    return [name for name in folder.scores if name not in benchmarks]
+
+
+def _grader(folder: GradedFolder) -> str | None:
+    """The revision that graded a folder, and the versions of what it compared with; None if not recorded."""
+    packages = [f"{name} {version}" for name, version in folder.grading.get("packages", {}).items()]
+    return ", ".join(filter(None, [folder.grading.get("git_revision"), *packages])) or None
+
+
+def _whole_responses(folder: GradedFolder) -> str | None:
+    """Why responses without `</think>` were graded; None if they were not."""
+    if folder.grading.get("whole_responses"):
+        return "--whole-responses"
+    return "the prompt closes the thought" if folder.grading.get("thoughts_closed_by_prompt") else None
 
 
 def averaged(benchmarks: list[str]) -> list[str]:
@@ -37,10 +52,11 @@ def averaged(benchmarks: list[str]) -> list[str]:
     return [name for name in benchmarks if SECOND_GOLDS.get(name) not in benchmarks]
 
 
-def _row(folder: GradedFolder, baselines: list[GradedFolder]) -> dict[str, Any]:
+def _row(folder: GradedFolder, baselines: list[GradedFolder], names: list[str]) -> dict[str, Any]:
     others = [baseline for baseline in baselines if baseline is not folder]
     benchmarks = {}
-    for name, scores in folder.scores.items():
+    for name in names:
+        scores = folder.scores[name]
         differences = {
             other.name: _with_limits(*paired_difference(scores.correct, other.scores[name].correct))
             for other in others
@@ -51,7 +67,7 @@ def _row(folder: GradedFolder, baselines: list[GradedFolder]) -> dict[str, Any]:
     return {
         "name": folder.name,
         "average": {"pass_at_1": mean, "sem": sem},
-        "average_differences": {other.name: _average_difference(folder, other) for other in others},
+        "average_differences": {other.name: _average_difference(folder, other, names) for other in others},
         "benchmarks": benchmarks,
     }
 
@@ -60,9 +76,9 @@ def _with_limits(mean: float, low: float, high: float) -> dict[str, float]:
     return {"mean": mean, "low": low, "high": high}
 
 
-def _average_difference(folder: GradedFolder, other: GradedFolder) -> dict[str, float]:
+def _average_difference(folder: GradedFolder, other: GradedFolder, names: list[str]) -> dict[str, float]:
     """The difference of the averages. Each benchmark has independent bootstrap draws."""
-    pairs = [(folder.scores[name].correct, other.scores[name].correct) for name in averaged(list(folder.scores))]
+    pairs = [(folder.scores[name].correct, other.scores[name].correct) for name in averaged(names)]
     draws = np.mean([draw_differences(*pair, seed=seed) for seed, pair in enumerate(pairs)], axis=0)
     return _with_limits(float(np.mean([ours.mean() - base.mean() for ours, base in pairs])), *limits(draws))
 

@@ -87,6 +87,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
     left_out = [name for name in summary["rows"][0]["benchmarks"] if name not in summary["averaged"]]
     lines = [
         f"Protocol: {protocol or 'not recorded'}.",
+        *_grading_notes(summary),
         f"{PLUS_MINUS} is the standard error over sample indices: the population standard deviation of the n means, "
         "divided by the square root of n. It measures the noise of sampling answers, not of choosing problems.",
         "95 %: bootstrap interval from 10,000 draws over problems, and over samples within problems"
@@ -101,6 +102,21 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
     if left_out:
         lines.append(f"Not in Avg (the same problems with second reference answers): {', '.join(left_out)}.")
+    if summary["left_out"]:
+        found = "; ".join(f"{name}: {', '.join(others)}" for name, others in summary["left_out"].items())
+        lines.append(f"Left out, since not every row has them: {found}.")
+    return lines
+
+
+def _grading_notes(summary: dict[str, Any]) -> list[str]:
+    """How rows were graded, where they differ or not only what follows `</think>` counts."""
+    lines = []
+    if len(set(summary["graders"].values())) > 1:
+        graders = "; ".join(f"{name} by {grader or 'not recorded'}" for name, grader in summary["graders"].items())
+        lines.append(f"Graders' revisions differ: {graders}. Grade all rows again before comparing them.")
+    if summary["whole_responses"]:
+        rows = ", ".join(f"{name} ({reason})" for name, reason in summary["whole_responses"].items())
+        lines.append(f"Whole responses were graded, not only what follows </think>: {rows}.")
     return lines
 
 

@@ -1,6 +1,9 @@
 """Training dynamics: logged quantities and checkpoint evaluations by step (the paper's Figs. 3 and 5 to 8)."""
 
+import glob
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -11,10 +14,11 @@ from matplotlib.axes import Axes
 
 from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.plots import COLORS
-from redi.evaluation.reporting.scores import check_comparable, read_graded
+from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.summary import summarize_scores
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.jsonl import parse_line
 
 CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
 LOGGED = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
@@ -35,22 +39,21 @@ def read_log(run: Path) -> list[dict[str, float]]:
     """The logged steps of a finished run or of its latest checkpoint.
 
     Raises:
-        UsageError: the folder has no trainer_state.json, or the log has no pair metrics.
+        UsageError: the folder has no trainer_state.json, it is damaged, or the log has no pair metrics.
     """
-    checkpoints = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda state: step_of(state.parent))
-    path = next((state for state in [run / "trainer_state.json", *reversed(checkpoints)] if state.is_file()), None)
+    steps = {step: path for path in run.glob("checkpoint-*") if (step := path.name[11:]).isdecimal()}
+    checkpoints = [steps[step] for step in sorted(steps, key=int, reverse=True)]
+    states = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
+    path = next(filter(Path.is_file, states), None)
     if path is None:
         raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
-    log = [entry for entry in json.loads(path.read_text(encoding="utf-8"))["log_history"] if "loss" in entry]
+    log = [
+        entry for entry in parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"] if "loss" in entry
+    ]
     # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
         raise UsageError(f"{path} has no per-token LogPS; only REDI and SimPO runs log them")
     return log
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step N of a folder whose name ends in `checkpoint-N`."""
-    return int(checkpoint.name.rpartition("checkpoint-")[2])
 
 
 def logged_panels(runs: dict[str, Path]) -> Panels:
@@ -66,26 +69,27 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
     }
 
 
-def evaluated_panels(runs: dict[str, Path], benchmark: str) -> Panels:
+def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None = None) -> Panels:
     """Accuracy, length and "Wait" of the checkpoints that `evaluate.py run RUN --every-checkpoint` evaluated.
 
     Raises:
-        UsageError: no checkpoint of any run is graded, or their protocols or benchmarks differ.
+        UsageError: no checkpoint of any run is graded, or their protocols or problems differ.
     """
     panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title in EVALUATED.values()}
     first = None
     for label, run in runs.items():
-        for folder in sorted(evaluation_folders(run), key=step_of):
+        for step, folder in evaluation_folders(run, suffix):
             graded = read_graded(folder, folder.name)
-            first = first or graded
-            check_comparable(first, graded)
             if benchmark not in graded.scores:
                 raise UsageError(f"--benchmark {benchmark}: {folder} has {', '.join(graded.scores)}")
+            graded = replace(graded, scores={benchmark: graded.scores[benchmark]})
+            first = first or graded
+            check_comparable(first, graded)
             numbers = summarize_scores(graded.scores[benchmark])
             for key, title in EVALUATED.items():
                 if numbers[key] is not None:
                     value = numbers[key] * FACTORS.get(key, 1)
-                    panels[title.format(benchmark)][label].append((step_of(folder), value))
+                    panels[title.format(benchmark)][label].append((step, value))
     if first is None:
         raise UsageError(
             f"--runs: no graded checkpoint in {', '.join(str(run.parent / 'evaluation') for run in runs.values())}; "
@@ -94,18 +98,29 @@ def evaluated_panels(runs: dict[str, Path], benchmark: str) -> Panels:
     return panels
 
 
-def evaluation_folders(run: Path) -> list[Path]:
-    """The graded folders of a run's checkpoints, as `evaluate.py run` names them."""
-    found = run.parent.glob(f"evaluation/{run.name}_checkpoint-*/{GRADED}")
-    return [path.parent for path in found if path.parent.name.rpartition("checkpoint-")[2].isdecimal()]
+def evaluation_folders(run: Path, suffix: str | None = None) -> list[tuple[int, Path]]:
+    """The steps and graded folders of a run's checkpoints, as `evaluate.py run` names them.
+
+    `suffix` is what options other than the usual added to the names; by default nothing, or what all names have.
+    """
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in run.parent.glob(f"evaluation/{glob.escape(run.name)}_checkpoint-*/{GRADED}"):
+        step, after = re.match(r"(\d*)(.*)", path.parent.name.removeprefix(f"{run.name}_checkpoint-")).groups()
+        if step:
+            found.setdefault(after.removeprefix("_"), []).append((int(step), path.parent))
+    if suffix is None and "" not in found and len(found) == 1:
+        suffix = next(iter(found))
+    if found and (suffix or "") not in found:
+        raise UsageError(
+            f"--suffix {suffix or 'is needed'}: {run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
+        )
+    return sorted(found.get(suffix or "", []))
 
 
-def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str) -> None:
+def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: str | None = None) -> None:
     """Writes `training_dynamics.png`: the paper's four panels and those of the responses; and the numbers as JSON."""
-    named = {run.resolve().name: run.resolve() for run in runs}
-    if len(named) < len(runs):
-        raise UsageError("--runs has two folders of the same name; the name is the label of a run")
-    evaluated = evaluated_panels(named, benchmark)
+    named = {name: run.resolve() for name, run in name_folders([str(run) for run in runs], "--runs").items()}
+    evaluated = evaluated_panels(named, benchmark, suffix)
     accuracy, *responses = evaluated
     panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {title: evaluated[title] for title in responses}
     output.mkdir(parents=True, exist_ok=True)
@@ -115,12 +130,7 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str) -> None:
 
 
 def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
-    """Draws logged quantities to a PNG, one panel per quantity and one line per run.
-
-    Args:
-        runs: label -> folder of the run.
-        output: the PNG to write.
-    """
+    """Draws logged quantities of labelled runs to a PNG, one panel per quantity and one line per run."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draw(logged_panels(runs), output, columns=3)
 

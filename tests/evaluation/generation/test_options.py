@@ -12,6 +12,12 @@ from redi.runs.errors import UsageError
     [
         (["--model", "no/such/folder"], "--model no/such/folder is not a folder, and not a Hub id"),
         (["--top-p", "0"], "--top-p 0.0 must be above 0"),
+        *((["--temperature", value], f"--temperature: {value} is not a finite number") for value in ("nan", "inf")),
+        (["--temperature=-inf"], "--temperature: -inf is not a finite number"),
+        (["--top-p", "nan"], "--top-p: nan is not a finite number"),
+        (["--temperature", "1e-320"], "--temperature 1e-320 must be 0 (greedy) or at least 1e-05"),
+        (["--temperature", "-1"], "--temperature -1.0 must be 0"),
+        (["--limit", "0"], "--limit: '0' is not a whole number above 0"),
         (["--n", "0"], "--n 0 must be at least 1"),
         (["--max-token", "5"], "unknown option '--max-token'"),
         (["--output", "."], "exists and holds no samples"),

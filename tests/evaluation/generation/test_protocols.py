@@ -68,6 +68,7 @@ def test_a_protocol_from_a_file(command, tmp_path):
         ("backend: vllm", "unknown key 'backend'"),
         ("n: many", "mine.yaml: argument --n: invalid int value: 'many'"),
         ("prompt: long", "mine.yaml: argument --prompt: invalid choice: 'long'"),
+        ("temperature: .nan", "mine.yaml: argument --temperature: nan is not a finite number"),
         ("n: [", "is not valid YAML"),
         ("n:", "must hold `key: value` lines"),
     ],

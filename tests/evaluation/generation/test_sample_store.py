@@ -125,6 +125,47 @@ def test_more_problems_are_added_and_reference_answers_may_be_fixed(command, tmp
     assert text_of(tmp_path / "out") == after
 
 
+def test_a_look_at_the_first_problems_is_extended(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    main([*command, "--limit", "2"])
+    first = text_of(out)
+    assert {name for _, name, _ in first} == {"p0", "p1"} and len(first) == 6
+    assert [row["id"] for row in rows_of(out / "benchmark.jsonl")] == ["p0", "p1"]
+    assert json.loads((out / "manifest.json").read_text())["config"]["limit"] == 2
+    main(["grade", "--input", str(out)])
+    main(["report", "--input", str(out), "--output", str(tmp_path / "table")])
+    assert "limit 2" in (tmp_path / "table" / "table.md").read_text()
+    main([*command, "--limit", "3"])
+    main(command)
+    assert first.items() <= text_of(out).items() and len(text_of(out)) == 15
+    assert json.loads((out / "sampling.json").read_text())["limit"] is None
+    main([*command[:-1], str(tmp_path / "at_once")])
+    assert text_of(tmp_path / "at_once") == text_of(out)
+    capsys.readouterr()
+    main([*command, "--limit", "2"])  # which have been sampled
+    assert "nothing left to do" in capsys.readouterr().out and len(rows_of(out / "benchmark.jsonl")) == 5
+    lines = (out / "generations.jsonl").read_text().splitlines(keepends=True)
+    (out / "generations.jsonl").write_text("".join(lines[:4]))
+    error = refusal([*command, "--limit", "2"], capsys)
+    assert "was begun with limit 5 for small, now it is 2; ask for at least as many, or choose another folder" in error
+
+
+def test_a_limit_is_kept_for_the_benchmarks_that_have_it(command, tmp_path):
+    other = str(write_benchmark(tmp_path / "other.jsonl", 3))
+    main([*command, "--benchmark", other, "--limit", "1"])
+    main([*command, "--limit", "5"])  # all of them
+    config = json.loads((tmp_path / "out" / "sampling.json").read_text())
+    assert config["limit"] == 1 and config["limits"] == {"other": 1}
+
+
+def test_a_sample_that_occurs_twice_is_refused(command, tmp_path, capsys):
+    main(command)
+    generations = tmp_path / "out" / "generations.jsonl"
+    lines = generations.read_text().splitlines(keepends=True)
+    generations.write_text("".join([*lines, lines[1]]))
+    assert "generations.jsonl, line 16: sample 0 of small" in refusal([*command, "--n", "4"], capsys)
+
+
 def test_samples_do_not_depend_on_the_batch_size(command, tmp_path):
     main(command)
     main([*command[:-1], str(tmp_path / "two"), "--batch-size", "2"])

@@ -40,3 +40,9 @@ def test_a_megabyte_of_open_boxes_is_read_once():
     assert grade_response("</think>" + "\\boxed{" * 150_000, "5").status == "no_answer"
     assert grade_response("</think>" + "{" * 1_000_000 + r"\boxed{5}", "5").correct
     assert time.monotonic() - start < 5
+
+
+def test_boxes_that_are_terms_are_read_together():
+    assert grade_response(r"</think> $\boxed{5}+\boxed{5}$", "10").correct
+    assert not grade_response(r"</think> $\boxed{5}+\boxed{5}$", "5").correct
+    assert grade_response(r"</think> $\\boxed{7}$", "7").correct

@@ -21,6 +21,7 @@ HOSTILE = [
     "10**10**10",
     "99999999!",
     "2^{1000000000}",
+    "1+" * 900 + "1",
     "(" * 3000 + "x" + ")" * 3000,
     r"\sqrt{" * 600 + "x" + "}" * 600,
     "1e999999999",
@@ -34,7 +35,7 @@ def test_hostile_answers_are_wrong_within_seconds():
     start = time.monotonic()
     grades = grade_many([boxed(answer) for answer in HOSTILE], ["5"] * len(HOSTILE), workers=2)
     assert not any(grade.correct for grade in grades)
-    assert {grade.status for grade in grades} == {"ok", "timeout"}
+    assert {grade.status for grade in grades} <= {"ok", "timeout"}
     assert time.monotonic() - start < 40
     assert grade_response(boxed("x^2 x"), "x^3").correct  # the workers still work
 

@@ -1,6 +1,7 @@
 """The report: its numbers against a folder worked by hand, and the inputs that it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 from helpers.evaluation import main
@@ -8,6 +9,7 @@ from helpers.graded import CORRECT, write_graded
 
 from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.report import report
+from redi.evaluation.reporting.scores import name_folders
 from redi.runs.errors import UsageError
 
 
@@ -81,12 +83,92 @@ def test_seeds_may_differ_and_are_both_named(tmp_path):
         ({"correct": CORRECT[:4]}, "different problems in math500, such as 'p4'"),
         ({"benchmarks": ["aime24"]}, "a has math500, b has aime24"),
         ({"correct": [row[:2] for row in CORRECT]}, "a has 4 samples per problem, b has 2"),
+        ({"gold": "2"}, "different problems in math500: the reference answer of 'p0' differs"),
+        ({"gold": ["1", "2"]}, "different problems in math500: the reference answer of 'p0' differs"),
+        ({"prompt": "What is that?"}, "different problems in math500: the text of 'p0' differs"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, other, message):
     folders = [write_graded(tmp_path / "a"), write_graded(tmp_path / "b", **other)]
     with pytest.raises(UsageError, match=message):
         report(folders, tmp_path / "table", [])
+
+
+def test_the_same_problems_in_other_templates_are_compared(tmp_path):
+    """Prompts of different templates differ. If one folder has the problems, the other's prompts hold them."""
+    folders = [
+        write_graded(tmp_path / "a", chat_template_sha256="a", gold=["1"]),
+        write_graded(tmp_path / "b", chat_template_sha256="b", prompt="Q: What is it? A:"),
+    ]
+    report(folders, tmp_path / "table", [])
+    problems = [{"benchmark": "math500", "id": f"p{i}", "problem": "What is it?", "answer": "1"} for i in range(5)]
+
+    def write(folder) -> None:
+        (folder / "benchmark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+
+    write(folders[0])
+    report(folders, tmp_path / "table", [])
+    problems[3]["problem"] = "What is that?"
+    write(folders[1])
+    with pytest.raises(UsageError, match="the text of 'p3' differs"):
+        report(folders, tmp_path / "table", [])
+    (folders[0] / "benchmark.jsonl").unlink()
+    with pytest.raises(UsageError, match="the text of 'p3' differs"):
+        report(folders, tmp_path / "table", [])
+
+
+def test_a_benchmark_that_only_one_row_has_is_left_out_and_named(tmp_path):
+    folders = [
+        write_graded(tmp_path / "a", benchmarks=("aime24", "math500"), n=None),
+        write_graded(tmp_path / "b"),
+        write_graded(tmp_path / "c", benchmarks=("math500", "x")),
+    ]
+    report(folders, tmp_path / "table", [])
+    table = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert [list(row["benchmarks"]) for row in table["rows"]] == [["math500"]] * 3
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "Left out, since not every row has them: a: aime24; c: x." in text
+
+
+def test_other_revisions_of_the_grader_and_whole_responses_are_named(tmp_path):
+    packages = {"math-verify": "0.9.0"}
+    gradings = {
+        "a": {"git_revision": "1" * 40, "packages": packages},
+        "b": {"git_revision": "2" * 40, "packages": packages, "whole_responses": True},
+        "c": {"thoughts_closed_by_prompt": 20},
+    }
+    folders = [write_graded(tmp_path / name, grading=grading) for name, grading in gradings.items()]
+    report(folders[:1], tmp_path / "one", [])
+    assert "revisions differ" not in (tmp_path / "one" / "table.md").read_text()
+    report(folders, tmp_path / "table", [])
+    for file in ("table.md", "table.tex", "report.html"):
+        text = (tmp_path / "table" / file).read_text()
+        assert f"Graders' revisions differ: a by {'1' * 40}, math-verify 0.9.0; b by {'2' * 40}" in text.replace(
+            "&#x27;", "'"
+        )
+        assert "b (--whole-responses), c (the prompt closes the thought)" in text
+    assert "c by not recorded" in text
+
+
+def test_rows_of_equal_folders_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [write_graded(tmp_path / "runs" / stage / "evaluation" / "lora") for stage in ("sft", "redi")]
+    write_graded(tmp_path / "base")
+    report([*folders, tmp_path / "base"], tmp_path / "table", ["sft/lora"])
+    table = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["sft/lora", "redi/lora", "base"]
+    assert name_folders(["a/x/n", "a/y/n", "b/y/n", "n"]).keys() == {"x/n", "a/y/n", "b/y/n", f"{tmp_path.name}/n"}
+    assert name_folders(["first=a/n", "b=c=d/n"]) == {"first": Path("a/n"), "b": Path("c=d/n")}
+    (tmp_path / "alpha=1").mkdir()
+    assert name_folders(["alpha=1", "n=alpha=1"]) == {"alpha=1": Path("alpha=1"), "n": Path("alpha=1")}
+    with pytest.raises(UsageError, match="--baseline lora may be any of sft/lora, redi/lora; name one of these"):
+        report(folders, tmp_path / "table", ["lora"])
+    main(["report", "--input", f"one={folders[0]}", f"two={folders[1]}", "--output", "named", "--baseline", "two"])
+    table = json.loads((tmp_path / "named" / "table.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["one", "two"] and table["baselines"] == ["two"]
+    for inputs in (["n=a", "n=b"], ["a/n", "a/n"], ["a/n", "n=b"]):
+        with pytest.raises(UsageError, match="names a folder twice"):
+            name_folders(inputs)
 
 
 def test_an_unfinished_folder_is_refused(tmp_path):
@@ -104,6 +186,8 @@ def test_an_unfinished_folder_is_refused(tmp_path):
         (["--input", "a", "--baseline", "c"], "--baseline c is neither a folder nor one of: a"),
         (["--input", "a", "a"], "names a folder twice"),
         (["--inputs", "a"], "--input"),
+        (["--input", "x=a", "x=a"], "--input names a folder twice: x; write NAME=DIR to name a row"),
+        (["--input", "x=c"], "c has no graded.jsonl"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -115,3 +115,13 @@ def test_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["table5"])
     assert "invalid choice: 'table5'" in capsys.readouterr().err
+
+
+def test_rows_on_other_problems_or_graded_whole_are_told_apart(tmp_path):
+    paper = read_paper()
+    runs = [write_graded(tmp_path / "redi"), write_graded(tmp_path / "sft-5ep", gold="2")]
+    with pytest.raises(UsageError, match="redi and sft-5ep have different problems in math500"):
+        match_runs(paper, "table1", [str(run) for run in runs])
+    whole = write_graded(tmp_path / "whole", grading={"whole_responses": True})
+    result = compare(paper, "table1", match_runs(paper, "table1", [f"redi={whole}"]), True)
+    assert "whole responses graded, the paper's what follows </think>" in as_markdown(result)

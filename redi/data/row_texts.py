@@ -1,0 +1,70 @@
+"""Reads the texts of pairs and positives: a side is a text, or messages whose content is a text or a list of parts."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from redi.runs.errors import UsageError
+from redi.text.encoding import Message, split_row
+
+PAIRS = {"chosen": "chosen", "rejected": "rejected"}  # column -> what its response is called
+POSITIVES = {"messages": "response"}
+
+
+def side_columns(names: list[str]) -> dict[str, str]:
+    """`PAIRS` or `POSITIVES`, whichever a dataset's columns hold; a `UsageError` for neither."""
+    for columns in (PAIRS, POSITIVES):
+        if columns.keys() <= set(names):
+            return columns
+    raise UsageError(
+        f"--input holds neither pairs (chosen, rejected) nor positives (messages); its columns are {', '.join(names)}"
+    )
+
+
+def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message]], dict[str, list[str]]]:
+    """The prompt of each row, as messages with text, and its responses: `chosen` and `rejected`, or `response`.
+
+    Rows have the shapes of `redi.text.encoding.split_row`. Besides, a side may be text after a `prompt`, and content a
+    list of text parts.
+
+    Args:
+        batch: rows with the columns of `side_columns`, and optionally `prompt`.
+        first_row: its place in the dataset, for messages.
+
+    Raises:
+        UsageError: naming the first row that cannot be read so, or whose sides have different prompts.
+    """
+    sides = side_columns(batch.schema.names)
+    wanted = [name for name in ("prompt", *sides) if name in batch.schema.names]
+    prompts, responses = [], {name: [] for name in sides.values()}
+    for number, row in enumerate(batch.select(wanted).to_pylist(), first_row):
+        row |= {column: _messages(row[column], "assistant") for column in sides}
+        if any(row[column] and len(row[column]) == 1 for column in sides):  # in a conversation a text is ignored
+            row["prompt"] = _messages(row.get("prompt"), "user")
+        try:
+            prompt, turns = split_row(row, "pairs" if sides == PAIRS else "positives")
+        except ValueError as error:
+            raise UsageError(f"--input: row {number}: {error}; fix or drop the row") from None
+        prompts.append(prompt)
+        for name, turn in zip(responses, turns, strict=True):
+            responses[name].append(turn[0]["content"])
+    return prompts, responses
+
+
+def _messages(value: Any, role: str) -> Any:
+    """A text as a message, and messages with their parts joined; `split_row` checks the result."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list):
+        return value
+    return [
+        turn | {"content": _text(turn["content"])} if isinstance(turn, dict) and "content" in turn else turn
+        for turn in value
+    ]
+
+
+def _text(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else content

@@ -1,0 +1,71 @@
+"""The lock of a folder: one owner at a time, and the dead do not count."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from redi.runs.errors import UsageError
+from redi.runs.lock import folder_lock
+
+
+@pytest.mark.parametrize(("inside", "name"), [(False, ".out.lock"), (True, "out/.lock")])
+def test_a_second_owner_is_refused_and_the_file_goes_with_the_first(tmp_path, inside, name):
+    (tmp_path / "out").mkdir()
+    with folder_lock(tmp_path / "out", inside=inside):
+        assert json.loads((tmp_path / name).read_text())["pid"] == os.getpid()
+        with (
+            pytest.raises(
+                UsageError, match=f"is being written by process {os.getpid()} on .*delete {tmp_path / name}"
+            ),
+            folder_lock(tmp_path / "out", inside=inside),
+        ):
+            pass
+        assert (tmp_path / name).exists()
+    assert not (tmp_path / name).exists()
+
+
+def dead_process() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("number_is_used_again", [False, True])
+def test_a_dead_owner_is_taken_over(tmp_path, number_is_used_again):
+    """In a container the next process often has the number of the one before; it started at another time."""
+    pid = os.getpid() if number_is_used_again else dead_process()
+    owner = {"host": socket.gethostname(), "pid": pid, "started": psutil.Process().create_time() - 100}
+    (tmp_path / ".out.lock").write_text(json.dumps(owner))
+    with folder_lock(tmp_path / "out"):
+        assert json.loads((tmp_path / ".out.lock").read_text())["started"] > owner["started"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})])
+def test_another_host_or_an_unreadable_owner_is_refused(tmp_path, text):
+    (tmp_path / ".out.lock").write_text(text)
+    with pytest.raises(UsageError, match=f"delete {tmp_path / '.out.lock'}"), folder_lock(tmp_path / "out"):
+        pass
+    assert (tmp_path / ".out.lock").read_text() == text
+
+
+def test_of_many_processes_that_take_over_at_once_one_succeeds(tmp_path):
+    owner = {"host": socket.gethostname(), "pid": dead_process(), "started": 0}
+    (tmp_path / ".out.lock").write_text(json.dumps(owner))
+    script = (
+        "import sys, time\nfrom redi.runs.lock import folder_lock\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "with folder_lock(sys.argv[1]):\n    print('held')\n    time.sleep(2)"
+    )
+    start = str(time.time() + 2)
+    command = [sys.executable, "-c", script, str(tmp_path / "out"), start]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    results = [(process.communicate()[0], process.returncode) for process in started]
+    assert sorted(results, key=str).count(("held\n", 0)) == 1, results
+    assert list(tmp_path.iterdir()) == []
