@@ -1,9 +1,9 @@
-"""`REDIConfig`: TRL's `DPOConfig` plus REDI's own options, minus the options that REDI does not read."""
+"""`REDIConfig`, `PackedSFTConfig`: TRL's `DPOConfig` and `SFTConfig` with the engine's options, and REDI's."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trl import DPOConfig
+from trl import DPOConfig, SFTConfig
 
 _NO_REFERENCE = "REDI has no reference model"
 _OWN_LOSS = "REDI has one objective, Eq. (5), weighted by `alpha`"
@@ -35,6 +35,53 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+_MAX_TOKENS = (
+    "Capacity of a packed micro-batch in tokens, which bounds the memory of a step. As many are made as are needed; "
+    "by default gradient_accumulation_steps, of any size."
+)
+# Options that the engine does not read: it shuffles the data itself, with `seed`, and pads nothing.
+_UNREAD_BY_ENGINE = ("train_sampling_strategy", "data_seed", "dataloader_drop_last")
+_UNREAD_SFT = ("loss_type", "label_smoothing_factor", "average_tokens_across_devices", "shuffle_dataset")
+_UNREAD_SFT += ("pad_to_multiple_of", "packing_strategy", "router_aux_loss_coef")
+
+
+def _check_engine(args: DPOConfig | SFTConfig, unread: tuple[str, ...]) -> None:
+    """Raises a `ValueError` if an option is not read with, or not without, `args.trains_on_traces`."""
+    if args.trains_on_traces:
+        defaults = {option.name: option.default for option in fields(args)}
+        for name in unread:
+            if (value := getattr(args, name)) != defaults[name]:
+                raise ValueError(f"{name}={value!r} is read only with padding_free=False. Remove it.")
+    elif args.max_tokens_per_micro_batch is not None:
+        why = "without packing" if getattr(args, "packing", False) else "with padding_free=True"
+        raise ValueError(f"max_tokens_per_micro_batch is read only {why}. Remove it.")
+
+
+@dataclass
+class PackedSFTConfig(SFTConfig):
+    """Configuration of `redi.sft.PackedSFTTrainer`: [`~trl.SFTConfig`] with the engine's options.
+
+    Setting an option that the engine does not read raises a `ValueError`.
+    """
+
+    padding_free: bool | None = _option(
+        None,
+        "Train on packed traces, balanced over micro-batches and ranks, instead of on padded rows. Loss and gradient "
+        "are the same. Defaults to true without `packing`.",
+    )
+    max_tokens_per_micro_batch: int | None = _option(None, _MAX_TOKENS)
+
+    def __post_init__(self):
+        self.padding_free = not self.packing if self.padding_free is None else self.padding_free
+        _check_engine(self, _UNREAD_BY_ENGINE + _UNREAD_SFT)
+        super().__post_init__()
+
+    @property
+    def trains_on_traces(self) -> bool:
+        """Whether the engine trains, not TRL."""
+        return bool(self.padding_free) and not self.packing
+
+
 @dataclass
 class REDIConfig(DPOConfig):
     """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
@@ -57,11 +104,7 @@ class REDIConfig(DPOConfig):
         "Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. Loss and gradient "
         "are the same. Defaults to true for REDI; SimPO is not a sum over traces and is padded.",
     )
-    max_tokens_per_micro_batch: int | None = _option(
-        None,
-        "Capacity of a packed micro-batch in tokens, which bounds the memory of a step. As many are made as are "
-        "needed; by default gradient_accumulation_steps, of any size.",
-    )
+    max_tokens_per_micro_batch: int | None = _option(None, _MAX_TOKENS)
     collapse_guard: str = _option(
         "warn",
         "What to do when the run collapses: 'off', 'warn' once, or 'stop' with exit code 3, which saves nothing more.",
@@ -142,13 +185,12 @@ class REDIConfig(DPOConfig):
         if self.padding_free and self.objective == "simpo":
             raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
         self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
-        if self.padding_free:  # the engine shuffles the data itself, with `seed`
-            unread = {"train_sampling_strategy": "random", "data_seed": None, "dataloader_drop_last": False}
-            for name, default in unread.items():
-                if (value := getattr(self, name)) != default:
-                    raise ValueError(f"{name}={value!r} is read only with padding_free=False. Remove it.")
-        if self.max_tokens_per_micro_batch is not None and not self.padding_free:
-            raise ValueError("max_tokens_per_micro_batch is read only with padding_free=True. Remove it.")
+        _check_engine(self, _UNREAD_BY_ENGINE)
+
+    @property
+    def trains_on_traces(self) -> bool:
+        """Whether the engine trains, on traces, and not on padded pairs."""
+        return bool(self.padding_free)
 
     def _check_collapse_guard(self) -> None:
         if self.collapse_guard == "False":  # YAML reads a bare `off` as false

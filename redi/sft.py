@@ -1,10 +1,18 @@
-"""Stage 1: TRL's `SFTTrainer` on positives, with the loss on the completion alone."""
+"""Stage 1: TRL's `SFTTrainer` on positives, with the loss on the completion alone, trained by the engine."""
 
 from typing import Any
 
-from trl import SFTConfig, SFTTrainer
+import torch
+from accelerate.logging import get_logger
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import SFTTrainer
 
-from redi.checks import CheckedTrainer
+from redi.config import PackedSFTConfig
+from redi.text.training_rows import prepare_rows
+from redi.trace_trainer import TraceTrainer
+
+logger = get_logger(__name__)
 
 _TOKENIZED_HERE = "rows are tokenised by redi.text.training_rows, with the loss on the completion alone"
 UNREAD_OPTIONS = {
@@ -19,19 +27,49 @@ UNREAD_OPTIONS = {
 }
 
 
-class PackedSFTTrainer(CheckedTrainer, SFTTrainer):
-    """[`~trl.SFTTrainer`] on rows from `redi.text.training_rows`; loss, packing and metrics are TRL's own.
+class PackedSFTTrainer(TraceTrainer, SFTTrainer):
+    """[`~trl.SFTTrainer`] on rows from `redi.text.training_rows`.
 
-    The only change: `padding_free` and `packing` need no flash-attn package, see `redi.engine.attention`. If the model
-    does not keep rows apart (`redi.engine.agreement`), `padding_free` pads after all, and `packing` is refused.
+    The objective is TRL's: the mean over all completion tokens of the global batch. By default the engine computes it,
+    as in `REDITrainer`; see `redi.trace_trainer`. With `packing` or `padding_free=False`, TRL does. `packing` needs no
+    flash-attn package here (`redi.engine.attention`); if the model does not keep rows apart
+    (`redi.engine.agreement`), it is refused, and the engine pads.
+
+    Logged metrics are TRL's without `entropy`, over the global batch: `loss`, `mean_token_accuracy`, `num_tokens`.
     """
 
-    def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):
-        if args.padding_free and not args.packing:
-            args.max_length = None  # rows have been cut; SFTTrainer refuses a limit that it cannot apply
+    def __init__(self, model: Any, args: PackedSFTConfig, **kwargs: Any):
+        if not isinstance(args, PackedSFTConfig):
+            raise TypeError(f"`args` must be a `PackedSFTConfig`, got `{type(args).__name__}`")
+        args = self._own_steps(args)
         super().__init__(model=model, args=args, **kwargs)
-        if self.padding_free:
-            self.layouts = ("packed",) if args.packing else ("packed", "padded")
+        if self.trains_on_traces:
+            if self.aux_loss_enabled:  # by a mixture-of-experts model's own coefficient
+                logger.warning("the model's load-balancing loss is left out; padding_free: false adds it")
+                self.model.config.get_text_config().output_router_logits = self.aux_loss_enabled = False
+            self.has_own_head = True
+            self._plan_steps(alpha=0.0)
+        elif self.padding_free:
+            self.layouts = ("packed",)
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: PackedSFTConfig, *others: Any
+    ) -> Dataset:
+        *_, dataset_name = others
+        if not self.trains_on_traces or dataset_name != "train":
+            return super()._prepare_dataset(dataset, processing_class, args, *others)
+        name = f"{dataset_name} dataset"
+        return prepare_rows(dataset, ("positives",), processing_class, args.max_length, args.dataset_num_proc, name)[0]
 
     def _use_layout(self, layout: str) -> None:
-        self.padding_free = self.data_collator.padding_free = layout == "packed"
+        super()._use_layout(layout)
+        if not self.trains_on_traces:
+            self.padding_free = self.data_collator.padding_free = layout == "packed"
+
+    def _record(self, sums: torch.Tensor, rows: list[int]) -> None:
+        """Records TRL's metrics of a global batch; see `TraceTrainer`."""
+        _, accuracy, num_scored, _ = sums[:, 1].unbind(dim=1)  # (N,) each
+        metrics = self._metrics["train"]
+        metrics["mean_token_accuracy"].append(((accuracy * num_scored).sum() / num_scored.sum().clamp(min=1)).item())
+        self._total_train_tokens += sum(self.steps.lengths[row][0] for row in rows)
+        metrics["num_tokens"] = [self._total_train_tokens]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig
 
 from redi import config, dpo, sft
 from redi.text.training_rows import prepare_rows
@@ -30,14 +30,14 @@ class Stage:
 
         To be called before the trainer changes the tokenizer: the datasets cache identifies one by all of its state.
         """
-        splits = isinstance(args, SFTConfig) and args.packing and args.packing_strategy != "bfd"  # it cuts nothing off
+        splits = getattr(args, "packing", False) and args.packing_strategy != "bfd"  # it cuts nothing off
         limit = None if splits else args.max_length
         return prepare_rows(rows, self.kinds, tokenizer, limit, args.dataset_num_proc, name)
 
 
 # By the name of the folder in recipes/ that holds the stage's runs. DPO's accelerate configuration is the paper's.
 STAGES = {
-    "sft": Stage(SFTConfig, sft.UNREAD_OPTIONS, ("positives",), sft.PackedSFTTrainer),
+    "sft": Stage(config.PackedSFTConfig, sft.UNREAD_OPTIONS, ("positives",), sft.PackedSFTTrainer),
     "redi": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs", "traces"), REDITrainer),
     "simpo": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs",), REDITrainer),
     "dpo": Stage(DPOConfig, dpo.UNREAD_OPTIONS, ("pairs",), dpo.PreparedDPOTrainer, "zero3", has_reference=True),

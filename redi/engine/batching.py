@@ -1,8 +1,8 @@
 """Problems -> traces -> micro-batches: what each rank computes in each optimizer step.
 
-Eq. (5) is a signed sum over traces, so a trace may be computed anywhere in its global batch. The traces of a global
-batch are spread over all micro-batches of all ranks so that the ranks finish together. Each micro-batch is one row of
-complete traces with no pad token. The gradient equals that of the pairs, whatever the split.
+The objectives of both stages, SFT and Eq. (5), are signed sums over traces, so a trace may be computed anywhere in its
+global batch. The traces of a global batch are spread over all micro-batches of all ranks so that the ranks finish
+together. Each micro-batch is one row of complete traces with no pad token. The gradient does not depend on the split.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from redi.text.training_rows import lengths_of
+from redi.text.training_rows import lengths_of, num_masked
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ def traces_of(problem: dict[str, Any], position: int, max_length: int | None, al
     """The traces of one dataset row, cut to `max_length`. Negatives are left out if `alpha` is 0.
 
     Args:
-        problem: a row returned by `redi.text.training_rows.tokenize_problems`.
+        problem: a row returned by `redi.text.training_rows.prepare_rows`; a positive is a problem with one trace.
         position: the row's position in its global batch.
     """
+    if "input_ids" in problem:
+        return [Trace(problem["input_ids"][:max_length], num_masked(problem["labels"]), 1.0, True, position)]
     if "chosen_ids" in problem:
         completions, labels, weights = [problem["chosen_ids"], problem["rejected_ids"]], [True, False], [1.0, 1.0]
     else:
@@ -208,10 +210,13 @@ class StepDataset(torch.utils.data.Dataset):
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
 
+    The loss is the sum over all traces of coefficient * log p(y|x). Coefficients are those of Eq. (5), or for
+    positives -1 / (scored tokens of the global batch), as in TRL's SFT.
+
     Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
 
     Raises:
-        ValueError: a trace is longer than `max_tokens`.
+        ValueError: a trace is longer than `max_tokens`, or a positive has nothing to score.
     """
 
     problems: Dataset
@@ -230,6 +235,13 @@ class StepDataset(torch.utils.data.Dataset):
 
     def __post_init__(self):
         self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
+        self.num_scored: list[int] | None = None  # of each positive
+        if "input_ids" in self.problems.column_names:
+            prompts = (prompt for prompt, _ in lengths_of(self.problems))
+            self.num_scored = [length - prompt for (length,), prompt in zip(self.lengths, prompts, strict=True)]
+            if min(self.num_scored, default=1) < 1:
+                row = self.num_scored.index(min(self.num_scored))
+                raise ValueError(f"row {row} has no scored token within max_length={self.max_length}")
         longest = max((length for row in self.lengths for length in row), default=0)
         plan_step([longest], self.cost, 1, 1, self.max_tokens)  # refused now, not in its step
         self.set_epoch(0)
@@ -253,8 +265,29 @@ class StepDataset(torch.utils.data.Dataset):
             count += f" or more, of at most {self.max_tokens:,} tokens"
         return (
             f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps per "
-            f"epoch; ranks: {self.num_ranks}; micro-batches per rank and step: {count}"
+            f"epoch; ranks: {self.num_ranks}; micro-batches per rank and step: {count}; balance over ranks: "
+            f"{self.balance():.2f} of the ideal"
         )
+
+    def balance(self, num_steps: int = 20) -> float:
+        """Ideal over planned time of the epoch's first steps, where ranks wait for each other at every micro-batch.
+
+        It is low if the global batch is too small for so many ranks: a step takes as long as its longest trace.
+        """
+        ideal = planned = 0.0
+        for step in range(min(num_steps, len(self))):
+            costs = [self.cost(length) for length in self._lengths_of_step(step)]
+            loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in self._plan_of_all_ranks(step)]
+            ideal += sum(costs) / self.num_ranks
+            planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
+        return ideal / planned if planned else 1.0
+
+    def _lengths_of_step(self, step: int) -> list[int]:
+        return [length for row in self.rows(step) for length in self.lengths[row]]
+
+    def _plan_of_all_ranks(self, step: int) -> list[list[list[int]]]:
+        lengths = self._lengths_of_step(step)
+        return plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
 
     def plan(self, step: int) -> list[list[tuple[int, int]]]:
         """This rank's micro-batches of a step. A trace is given as (its problem's position, its number there)."""
@@ -263,9 +296,7 @@ class StepDataset(torch.utils.data.Dataset):
             for position, row in enumerate(self.rows(step))
             for number in range(len(self.lengths[row]))
         ]
-        lengths = [length for row in self.rows(step) for length in self.lengths[row]]
-        plan = plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
-        return [[places[i] for i in indices] for indices in plan[self.rank]]
+        return [[places[i] for i in indices] for indices in self._plan_of_all_ranks(step)[self.rank]]
 
     def largest(self) -> dict[str, Any]:
         """This rank's micro-batch with the most tokens in the epoch, found from lengths alone."""
@@ -295,13 +326,17 @@ class StepDataset(torch.utils.data.Dataset):
         sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
         shares = torch.tensor([trace.share for trace in traces])
         scored = torch.tensor([trace.num_scored for trace in traces])
+        if self.num_scored is None:
+            # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
+            # problems of the global batch
+            denominators = scored * len(rows)
+        else:  # the mean over all scored tokens of the global batch
+            denominators = torch.tensor(sum(self.num_scored[row] for row in rows))
         return {
             **batch,
             "num_problems": len(rows),
             "rows": rows,
-            # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
-            # problems of the global batch
-            "coefficients": sides * shares / scored / len(rows),
+            "coefficients": sides * shares / denominators,
             "is_chosen": torch.tensor([trace.is_chosen for trace in traces]),
             "shares": shares,
             "num_scored": scored,
@@ -312,7 +347,9 @@ class StepDataset(torch.utils.data.Dataset):
 def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
     """Lengths of the traces of each problem as `traces_of` makes them, without reading their tokens."""
     limit = math.inf if max_length is None else max_length
-    all_labels = problems["labels"] if "labels" in problems.column_names else repeat([True, False])
+    columns = problems.column_names
+    sides = [True] if "input_ids" in columns else [True, False]
+    all_labels = problems["labels"] if "completion_ids" in columns else repeat(sides)
     return [
         [min(prompt + n, limit) for n, label in zip(completions, labels, strict=True) if label or alpha > 0]
         for (prompt, completions), labels in zip(lengths_of(problems), all_labels, strict=False)

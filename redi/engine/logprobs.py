@@ -25,8 +25,9 @@ def add_scoring(model: PreTrainedModel) -> None:
 
     `positions` `(S,)` index the flattened hidden states `(rows * T)`. `targets` `(S,)` are token ids. The result is
     `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * logps)`, which is
-    differentiable, and `logps`, which is not. This is a third cheaper; see `SignedSum`. Both `coefficients` and these
-    `logps` are float32 viewed as int32: DeepSpeed and FSDP2 round floating tensors at the model's door to bfloat16.
+    differentiable, and `logps` and whether each target is the likeliest token, which are not. This is a third cheaper;
+    see `SignedSum`. Both `coefficients` and these `logps` are float32 viewed as int32: DeepSpeed and FSDP2 round
+    floating tensors at the model's door to bfloat16.
 
     `redi.engine.agreement.check_head` compares the result with the model's own logits.
     """
@@ -47,8 +48,8 @@ def add_scoring(model: PreTrainedModel) -> None:
                 weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
             if coefficients is not None:
                 coefficients = coefficients.view(torch.float32)
-                total, logps = SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
-                return total, logps.view(torch.int32)
+                total, logps, is_top1 = SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
+                return total, logps.view(torch.int32), is_top1
             tile = min(CUDA_TILE if scored.is_cuda else CPU_TILE, weight.shape[0])
             outputs = ("log_probs",)
             return ChunkedLogProbFunction.apply(scored, weight, bias, targets, 1.0, tile, softcap, 1.0, outputs)[0]
@@ -74,8 +75,8 @@ class SignedSum(torch.autograd.Function):
         targets: torch.Tensor,
         coefficients: torch.Tensor,
         softcap: float | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the sum, a scalar, and the log-probabilities `(S,)`, which have no gradient. Both are float32.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The sum, a float32 scalar; without gradient the float32 log-probabilities and whether targets are likeliest.
 
         Args:
             hidden, targets, coefficients: at the scored positions; coefficients are float32. `(S, H)`, `(S,)`, `(S,)`
@@ -92,6 +93,7 @@ class SignedSum(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        is_top1 = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         size = max(1, (CUDA_LOGITS if hidden.is_cuda else CPU_LOGITS) // len(weight))
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
@@ -99,7 +101,9 @@ class SignedSum(torch.autograd.Function):
                 block = slice(start, start + size)
                 states = hidden[block].to(dtype)
                 logits = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(dtype))
-                logps[block], grad = _with_gradient(logits, targets[block], coefficients[block] / ctx.scale, softcap)
+                logps[block], is_top1[block], grad = _with_gradient(
+                    logits, targets[block], coefficients[block] / ctx.scale, softcap
+                )
                 grad = grad.to(dtype)
                 if needs_hidden:
                     grad_hidden[block] = grad @ matrix
@@ -110,12 +114,12 @@ class SignedSum(torch.autograd.Function):
                 if needs_bias:
                     grad_bias += grad.sum(dim=0, dtype=torch.float32)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
-        ctx.mark_non_differentiable(logps)
-        return (coefficients * logps).sum(), logps
+        ctx.mark_non_differentiable(logps, is_top1)
+        return (coefficients * logps).sum(), logps, is_top1
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_sum: torch.Tensor, _):
+    def backward(ctx, grad_sum: torch.Tensor, *_):
         factor = grad_sum * ctx.scale
         # In place, because the head's gradient is large. A graph can therefore run backward only once.
         gradients = [None if gradient is None else gradient.mul_(factor) for gradient in ctx.gradients]
@@ -125,15 +129,20 @@ class SignedSum(torch.autograd.Function):
 
 def _with_gradient(
     logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor, softcap: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities `(n,)`, and the gradient of sum(coefficients * logps) with respect to the logits `(n, V)`."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities and whether the targets are the likeliest `(n,)`, and d sum(coefficients * logps) / d logits.
+
+    The gradient, `(n, V)`, is computed in the memory of the logits, if those are float32.
+    """
     logits, targets, coefficients = logits.float(), targets[:, None], coefficients[:, None]
-    slope = 1.0
+    slope = None
     if softcap is not None:
         logits = torch.tanh(logits / softcap)
         slope = 1 - logits**2
         logits = logits * softcap
-    log_z = logits.logsumexp(dim=-1, keepdim=True)
-    logps = logits.gather(1, targets) - log_z
-    grad = logits.sub_(log_z).exp_().mul_(-coefficients).scatter_add_(1, targets, coefficients)
-    return logps[:, 0], grad if softcap is None else grad.mul_(slope)
+    logits = logits.sub_(logits.amax(dim=-1, keepdim=True))
+    below = logits.gather(1, targets)  # the likeliest token
+    sums = logits.exp_().sum(dim=-1, keepdim=True)
+    grad = logits.mul_(-coefficients / sums).scatter_add_(1, targets, coefficients)
+    grad = grad if slope is None else grad.mul_(slope)
+    return (below - sums.log())[:, 0], (below == 0)[:, 0], grad

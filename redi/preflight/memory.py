@@ -153,8 +153,8 @@ def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Loa
 
     Both kernels hold the scored hidden states, their gradient, the matrix' gradient in float32 (in half precision also
     one product that is added to it), and a copy of the matrix if it is computed in another dtype. `SignedSum` holds a
-    block of logits: in half precision one copy of that kind, one in float32, and one more for logsumexp. TRL's kernel
-    holds a tile of logits; on the CPU, without the Triton kernel that works in place, 7 more in float32 and a mask.
+    block of logits in float32, and in half precision two more of that kind. TRL's kernel holds a tile of logits; on
+    the CPU, without the Triton kernel that works in place, 7 more in float32 and a mask.
     """
     d, on_cpu = precision.compute.itemsize, strategy.on_cpu
     half = d < 4
@@ -162,7 +162,7 @@ def _head(shape: ModelShape, precision: Precision, strategy: Strategy, load: Loa
     if load.signed_sum:
         copied = shape.vocab * shape.hidden * d * (precision.compute != precision.weights)
         rows = min(load.scored, max(1, (CPU_LOGITS if on_cpu else CUDA_LOGITS) // shape.vocab))
-        logits = rows * shape.vocab * (10 if half else 8)
+        logits = rows * shape.vocab * (8 if half else 4)
         return load.scored * shape.hidden * 2 * d + gradient + copied + logits
     scored = load.tokens if on_cpu else load.scored
     tile = min(scored, TOKEN_CHUNK_SIZE) * min(shape.vocab, CUDA_TILE)

@@ -78,9 +78,6 @@ def _largest(
         masked = 0 if packs else tokens * row
     elif getattr(args, "packing", False):
         tokens = real = args.max_length * per_device
-    elif recipe.name == "sft" and args.padding_free:
-        order = np.random.default_rng(args.seed).permutation(traces[:, 0])
-        tokens = real = int(np.add.reduceat(order, np.arange(0, len(order), per_device)).max())
     else:
         longest = int(traces.max())
         tokens = real = traces.shape[1] * min(per_device, len(traces)) * longest

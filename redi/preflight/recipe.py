@@ -9,7 +9,6 @@ import pyarrow.dataset
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.config import REDIConfig
 from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
 from redi.job import Job, check_job, read_job
@@ -47,7 +46,7 @@ class Recipe(Job):
 
     @property
     def trains_on_traces(self) -> bool:
-        return isinstance(self.args, REDIConfig) and self.args.padding_free
+        return getattr(self.args, "trains_on_traces", False)
 
 
 def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
@@ -143,7 +142,7 @@ def precision_of(recipe: Recipe, config: PreTrainedConfig) -> Precision:
 
 
 def why_padded(recipe: Recipe, config: PreTrainedConfig) -> str | None:
-    """Why REDI will pad traces, as `enable_packing` says for a model without data; None if it packs them."""
+    """Why the engine will pad traces, as `enable_packing` says for a model without data; None if it packs them."""
     if not recipe.trains_on_traces:
         return None
     with torch.device("meta"):

@@ -21,6 +21,7 @@ KINDS = {"positives": ["messages"], "pairs": ["chosen", "rejected"], "traces": [
 PAIR_COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids"]  # TRL's names
 TRACE_COLUMNS = ["prompt_ids", "completion_ids", "labels", "weights"]
 TOKENIZED = {"positives": ["input_ids", "labels"], "pairs": PAIR_COLUMNS, "traces": TRACE_COLUMNS}
+MASKED = -100  # the label of a token that is not scored
 NAME = "name"  # the row's uuid, or "row N"; messages use it
 
 
@@ -46,7 +47,7 @@ def prepare_rows(
 ) -> tuple[Dataset, dict[str, int]]:
     """Tokenises and checks every row, first on the first process; says what is dropped or cut.
 
-    - *positives* (`messages`) become `input_ids, labels`, cut to `max_length`. Labels are -100 outside the completion.
+    - *positives* (`messages`) become `input_ids, labels, name`, cut to `max_length`. Labels are -100 in the prompt.
     - *pairs* (`chosen, rejected`) become `prompt_ids, chosen_ids, rejected_ids, name`.
     - *traces* (`prompt, completion, label`, and optionally `weight`) become `prompt_ids, completion_ids, labels,
       weights, name`: rows with the same prompt are one problem, in the order of their first rows. A problem may have
@@ -96,7 +97,7 @@ def prepare_rows(
     }
     for text in [text for text, applies in said.items() if applies and PartialState().is_main_process]:
         print(f"{name}: {text}", flush=True)
-    return rows.select_columns(TOKENIZED[kind] + [NAME] * (kind != "positives")), counts
+    return rows.select_columns(TOKENIZED[kind] + [NAME]), counts
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def tokenize_row(
         encoded = [encode(tokenizer, prompt, turn) for turn in turns]
     ids, completions = encoded[0][0], [completion for _, completion in encoded]
     values = {
-        "positives": [(ids + completions[0])[:limit], ([-100] * len(ids) + completions[0])[:limit]],
+        "positives": [(ids + completions[0])[:limit], ([MASKED] * len(ids) + completions[0])[:limit]],
         "pairs": [ids, *completions],
         "traces": [ids, completions, labels, [weight]],
     }[kind]
@@ -200,9 +201,28 @@ def _group(traces: Dataset) -> Dataset:
     return Dataset.from_generator(merged)  # to disk, not to memory
 
 
+def num_masked(labels: list[int]) -> int:
+    """Tokens of a positive's prompt, from its labels. The first token is predicted by none, so it is never scored."""
+    return 1 + labels[1:].count(MASKED)
+
+
 def lengths_of(problems: Dataset) -> Iterator[tuple[int, list[int]]]:
-    """Tokens of each problem's prompt and of each of its completions, without reading the tokens."""
+    """Tokens of each problem's prompt and of each of its completions, without making lists of the tokens.
+
+    Raises:
+        UsageError: in a positive, scored tokens come before others.
+    """
+    index = 0
     for table in problems.with_format("arrow").iter(1000):
+        if "input_ids" in table.column_names:
+            for labels in table["labels"]:
+                is_scored = labels.values.to_numpy() != MASKED
+                num_scored = int(is_scored[1:].sum())
+                if not is_scored[len(is_scored) - num_scored :].all():
+                    raise UsageError(f"row {index}: its scored tokens are not the end of the trace")
+                yield len(is_scored) - num_scored, [num_scored]
+                index += 1
+            continue
         prompts = pc.list_value_length(table["prompt_ids"]).to_pylist()
         if "chosen_ids" in table.column_names:
             sides = (pc.list_value_length(table[side]).to_pylist() for side in PAIR_COLUMNS[1:])

@@ -44,7 +44,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Con
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-import redi.trainer
+import redi.trace_trainer
 from redi import REDIConfig, REDITrainer
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
@@ -212,8 +212,8 @@ def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespa
     clock = Clock(model)
     trainer.add_callback(clock)
     if side == "redi":
-        trainer._record_problems = clock.also_time(trainer._record_problems)
-        redi.trainer._add_to_sums = clock.also_time(redi.trainer._add_to_sums)
+        trainer._check_and_record = clock.also_time(trainer._check_and_record)
+        redi.trace_trainer._add_to_sums = clock.also_time(redi.trace_trainer._add_to_sums)
     trainer.train()
     return {
         "wall": np.diff(clock.ends)[options.warmup - 1 :].tolist(),

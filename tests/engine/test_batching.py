@@ -131,6 +131,31 @@ def test_the_coefficients_are_those_of_eq_5():
     torch.testing.assert_close(batch["coefficients"], expected)
 
 
+def positives(num_ranks: int = 1, rank: int = 0, lengths: tuple[int, ...] = (5, 9, 4, 20), **options) -> StepDataset:
+    """Rows of two prompt tokens each; all in one global batch."""
+    rows = [{"input_ids": [1] * n, "labels": [-100] * 2 + [1] * (n - 2)} for n in lengths]
+    fixed = dict(num_micro_batches=1, max_tokens=None, max_length=None, alpha=0.0, cost=linear, pack=True)
+    fixed |= dict(pad_token_id=0, seed=0, global_batch_size=len(rows))
+    return StepDataset(Dataset.from_list(rows), **fixed | options, rank=rank, num_ranks=num_ranks)
+
+
+def test_each_scored_token_of_positives_has_the_same_coefficient():
+    """3 + 7 + 2 + 18 = 30 scored tokens on two ranks; with max_length=8, 3 + 6 + 2 + 6 = 17."""
+    for options, total in (({}, 30), ({"max_length": 8}, 17)):
+        batches = [batch for rank in (0, 1) for batch in positives(2, rank, **options)[0]]
+        assert sum(len(batch["targets"]) for batch in batches) == total
+        for batch in batches:
+            assert batch["coefficients"].tolist() == pytest.approx([-1 / total] * len(batch["coefficients"]))
+
+
+def test_balance_is_ideal_over_planned_time():
+    """38 tokens: on two ranks 20 and 18, ideally 19 each; on four ranks 20, 9, 5 and 4, ideally 9.5 each."""
+    assert positives(1).balance() == 1
+    assert positives(2).balance() == pytest.approx(19 / 20)
+    assert positives(4).balance() == pytest.approx(9.5 / 20)
+    assert "balance over ranks: 0.47 of the ideal" in positives(4).describe()
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 @pytest.mark.parametrize("max_length", [None, 4])
 def test_lengths_are_those_of_the_traces(alpha, max_length):

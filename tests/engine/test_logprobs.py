@@ -33,12 +33,15 @@ def test_value_and_gradients(monkeypatch, dtype, tolerance, softcap):
     monkeypatch.setattr(logprobs, "CPU_LOGITS", 4 * VOCAB)  # blocks of 4, 4 and 3 tokens
     *inputs, targets, coefficients = tensors(dtype)
     exact = [tensor.double().requires_grad_() for tensor in inputs]
+    likeliest = (exact[0] @ exact[1].T + exact[2]).argmax(dim=-1)
+    targets[::3] = likeliest[::3]
     expected, expected_logps = oracle(*exact, targets, coefficients.double(), softcap)
     (3 * expected).backward()
     actual = [tensor.clone().requires_grad_() for tensor in inputs]
-    value, logps = SignedSum.apply(*actual, targets, coefficients, softcap)
+    value, logps, is_top1 = SignedSum.apply(*actual, targets, coefficients, softcap)
     (3 * value).backward()
     assert logps.dtype == torch.float32 and not logps.requires_grad
+    assert is_top1.tolist() == (targets == likeliest).tolist()
     torch.testing.assert_close(logps.double(), expected_logps, rtol=tolerance, atol=20 * tolerance)
     for tensor, reference in zip(actual, exact, strict=True):
         error = (tensor.grad.double() - reference.grad).norm() / reference.grad.norm()

@@ -35,10 +35,12 @@ def weights_of(folder: Path | str) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def started(launcher: list[str], arguments: list[str], folder: Path) -> Iterator[subprocess.Popen]:
-    """train_redi.py in another process, with its output in `folder/log.txt`; killed on leaving."""
+def started(
+    launcher: list[str], arguments: list[str], folder: Path, stage: str = "redi"
+) -> Iterator[subprocess.Popen]:
+    """A stage's script in another process, with its output in `folder/log.txt`; killed on leaving."""
     process = subprocess.Popen(
-        [sys.executable, *launcher, str(REPOSITORY / "scripts/train_redi.py"), *arguments],
+        [sys.executable, *launcher, str(REPOSITORY / f"scripts/train_{stage}.py"), *arguments],
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=(folder / "log.txt").open("w"),
         stderr=subprocess.STDOUT,

@@ -1,10 +1,15 @@
-"""Eq. (5) and full training steps in plain PyTorch, and runs of the trainer to compare them with."""
+"""Eq. (5) and full steps in plain PyTorch, TRL's `SFTTrainer` as it comes, and runs of the trainer to compare."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
 
 from redi import REDIConfig, REDITrainer
+from redi.text.training_rows import prepare_rows
 
 SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
 
@@ -77,3 +82,19 @@ def check_steps(trainer, losses, model) -> None:
     assert logged(trainer, "loss") == pytest.approx(losses, abs=5e-5)
     for (name, expected), actual in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(actual, expected, atol=3e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def stock_sft(model_path: str, tokenizer, rows_file: str, folder: Path, peft_config=None, **options) -> Path:
+    """Trains TRL's own `SFTTrainer`, padded, on the tokens of `prepare_rows`; `folder` gets what a run leaves."""
+    rows = prepare_rows(Dataset.from_parquet(rows_file), ("positives",), tokenizer, None)[0]
+    fixed = dict(logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, bf16=False)
+    args = SFTConfig(output_dir=str(folder), gradient_checkpointing=False, **fixed, **options)
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    trainer = SFTTrainer(
+        model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=peft_config
+    )
+    trainer.train()
+    trainer.model = trainer.model.merge_and_unload() if peft_config else trainer.model
+    trainer.model.save_pretrained(folder)
+    trainer.save_state()
+    return folder

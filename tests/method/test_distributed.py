@@ -12,29 +12,46 @@ import train_redi
 import yaml
 from datasets import Dataset
 from helpers.commands import CPU, log_of
+from helpers.oracle import stock_sft
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
 from transformers import AutoModelForCausalLM
 
-METRICS = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies"]
-METRICS += ["grad_norm", "update_norm"]
+REDI = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "grad_norm", "update_norm"]
+METRICS = {"redi": REDI, "sft": ["loss", "mean_token_accuracy", "num_tokens", "grad_norm"]}
+
+
+@pytest.fixture(scope="module", params=METRICS)
+def stage(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def options(model_path, tmp_path_factory) -> list[str]:
-    """Three steps on 18 pairs, to be split into global batches of 8. The last batch has 2 pairs."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
-    Dataset.from_list(make_pairs(18)).to_parquet(path)
-    argv = ["--model_name_or_path", model_path, "--dataset_name", str(path), *CPU, "--log_update_norm", "true"]
+def rows_file(tmp_path_factory) -> str:
+    """18 rows that are both pairs and positives."""
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    Dataset.from_list([{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(18)]).to_parquet(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def options(stage, model_path, rows_file) -> list[str]:
+    """Three steps on 18 rows, to be split into global batches of 8. The last batch has 2 rows."""
+    argv = ["--model_name_or_path", model_path, "--dataset_name", rows_file, *CPU]
+    argv += ["--log_update_norm", "true"] * (stage == "redi")
     argv += ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
     return [*argv, "--lr_scheduler_type", "constant", "--per_device_train_batch_size", "2"]
 
 
 @pytest.fixture(scope="module")
-def one_process(options, tmp_path_factory) -> Path:
+def one_process(stage, options, model_path, tokenizer, rows_file, tmp_path_factory) -> Path:
+    """Of SFT, TRL's own trainer."""
     folder = tmp_path_factory.mktemp("one")
-    train_redi.main([*options, "--gradient_accumulation_steps", "4", "--output_dir", str(folder)])
-    return folder
+    if stage == "redi":
+        train_redi.main([*options, "--gradient_accumulation_steps", "4", "--output_dir", str(folder)])
+        return folder
+    steps = dict(max_steps=3, learning_rate=1e-3, lr_scheduler_type="constant", per_device_train_batch_size=8)
+    return stock_sft(model_path, tokenizer, rows_file, folder, **steps)
 
 
 def launcher(kind: str, folder: Path) -> list[str]:
@@ -51,10 +68,11 @@ def launcher(kind: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "kind", ["ddp", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zero2", "zero3", "fsdp2"))]
 )
-def test_two_processes_equal_one(tmp_path, options, one_process, kind):
-    """The traces of a pair may land on either rank. Losses, metrics and weights are the same."""
+def test_two_processes_equal_one(tmp_path, stage, options, one_process, kind):
+    """The traces of a batch may land on either rank. Losses, metrics and weights are the same."""
     out = tmp_path / "two"
-    command = [sys.executable, "-m", *launcher(kind, tmp_path), str(REPOSITORY / "scripts/train_redi.py"), *options]
+    script = str(REPOSITORY / f"scripts/train_{stage}.py")
+    command = [sys.executable, "-m", *launcher(kind, tmp_path), script, *options]
     result = subprocess.run(
         [*command, "--gradient_accumulation_steps", "2", "--output_dir", str(out)],
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
@@ -65,7 +83,7 @@ def test_two_processes_equal_one(tmp_path, options, one_process, kind):
     assert json.loads((out / "manifest.json").read_text())["counts"]["world_size"] == 2
     expected, actual = log_of(one_process), log_of(out)
     assert len(expected) == 3
-    for key in METRICS:
+    for key in METRICS[stage]:
         values = [entry[key] for entry in expected]
         assert [entry[key] for entry in actual] == pytest.approx(values, rel=2e-5, abs=1e-6), key
     expected, actual = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one_process, out))

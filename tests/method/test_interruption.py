@@ -14,9 +14,12 @@ import psutil
 import pytest
 import torch
 import train_redi
+import train_sft
 import yaml
+from datasets import Dataset
 from helpers.commands import CPU, started, weights_of
 from helpers.paths import REPOSITORY
+from helpers.tiny import make_pairs
 
 from redi.runs.checkpoints import last_complete_checkpoint
 
@@ -42,10 +45,12 @@ def wait_for(path: Path, process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.005)
 
 
-def interrupt(argv: list[str], folder: Path, number: signal.Signals, delay: float) -> tuple[int, str]:
-    """Signals train_redi.py `delay` seconds after its first checkpoint. Returns its exit code and output."""
+def interrupt(
+    argv: list[str], folder: Path, number: signal.Signals, delay: float, stage: str = "redi"
+) -> tuple[int, str]:
+    """Signals the stage's script `delay` seconds after its first checkpoint. Returns its exit code and output."""
     folder.mkdir()
-    with started([], [*argv, "--output_dir", str(folder)], folder) as process:
+    with started([], [*argv, "--output_dir", str(folder)], folder, stage) as process:
         wait_for(folder / "checkpoint-9", process, folder)
         time.sleep(delay)
         process.send_signal(number)
@@ -80,6 +85,25 @@ def test_sigkill_at_any_moment_loses_only_the_steps_since_the_last_checkpoint(lo
     assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
     train_redi.main([*long_run, "--output_dir", str(tmp_path / "out")])
     assert_same_weights(tmp_path / "out", straight_run)
+
+
+@pytest.fixture(scope="module")
+def long_sft_run(model_path, tmp_path_factory) -> list[str]:
+    """Options of a run of about three seconds, in micro-batches of about two traces."""
+    path = tmp_path_factory.mktemp("positives") / "positives.parquet"
+    Dataset.from_list([{"messages": row["prompt"] + row["chosen"]} for row in make_pairs(16)]).to_parquet(path)
+    argv = ["--model_name_or_path", model_path, "--dataset_name", str(path), *CPU, "--learning_rate", "1e-3"]
+    argv += ["--max_tokens_per_micro_batch", "300", "--global_batch_size", "6"]
+    return [*argv, "--max_steps", "80", "--save_steps", "9"]
+
+
+def test_sft_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(long_sft_run, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    train_sft.main([*long_sft_run, "--output_dir", str(straight)])
+    code, output = interrupt(long_sft_run, killed, signal.SIGKILL, delay=random.uniform(0, 0.5), stage="sft")
+    assert code == -signal.SIGKILL, output[-3000:]
+    train_sft.main([*long_sft_run, "--output_dir", str(killed)])
+    assert_same_weights(killed, straight)
 
 
 def test_a_run_killed_after_its_last_step_makes_no_further_one(long_run, tmp_path):
@@ -187,12 +211,16 @@ def test_a_sigterm_to_one_rank_stops_both_at_the_same_step(long_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_killed_and_resumed_end_with_the_weights_of_an_uninterrupted_run(long_run, tmp_path):
+@pytest.mark.parametrize("stage", ["redi", "sft"])
+def test_two_ranks_killed_and_resumed_end_with_the_weights_of_an_uninterrupted_run(
+    stage, long_run, long_sft_run, tmp_path
+):
+    argv = long_run if stage == "redi" else long_sft_run
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    with started(launcher, [*long_run, "--output_dir", str(straight)], tmp_path):
+    with started(launcher, [*argv, "--output_dir", str(straight)], tmp_path, stage):
         pass
-    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path) as process:
+    with started(launcher, [*argv, "--output_dir", str(killed)], tmp_path, stage) as process:
         wait_for(killed / "checkpoint-9", process, tmp_path)
         time.sleep(random.uniform(0, 0.5))
         workers = psutil.Process(process.pid).children(recursive=True)
@@ -200,7 +228,7 @@ def test_two_ranks_killed_and_resumed_end_with_the_weights_of_an_uninterrupted_r
         for worker in workers:
             worker.kill()
     assert process.returncode != 0 and not (killed / "manifest.json").exists()
-    with started(launcher, [*long_run, "--output_dir", str(killed)], tmp_path):
+    with started(launcher, [*argv, "--output_dir", str(killed)], tmp_path, stage):
         pass
     assert "resuming from" in (tmp_path / "log.txt").read_text()
     assert_same_weights(killed, straight)

@@ -48,7 +48,7 @@ def test_empty_answers_and_long_prompts_are_dropped_and_cuts_counted(tokenizer, 
 def test_positives_are_cut_and_scored_on_the_completion_alone(tokenizer):
     rows = rows_of("positives", ["7" * 200])
     whole, cut = (prepare_rows(rows, ("positives",), tokenizer, limit)[0][0] for limit in (None, 150))
-    assert cut == {name: whole[name][:150] for name in ("input_ids", "labels")}
+    assert cut == {name: whole[name][:150] for name in ("input_ids", "labels")} | {"name": "row 0"}
     num_prompt = whole["labels"].count(-100)
     assert whole["labels"] == [-100] * num_prompt + whole["input_ids"][num_prompt:]
 
