@@ -210,8 +210,7 @@ class StepDataset(torch.utils.data.Dataset):
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
 
-    The loss is the sum over all traces of coefficient * log p(y|x). Coefficients are those of Eq. (5), or for
-    positives -1 / (scored tokens of the global batch), as in TRL's SFT.
+    The loss is the sum of coefficient * log p(y|x) over all traces.
 
     Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
 
@@ -234,14 +233,11 @@ class StepDataset(torch.utils.data.Dataset):
     seed: int
 
     def __post_init__(self):
-        self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
         self.num_scored: list[int] | None = None  # of each positive
         if "input_ids" in self.problems.column_names:
-            prompts = (prompt for prompt, _ in lengths_of(self.problems))
-            self.num_scored = [length - prompt for (length,), prompt in zip(self.lengths, prompts, strict=True)]
-            if min(self.num_scored, default=1) < 1:
-                row = self.num_scored.index(min(self.num_scored))
-                raise ValueError(f"row {row} has no scored token within max_length={self.max_length}")
+            self.lengths, self.num_scored = positive_lengths(self.problems, self.max_length)
+        else:
+            self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
         longest = max((length for row in self.lengths for length in row), default=0)
         plan_step([longest], self.cost, 1, 1, self.max_tokens)  # refused now, not in its step
         self.set_epoch(0)
@@ -270,32 +266,24 @@ class StepDataset(torch.utils.data.Dataset):
         )
 
     def balance(self, num_steps: int = 20) -> float:
-        """Ideal over planned time of the epoch's first steps, where ranks wait for each other at every micro-batch.
-
-        It is low if the global batch is too small for so many ranks: a step takes as long as its longest trace.
-        """
+        """Ideal over planned time of the first steps, where ranks wait for each other at every micro-batch; low if the
+        global batch is too small for the ranks, because a step takes as long as its longest trace."""
         ideal = planned = 0.0
         for step in range(min(num_steps, len(self))):
-            costs = [self.cost(length) for length in self._lengths_of_step(step)]
+            costs = [self.cost(length) for row in self.rows(step) for length in self.lengths[row]]
             loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in self._plan_of_all_ranks(step)]
             ideal += sum(costs) / self.num_ranks
             planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
         return ideal / planned if planned else 1.0
 
-    def _lengths_of_step(self, step: int) -> list[int]:
-        return [length for row in self.rows(step) for length in self.lengths[row]]
-
     def _plan_of_all_ranks(self, step: int) -> list[list[list[int]]]:
-        lengths = self._lengths_of_step(step)
+        lengths = [length for row in self.rows(step) for length in self.lengths[row]]
         return plan_step(lengths, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
 
     def plan(self, step: int) -> list[list[tuple[int, int]]]:
         """This rank's micro-batches of a step. A trace is given as (its problem's position, its number there)."""
-        places = [
-            (position, number)
-            for position, row in enumerate(self.rows(step))
-            for number in range(len(self.lengths[row]))
-        ]
+        rows = enumerate(self.rows(step))
+        places = [(position, number) for position, row in rows for number in range(len(self.lengths[row]))]
         return [[places[i] for i in indices] for indices in self._plan_of_all_ranks(step)[self.rank]]
 
     def largest(self) -> dict[str, Any]:
@@ -326,12 +314,9 @@ class StepDataset(torch.utils.data.Dataset):
         sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
         shares = torch.tensor([trace.share for trace in traces])
         scored = torch.tensor([trace.num_scored for trace in traces])
-        if self.num_scored is None:
-            # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
-            # problems of the global batch
-            denominators = scored * len(rows)
-        else:  # the mean over all scored tokens of the global batch
-            denominators = torch.tensor(sum(self.num_scored[row] for row in rows))
+        # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
+        # problems of the global batch. SFT: -1 / all scored tokens of the global batch.
+        denominators = scored * len(rows) if self.num_scored is None else sum(self.num_scored[row] for row in rows)
         return {
             **batch,
             "num_problems": len(rows),
@@ -347,10 +332,18 @@ class StepDataset(torch.utils.data.Dataset):
 def trace_lengths(problems: Dataset, max_length: int | None, alpha: float) -> list[list[int]]:
     """Lengths of the traces of each problem as `traces_of` makes them, without reading their tokens."""
     limit = math.inf if max_length is None else max_length
-    columns = problems.column_names
-    sides = [True] if "input_ids" in columns else [True, False]
-    all_labels = problems["labels"] if "completion_ids" in columns else repeat(sides)
+    all_labels = problems["labels"] if "labels" in problems.column_names else repeat([True, False])
     return [
         [min(prompt + n, limit) for n, label in zip(completions, labels, strict=True) if label or alpha > 0]
         for (prompt, completions), labels in zip(lengths_of(problems), all_labels, strict=False)
     ]
+
+
+def positive_lengths(positives: Dataset, max_length: int | None) -> tuple[list[list[int]], list[int]]:
+    """The same for positives, and their scored tokens; a `ValueError` if one has none."""
+    counts = list(lengths_of(positives))
+    lengths = [min(prompt + n, max_length or prompt + n) for prompt, (n,) in counts]
+    num_scored = [length - prompt for length, (prompt, _) in zip(lengths, counts, strict=True)]
+    if (least := min(num_scored, default=1)) < 1:
+        raise ValueError(f"row {num_scored.index(least)} has no scored token within max_length={max_length}")
+    return [[length] for length in lengths], num_scored

@@ -6,8 +6,8 @@ Models of about 5, 20 and 80 million parameters are trained on two traces a step
 lengths, with and without gradient checkpointing, on the CPU in float32. What trains is called a side:
 
 - `redi`: a pair of equal lengths, packed, by the trace engine.
-- `sft`: two conversations of equal lengths, `padding_free`, as in recipes/sft/qwen2.5-math-1.5b_5ep.
-- `sft_padded`: two conversations, one half as long as the other, padded.
+- `sft`: two conversations of equal lengths, packed, by the trace engine.
+- `sft_padded`: two conversations, one half as long as the other, padded, by TRL's `SFTTrainer`.
 - `dpo`: a pair, the chosen trace half as long as the rejected one, padded, with its reference model.
 
 Each case runs in a separate process. MALLOC_ARENA_MAX=2 and MALLOC_MMAP_THRESHOLD_ return every larger block to the
@@ -34,13 +34,14 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from bench_trainer import EOS, PAD, make_pairs, make_tokenizer, resident_mb
+from bench_trainer import EOS, PAD, conversations, make_pairs, make_tokenizer, resident_mb
 from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig
 
 from redi import REDIConfig, REDITrainer
+from redi.config import PackedSFTConfig
 from redi.dpo import PreparedDPOTrainer
 from redi.preflight.counting import Precision, count_activations
 from redi.preflight.memory import Load, Strategy, peak_memory, shape_of
@@ -59,8 +60,8 @@ SIZES = {
 # What trains, its configuration, and whether traces are packed.
 SIDES = {
     "redi": (REDITrainer, REDIConfig, True),
-    "sft": (PackedSFTTrainer, SFTConfig, True),
-    "sft_padded": (PackedSFTTrainer, SFTConfig, False),
+    "sft": (PackedSFTTrainer, PackedSFTConfig, True),
+    "sft_padded": (PackedSFTTrainer, PackedSFTConfig, False),
     "dpo": (PreparedDPOTrainer, DPOConfig, False),
 }
 PRECISION = Precision(torch.float32, autocast=False)
@@ -86,7 +87,7 @@ def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -
     make_trainer, config, is_packed = SIDES[side]
     other = length if is_packed else length // 2
     pairs = make_pairs(np.tile([PROMPT, other - PROMPT, length - PROMPT], (2, 1)), VOCAB, np.random.default_rng(0))
-    is_sft = config is SFTConfig
+    is_sft = config is PackedSFTConfig
     arguments = {
         "output_dir": f"{folder}/out",
         "per_device_train_batch_size": 2 if is_sft else 1,
@@ -111,15 +112,6 @@ def train(size: str, side: str, length: int, checkpointing: bool, folder: str) -
     trainer.train()
 
 
-def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """Both traces of each pair, as `redi.text.training_rows` makes them: only the completion is scored."""
-    return [
-        {"input_ids": pair["prompt_ids"] + pair[name], "labels": [-100] * len(pair["prompt_ids"]) + pair[name]}
-        for pair in pairs
-        for name in ("chosen_ids", "rejected_ids")
-    ]
-
-
 def measure(size: str, side: str, length: int, checkpointing: bool, threads: int) -> float:
     """Peak memory of the training, in MiB; for use in a separate process."""
     torch.set_num_threads(threads)
@@ -140,7 +132,7 @@ def predict(size: str, side: str, length: int, checkpointing: bool) -> dict[str,
         tokens=2 * length,
         scored=2 * (length - PROMPT),
         several=False,
-        signed_sum=side == "redi",
+        signed_sum=side in ("redi", "sft"),
         masked=0 if SIDES[side][2] else 2 * length**2,
     )
     counts = count_activations(config, PRECISION, checkpointing, on_cpu=True)

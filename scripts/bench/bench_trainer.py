@@ -1,21 +1,25 @@
-"""Speed and memory of real training steps: TRL's DPO, REDI on padded pairs, REDI on packed traces.
+"""Speed and memory of real training steps: REDI against TRL's DPO and padded pairs, and SFT against TRL's SFT.
 
 python scripts/bench/bench_trainer.py [--json FILE]
 
-Three sides are compared: `dpo` (TRL's `DPOTrainer` as shipped: reference model, padding, its metrics), `redi_padded`
-(`REDITrainer` with `padding_free=False`) and `redi` (the trace engine, the default). All train on the same batches of
-the same pairs in the same order, with the same model, optimizer and precision. Each side of each round runs in a
+Stage 2 has three sides: `dpo` (TRL's `DPOTrainer` as shipped: reference model, padding, its metrics), `redi_padded`
+(`REDITrainer` with `padding_free=False`) and `redi` (the trace engine, the default). Stage 1 has three as well: `trl`
+(TRL's `SFTTrainer` as shipped, padded), `trl_packing` (the same with `packing`, in rows as long as the longest trace;
+as many of them a step as hold about the same tokens) and `engine` (`PackedSFTTrainer`, the default).
+
+All train on the same batches of the same pairs in the same order, stage 1 on both traces of each pair, except that
+`trl_packing` makes its own rows. Model, optimizer and precision are the same. Each side of each round runs in a
 separate process. The sides take turns, so a noisy machine affects all of them alike. The figures:
 
-- `pairs_per_s`: pairs / sum over the measured steps of the median over rounds of a step's wall time. A step lasts from
-  the end of the previous step to its own end, so data loading and planning count.
+- `pairs_per_s` (stage 2): pairs / sum over the measured steps of the median over rounds of a step's wall time. A step
+  lasts from the end of the previous step to its own end, so data loading and planning count.
 - `tokens_per_s`: the same with real tokens (prompts and completions, no pads).
 - `step_seconds`: median time from the beginning of a step to its end.
 - `pad_fraction`: 1 - real tokens / tokens that the policy model embedded.
 - `peak_memory_mb`: peak minus the memory in use once the policy was loaded. It includes gradients, optimizer state,
   activations and a reference model. CUDA: allocated memory. CPU: resident memory with MALLOC_ARENA_MAX=2.
-- `metrics_share` (`redi` only): share of the steps' time spent on logged metrics.
-- `mfu` (CUDA only): model FLOPs / time / 989e12, the dense bfloat16 peak of an H100 or H200. The objective needs
+- `metrics_share` (`redi` and `engine`): share of the steps' time spent on logged metrics.
+- `mfu` (CUDA, stage 2): model FLOPs / time / 989e12, the dense bfloat16 peak of an H100 or H200. The objective needs
   6 * (body parameters * tokens + vocabulary * hidden * scored tokens)
   + 6 * layers * hidden * sum of squared trace lengths (causal attention) FLOPs. The reference model, pads, and
   recomputation under gradient checkpointing do not count.
@@ -40,18 +44,22 @@ import numpy as np
 import torch
 from bench_balance import positive, r1_lengths
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import redi.trace_trainer
 from redi import REDIConfig, REDITrainer
+from redi.config import PackedSFTConfig
 from redi.runs.cli import StrictParser
 from redi.runs.errors import entry_point
 from redi.runs.files import write_text
+from redi.sft import PackedSFTTrainer
 from redi.text.training_rows import PAIR_COLUMNS
 
 SIDES = ["dpo", "redi_padded", "redi"]
+SFT_SIDES = ["trl", "trl_packing", "engine"]
+ENGINE = ("redi", "engine")  # the sides that the trace engine trains
 PEAK_FLOPS = 989e12
 PAD, EOS = 0, 1
 KEY_VALUE_HEADS = 2
@@ -85,6 +93,15 @@ def as_text(pair: dict[str, list[int]]) -> dict[str, str]:
     prompt, chosen, rejected = (" ".join(map(str, ids)) for ids in (pair[name] for name in PAIR_COLUMNS))
     end = f" {EOS}"
     return {"prompt": prompt, "chosen": f" {chosen.removesuffix(end)}", "rejected": f" {rejected.removesuffix(end)}"}
+
+
+def conversations(pairs: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
+    """Both traces of each pair, as `redi.text.training_rows` makes them: only the completion is scored."""
+    return [
+        {"input_ids": pair["prompt_ids"] + pair[name], "labels": [-100] * len(pair["prompt_ids"]) + pair[name]}
+        for pair in pairs
+        for name in ("chosen_ids", "rejected_ids")
+    ]
 
 
 def make_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
@@ -157,7 +174,7 @@ class Clock(TrainerCallback):
         return time.perf_counter()
 
 
-def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options: argparse.Namespace) -> DPOTrainer:
+def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options: argparse.Namespace) -> Trainer:
     """Makes the trainer of a side, which takes the pairs in their order, and checks its tokens."""
     cuda = model.device.type == "cuda"
     arguments = {
@@ -175,24 +192,43 @@ def make_trainer(side: str, model: Any, pairs: list[dict], folder: str, options:
         "disable_tqdm": True,
         "seed": options.seed,
     }
-    if side != "redi":  # the engine shuffles by itself; see below
-        arguments["train_sampling_strategy"] = "sequential"
-    tokenizer = make_tokenizer(PRESETS[options.preset]["vocab"])
-    if side == "dpo":
-        trainer_class, args, rows = DPOTrainer, DPOConfig(**arguments), [as_text(pair) for pair in pairs]
+    if side in ENGINE:  # it shuffles by itself; see below
+        arguments["max_tokens_per_micro_batch"] = options.max_tokens_per_micro_batch
     else:
-        room = options.max_tokens_per_micro_batch if side == "redi" else None
-        args = REDIConfig(**arguments, padding_free=side == "redi", max_tokens_per_micro_batch=room)
-        trainer_class, rows = REDITrainer, pairs
-    trainer = trainer_class(
-        model=model, args=args, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
+        arguments["train_sampling_strategy"] = "sequential"
+    make, rows = (stage_1 if side in SFT_SIDES else stage_2)(side, arguments, pairs)
+    trainer = make(
+        model=model,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=make_tokenizer(PRESETS[options.preset]["vocab"]),
     )
-    assert all(trainer.train_dataset[name] == [pair[name] for pair in pairs] for name in PAIR_COLUMNS), side
-    if side == "redi":  # rows are permuted so that step k of the shuffled order holds the k-th batch
-        places = sorted(range(len(pairs)), key=trainer.steps.order.__getitem__)
-        trainer.steps.problems = trainer.steps.problems.select(places)
-        trainer.steps.lengths = [trainer.steps.lengths[place] for place in places]
+    if side in SIDES:
+        assert all(trainer.train_dataset[name] == [pair[name] for pair in pairs] for name in PAIR_COLUMNS), side
+    if side in ENGINE:  # rows are permuted so that step k of the shuffled order holds the k-th batch
+        steps = trainer.steps
+        places = sorted(range(len(rows)), key=steps.order.__getitem__)
+        steps.problems = steps.problems.select(places)
+        steps.lengths = [steps.lengths[place] for place in places]
+        steps.num_scored = steps.num_scored and [steps.num_scored[place] for place in places]
     return trainer
+
+
+def stage_2(side: str, arguments: dict[str, Any], pairs: list[dict]) -> tuple[Callable[..., Trainer], list[dict]]:
+    if side == "dpo":
+        return functools.partial(DPOTrainer, args=DPOConfig(**arguments)), [as_text(pair) for pair in pairs]
+    return functools.partial(REDITrainer, args=REDIConfig(**arguments, padding_free=side == "redi")), pairs
+
+
+def stage_1(side: str, arguments: dict[str, Any], pairs: list[dict]) -> tuple[Callable[..., Trainer], list[dict]]:
+    rows, count = conversations(pairs), 2 * arguments["per_device_train_batch_size"]
+    arguments["per_device_train_batch_size"] = count
+    if side == "trl_packing":
+        lengths = [len(row["input_ids"]) for row in rows]
+        arguments |= {"packing": True, "max_length": max(lengths)}
+        arguments["per_device_train_batch_size"] = max(1, round(count * np.mean(lengths) / max(lengths)))
+    if side == "engine":
+        return functools.partial(PackedSFTTrainer, args=PackedSFTConfig(**arguments)), rows
+    return functools.partial(SFTTrainer, args=SFTConfig(**arguments)), rows
 
 
 def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +247,7 @@ def measure(side: str, pairs: list[dict], folder: str, options: argparse.Namespa
     trainer.remove_callback(PrinterCallback)
     clock = Clock(model)
     trainer.add_callback(clock)
-    if side == "redi":
+    if side in ENGINE:
         trainer._check_and_record = clock.also_time(trainer._check_and_record)
         redi.trace_trainer._add_to_sums = clock.also_time(redi.trace_trainer._add_to_sums)
     trainer.train()
@@ -234,26 +270,28 @@ def model_flops(lengths: np.ndarray, preset: str) -> float:
     return float(6 * products + 6 * shape["layers"] * hidden * (traces**2).sum())
 
 
-def summarize(rounds: list[dict[str, Any]], lengths: np.ndarray, preset: str) -> dict[str, float]:
+def summarize(side: str, rounds: list[dict[str, Any]], lengths: np.ndarray, preset: str) -> dict[str, float]:
     """The figures of one side from its rounds. `lengths`: `(pairs of the measured steps, 3)`."""
     seconds = float(np.median([result["wall"] for result in rounds], axis=0).sum())
     num_tokens = int((lengths[:, :1] + lengths[:, 1:]).sum())
-    figures = {
-        "pairs_per_s": len(lengths) / seconds,
+    if side == "trl_packing":  # its steps hold other traces, and no pads
+        num_tokens = rounds[0]["computed_tokens"]
+    figures = {"pairs_per_s": len(lengths) / seconds} if side in SIDES else {}
+    figures |= {
         "tokens_per_s": num_tokens / seconds,
         "step_seconds": median(second for result in rounds for second in result["busy"]),
         "pad_fraction": 1 - num_tokens / rounds[0]["computed_tokens"],
         "peak_memory_mb": median(result["peak_memory_mb"] for result in rounds),
     }
-    if rounds[0]["metrics_share"]:
+    if side in ENGINE:
         figures["metrics_share"] = median(result["metrics_share"] for result in rounds)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and side in SIDES:
         figures["mfu"] = model_flops(lengths, preset) / seconds / PEAK_FLOPS
     return figures
 
 
-def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Runs all sides on the pairs of one length distribution."""
+def compare(name: str, sides: list[str], folder: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Runs the sides on the pairs of one length distribution."""
     rng = np.random.default_rng(options.seed)
     num_pairs = options.pairs_per_device * (options.warmup + options.steps)
     lengths = DISTRIBUTIONS[name](num_pairs, options.max_tokens, rng)
@@ -261,9 +299,9 @@ def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, di
     longest = int((lengths[:, :1] + lengths[:, 1:]).max())
     room = options.max_tokens_per_micro_batch or 2 * longest
     options = argparse.Namespace(**vars(options) | {"max_tokens_per_micro_batch": room})
-    rounds = {side: [] for side in SIDES}
+    rounds = {side: [] for side in sides}
     for number in range(options.repeats):
-        for side in SIDES[number % 3 :] + SIDES[: number % 3]:
+        for side in sides[number % 3 :] + sides[: number % 3]:
             print(f"{name}, round {number + 1} of {options.repeats}: {side}", file=sys.stderr, flush=True)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rounds[side].append(pool.submit(measure, side, pairs, folder, options).result())
@@ -272,7 +310,7 @@ def compare(name: str, folder: str, options: argparse.Namespace) -> dict[str, di
         f"of {np.median(lengths[:, 1:]):.0f} tokens (median), longest trace {longest}, micro-batches of {room}"
     )
     measured = lengths[options.pairs_per_device * options.warmup :]
-    return {side: summarize(results, measured, options.preset) for side, results in rounds.items()}
+    return {side: summarize(side, results, measured, options.preset) for side, results in rounds.items()}
 
 
 def table(sides: dict[str, dict[str, float]]) -> str:
@@ -291,6 +329,19 @@ def table(sides: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def sft_table(sides: dict[str, dict[str, float]]) -> str:
+    """One line per side of stage 1. `x trl` is a ratio of tokens/s; `/ trl` is a ratio of memory."""
+    trl, lines = sides["trl"], ["              tokens/s  x trl   step s  pads  peak MiB  / trl"]
+    for side, x in sides.items():
+        speed, memory = x["tokens_per_s"], x["peak_memory_mb"]
+        lines.append(
+            f"{side:12}{speed:10.0f}{speed / trl['tokens_per_s']:7.2f}{x['step_seconds']:9.3f}"
+            f"{x['pad_fraction']:6.0%}{memory:10.0f}{memory / trl['peak_memory_mb']:7.2f}"
+        )
+    lines.append(f"metrics: {sides['engine']['metrics_share']:.2%} of a step of engine")
+    return "\n".join(lines)
+
+
 @entry_point
 def main(argv: list[str]) -> None:
     parser = StrictParser(description=__doc__.split("\n")[0])
@@ -303,19 +354,20 @@ def main(argv: list[str]) -> None:
         default=list(DISTRIBUTIONS),
         help="distributions of trace lengths",
     )
-    add("--pairs-per-device", type=positive, default=4, help="pairs per step")
+    add("--stages", nargs="+", choices=("redi", "sft"), default=["redi", "sft"], help="what is compared")
+    add("--pairs-per-device", type=positive, default=4, help="pairs per step; stage 1 has twice as many traces")
     add("--max-tokens", type=positive, help="longest completion; defaults to the preset's")
     add(
         "--max-tokens-per-micro-batch",
         type=positive,
-        help="capacity of a micro-batch of `redi`; defaults to twice the longest trace",
+        help="capacity of a micro-batch of the engine; defaults to twice the longest trace",
     )
     add("--steps", type=positive, default=8, help="measured steps")
     add("--warmup", type=positive, default=2, help="steps before the measured ones")
     add("--repeats", type=positive, default=3, help="rounds over all sides")
     add("--threads", type=positive, default=2, help="CPU threads")
     add("--seed", type=int, default=0, help="seed of the data and the weights")
-    add("--json", type=Path, help="file for {distribution: {side: figures}}")
+    add("--json", type=Path, help="file for {distribution: {side: figures}, 'sft': {distribution: {side: figures}}}")
     options = parser.parse_args(argv)
     options.max_tokens = options.max_tokens or PRESETS[options.preset]["max_tokens"]
     # The measuring processes read these when they start.
@@ -326,8 +378,13 @@ def main(argv: list[str]) -> None:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} threads"
         print(f"{options.preset} model on {device}")
         for name in options.distributions:
-            results[name] = compare(name, folder, options)
-            print(table(results[name]), flush=True)
+            if "redi" in options.stages:
+                results[name] = compare(name, SIDES, folder, options)
+                print(table(results[name]), flush=True)
+            if "sft" in options.stages:
+                sft = results.setdefault("sft", {})
+                sft[name] = compare(name, SFT_SIDES, folder, options)
+                print(sft_table(sft[name]), flush=True)
     if options.json:
         write_text(options.json, json.dumps(results, indent=2) + "\n")
 

@@ -27,13 +27,13 @@ def test_a_job_without_a_problem_passes_with_its_plan(job, stage, objective):
     assert "zero3" in said.splitlines()[0] if stage == "dpo" else "zero2" in said.splitlines()[0]
 
 
-def test_padding_free_sft_renders_the_same(job):
+def test_padded_sft_renders_the_same(job):
     def tokens(said: str) -> str:
         return said.partition("\nTokens of one row")[2].partition("\nPlan\n")[0]
 
-    padded = tokens(job.check(stage="sft"))
-    job.options["padding_free"] = "true"
-    assert padded and tokens(job.check(stage="sft")) == padded
+    packed = tokens(job.check(stage="sft"))
+    job.options["padding_free"] = "false"
+    assert packed and tokens(job.check(stage="sft")) == packed
 
 
 @pytest.mark.parametrize("kernel", [None, "eager", "flash_attention_2"])

@@ -27,13 +27,14 @@ TINY = {
 
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("gpus, room", [(1, None), (4, None), (2, 400)])
-def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room, packs):
+@pytest.mark.parametrize("stage, kind", [("redi", "pairs"), ("sft", "positives")])
+def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, stage, kind, gpus, room, packs):
     job.options |= {"max_tokens_per_micro_batch": room, "per_device_train_batch_size": None if room else 1}
-    recipe = read_recipe(job.config(), [], gpus)
-    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    recipe = read_recipe(job.config(stage), [], gpus)
+    found = trace_lengths(job.rows(), kind, tokenizer)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY))
     planned = make_plan(recipe, found, shape, packs)
-    problems, _ = prepare_rows(Dataset.from_parquet(str(job.data / "*.parquet")), ("pairs",), tokenizer, 512)
+    problems, _ = prepare_rows(Dataset.from_parquet(str(job.data / "*.parquet")), (kind,), tokenizer, 512)
     args = recipe.args
     largest = 0
     for rank in range(gpus):
@@ -61,6 +62,7 @@ def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, gpus, room,
 def test_padded_micro_batches_count_their_pads(job, stage, tokens):
     """2 rows a device, the longest of 100 tokens: 2 traces to a pair."""
     job.options |= {"per_device_train_batch_size": 2, "objective": "simpo" if stage == "simpo" else None}
+    job.options["padding_free"] = "false" if stage == "sft" else None
     recipe = read_recipe(job.config(stage), [], 4)
     traces = np.array([[40, 60]] * 15 + [[30, 100]])
     traces = traces[:, 1:] if stage == "sft" else traces

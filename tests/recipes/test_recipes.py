@@ -108,7 +108,7 @@ def overrides(recipe: Path, model_path: str, rows_file: str) -> list[str]:
     if "attn_implementation" in config:
         argv += ["--attn_implementation", "sdpa"]
     if config.get("global_batch_size") == 128:
-        argv += ["--global_batch_size", "16", "--per_device_train_batch_size", "4"]  # the corpus has 16 rows
+        argv += ["--global_batch_size", "16"]  # the corpus has 16 rows
     return argv
 
 

@@ -20,11 +20,11 @@ from redi.text.training_rows import prepare_rows
 SMALL = ["--steps", "1", "--warmup", "1", "--repeats", "1", "--pairs-per-device", "2", "--max-tokens", "48"]
 
 
-@pytest.mark.slow  # three processes that import everything
+@pytest.mark.slow  # six processes that import everything
 def test_trainer_figures_of_every_side(tmp_path, capsys):
     bench_trainer.main([*SMALL, "--distributions", "r1", "--json", str(tmp_path / "trainer.json")])
     results = json.loads((tmp_path / "trainer.json").read_text())
-    assert list(results) == ["r1"]
+    assert list(results) == ["r1", "sft"]
     assert list(results["r1"]) == ["dpo", "redi_padded", "redi"]
     assert 0 < results["r1"]["redi"].pop("metrics_share") < 1
     for figures in results["r1"].values():
@@ -32,10 +32,17 @@ def test_trainer_figures_of_every_side(tmp_path, capsys):
         assert figures["pairs_per_s"] > 0 and figures["peak_memory_mb"] > 0
     assert results["r1"]["redi"]["pad_fraction"] == 0  # every embedded token of the measured steps was a real one
     assert results["r1"]["dpo"]["pad_fraction"] == results["r1"]["redi_padded"]["pad_fraction"] > 0
-    assert "x padded" in capsys.readouterr().out
+    assert list(results["sft"]) == ["r1"] and list(results["sft"]["r1"]) == ["trl", "trl_packing", "engine"]
+    assert 0 < results["sft"]["r1"]["engine"].pop("metrics_share") < 1
+    for figures in results["sft"]["r1"].values():
+        assert set(figures) == {"tokens_per_s", "step_seconds", "pad_fraction", "peak_memory_mb"}
+        assert figures["tokens_per_s"] > 0 and figures["peak_memory_mb"] > 0
+    assert results["sft"]["r1"]["engine"]["pad_fraction"] == 0 < results["sft"]["r1"]["trl"]["pad_fraction"]
+    out = capsys.readouterr().out
+    assert "x padded" in out and "x trl" in out
 
 
-@pytest.mark.parametrize("side", bench_trainer.SIDES)
+@pytest.mark.parametrize("side", [*bench_trainer.SIDES, "trl", "engine"])
 def test_all_sides_go_through_the_same_batches(tmp_path, side):
     """Traces of 3 + 2, 4, 6, ... tokens: the trainer's first step holds the first two pairs, in any order."""
     rng = np.random.default_rng(0)
@@ -48,7 +55,7 @@ def test_all_sides_go_through_the_same_batches(tmp_path, side):
     model = bench_trainer.AutoModelForCausalLM.from_pretrained(tmp_path)
     trainer = bench_trainer.make_trainer(side, model, pairs, str(tmp_path), options)
     (first, *_) = trainer.get_train_dataloader()
-    batches = [batch["model_inputs"] for batch in first] if side == "redi" else [first]
+    batches = [batch["model_inputs"] for batch in first] if side in bench_trainer.ENGINE else [first]
     tokens = {token for batch in batches for token in batch["input_ids"].flatten().tolist()}
     expected = {token for pair in pairs[:2] for ids in pair.values() for token in ids}
     assert tokens - {bench_trainer.PAD} == expected
@@ -174,4 +181,4 @@ def test_conversations_of_the_memory_bench_are_as_training_makes_them(tokenizer)
     pairs = prepare_rows(Dataset.from_list(rows), ("pairs",), tokenizer, None)[0]
     both = [{"messages": row["prompt"] + row[side]} for row in rows for side in ("chosen", "rejected")]
     positives = prepare_rows(Dataset.from_list(both), ("positives",), tokenizer, None)[0]
-    assert bench_memory.conversations(list(pairs)) == list(positives)
+    assert bench_memory.conversations(list(pairs)) == positives.remove_columns("name").to_list()
