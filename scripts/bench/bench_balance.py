@@ -11,10 +11,13 @@ at Qwen2.5-1.5B's crossover. Ranks wait for each other in one of two ways:
 
 The plans:
 
-- `padded`: pairs in their order, one padded pair per micro-batch and rank, which costs twice its longer trace;
+- `padded`: rows in their order: in stage 2 one padded pair per micro-batch and rank, which costs twice its longer
+  trace, in stage 1 8 padded positives, or fewer if the global batch has fewer for a rank;
 - `packed`: the same without pads;
 - `redi`: `plan_step` with the same number of micro-batches;
 - `redi_room`: `plan_step` with as few micro-batches as possible, each of at most `--room` tokens.
+
+The cases of stage 1 are under `sft` in the JSON file.
 
 `bound` is the best possible fraction. Traces are not split, so a step takes at least as long as its longest trace.
 """
@@ -39,6 +42,8 @@ from redi.runs.files import write_text
 
 QWEN_1_5B = {"parameters": 1_543_714_304, "layers": 28, "hidden": 1536}
 CASES = [(1, 32), (8, 32), (64, 32), (64, 256)]  # ranks, pairs of a global batch
+SFT_CASES = [(8, 128), (16, 128), (64, 128)]  # ranks, positives of a global batch
+SFT_PER_DEVICE = 8
 PLANS = ["padded", "packed", "redi", "redi_room"]
 
 
@@ -64,7 +69,7 @@ def r1_lengths(num_pairs: int, max_tokens: int, rng: np.random.Generator) -> np.
 
 
 def in_order(traces: np.ndarray, num_ranks: int, pair_cost: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Costs `(ranks, micro-batches)` of pairs in their order, one per rank and micro-batch."""
+    """Costs `(ranks, micro-batches)` of pairs, or groups of traces, in their order, one per rank and micro-batch."""
     costs = np.zeros((num_ranks, -(-len(traces) // num_ranks)))
     for i, pair in enumerate(traces):
         costs[i % num_ranks, i // num_ranks] = pair_cost(pair)
@@ -79,25 +84,27 @@ def planned(
     return np.array([[sum(cost(lengths[i]) for i in batch) for batch in rank] for rank in plan])
 
 
-def balance(num_ranks: int, num_pairs: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def balance(num_ranks: int, num_rows: int, sft: bool, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Fractions of the ideal time by plan, and the planning time of `redi` in milliseconds per global batch."""
+    group = min(SFT_PER_DEVICE, max(1, num_rows // num_ranks)) if sft else 1  # rows of a micro-batch in their order
     crossover = QWEN_1_5B["parameters"] / (QWEN_1_5B["layers"] * QWEN_1_5B["hidden"])
     cost = step_cost(crossover)
     rng = np.random.default_rng(options.seed)
-    num_micro_batches = -(-num_pairs // num_ranks)
+    num_micro_batches = -(-num_rows // (num_ranks * group))
     ideal = bound = planning = 0.0
     times = {name: np.zeros(3) for name in PLANS}  # step, micro_batch, number of micro-batches
     for _ in range(options.batches):
-        lengths = r1_lengths(num_pairs, options.max_tokens, rng)
-        traces = lengths[:, :1] + lengths[:, 1:]  # (num_pairs, 2)
+        lengths = r1_lengths(num_rows, options.max_tokens, rng)
+        traces = lengths[:, :1] + lengths[:, 1:]  # (num_rows, 2)
+        traces = traces[:, 0].reshape(-1, group) if sft else traces
         flat = traces.flatten().tolist()
         room = max(options.room, *flat)
         started = time.perf_counter()
         ours = planned(flat, cost, num_ranks, num_micro_batches, None)
         planning += time.perf_counter() - started
         plans = {
-            "padded": in_order(traces, num_ranks, lambda pair: 2 * cost(pair.max())),
-            "packed": in_order(traces, num_ranks, lambda pair: cost(pair[0]) + cost(pair[1])),
+            "padded": in_order(traces, num_ranks, lambda row: len(row) * cost(row.max())),
+            "packed": in_order(traces, num_ranks, lambda row: sum(map(cost, row))),
             "redi": ours,
             "redi_room": planned(flat, cost, num_ranks, 1, room),
         }
@@ -114,10 +121,10 @@ def balance(num_ranks: int, num_pairs: int, options: argparse.Namespace) -> dict
 
 def print_balance(cases: dict[str, dict], room: int) -> None:
     print(f"Fraction of the ideal step time, ranks waiting once per step / per micro-batch; room {room} tokens")
-    print(f"{'':24}" + "".join(f"{name:>16}" for name in PLANS) + f"{'bound':>8}{'planning':>11}")
+    print(f"{'':27}" + "".join(f"{name:>16}" for name in PLANS) + f"{'bound':>8}{'planning':>11}")
     for case, x in cases.items():
         cells = "".join(f"{x[name]['step']:9.3f} /{x[name]['micro_batch']:5.3f}" for name in PLANS)
-        print(f"{case:24}{cells}{x['bound']:8.3f}{x['planning_ms']:8.1f} ms")
+        print(f"{case:27}{cells}{x['bound']:8.3f}{x['planning_ms']:8.1f} ms")
 
 
 def measure_costs(options: argparse.Namespace) -> dict[str, list[float] | float]:
@@ -191,12 +198,13 @@ def main(argv: list[str]) -> None:
     add("--seed", type=int, default=0, help="seed of the lengths and the weights")
     add("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
-    cases = {f"{ranks} ranks, {pairs} pairs": balance(ranks, pairs, options) for ranks, pairs in CASES}
-    print_balance(cases, options.room)
+    cases = {f"{ranks} ranks, {pairs} pairs": balance(ranks, pairs, False, options) for ranks, pairs in CASES}
+    sft = {f"{ranks} ranks, {rows} positives": balance(ranks, rows, True, options) for ranks, rows in SFT_CASES}
+    print_balance(cases | sft, options.room)
     costs = measure_costs(options)
     print_costs(costs)
     if options.json:
-        write_text(options.json, json.dumps({"balance": cases, "cost_model": costs}, indent=2) + "\n")
+        write_text(options.json, json.dumps({"balance": cases, "sft": sft, "cost_model": costs}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -87,14 +87,15 @@ def test_balance_figures(tmp_path):
     path = tmp_path / "balance.json"
     bench_balance.main(["--batches", "2", "--lengths", "8", "16", "--repeats", "1", "--json", str(path)])
     results = json.loads(path.read_text())
-    assert list(results) == ["balance", "cost_model"]
+    assert list(results) == ["balance", "sft", "cost_model"]
+    assert list(results["sft"]) == ["8 ranks, 128 positives", "16 ranks, 128 positives", "64 ranks, 128 positives"]
     assert set(results["balance"]) == {
         "1 ranks, 32 pairs",
         "8 ranks, 32 pairs",
         "64 ranks, 32 pairs",
         "64 ranks, 256 pairs",
     }
-    for figures in results["balance"].values():
+    for figures in [*results["balance"].values(), *results["sft"].values()]:
         for plan in ("packed", "redi", "redi_room"):
             assert 0 < figures[plan]["micro_batch"] <= figures[plan]["step"] <= figures["bound"] + 1e-9
         assert figures["redi"]["step"] >= figures["packed"]["step"] - 1e-9 > 0
