@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from redi.data.dataset_folder import refuse_output_over_input
-from redi.data.reading.local_files import open_rows
+from redi.data.reading.rows import open_rows
 from redi.data.teacher_traces import read_problems, refuse_other_output, write_traces
 from redi.evaluation.generation.options import add_engine_options, add_protocol_options, parse_shard, sampling_options
 from redi.runs.dataset_options import rows_parser

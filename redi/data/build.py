@@ -22,8 +22,8 @@ from redi.data.dataset_folder import (
 from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, LengthRecorder
 from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS, filter_by_length
 from redi.data.lengths.length_rules import load_counting_tokenizer
-from redi.data.reading.corpus import Corpus, open_corpus, pinned_input
-from redi.data.reading.prefetch import prefetch
+from redi.data.reading.rows import Corpus, open_corpus, pinned_input
+from redi.data.streams import prefetch
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.truncation import TruncatedTraces

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from redi.data.dataset_folder import count_table, is_complete, refuse_output_over_input, write_card_and_manifest
 from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
-from redi.data.reading.local_files import open_rows
+from redi.data.reading.rows import open_rows
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import load_benchmarks
 from redi.runs.errors import UsageError

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from redi.data.dataset_folder import refuse_output_over_input, write_card_and_manifest
-from redi.data.reading.local_files import open_rows
+from redi.data.reading.rows import open_rows
 from redi.data.row_texts import read_texts
 from redi.data.shuffle import write_shards
 from redi.runs.errors import UsageError

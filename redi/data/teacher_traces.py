@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from redi.data.dataset_folder import write_card_and_manifest
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.reading.rows import Rows, open_rows
 from redi.data.reading.schema import DEFAULTS, SCHEMA, check_schema
 from redi.data.shuffle import write_shards
 from redi.data.truncation import CUT

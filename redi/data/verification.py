@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from redi.data.dataset_folder import is_complete, refuse_output_over_input, write_card_and_manifest
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.reading.rows import Rows, open_rows
 from redi.data.reading.schema import SCHEMA, VERIFIERS, check_schema, column_of, path_of
 from redi.data.shuffle import write_shards
 from redi.evaluation.grading.verdict import STATUSES, THINK_END, Grade, grade_many

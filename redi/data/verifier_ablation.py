@@ -38,7 +38,7 @@ from redi.data.dataset_folder import (
 from redi.data.lengths.length_filter import MAX_RESPONSE_TOKENS, RESPONSE_TOO_LONG
 from redi.data.lengths.length_rules import load_counting_tokenizer, response_texts, turn_lengths
 from redi.data.lengths.token_counts import count_tokens
-from redi.data.reading.corpus import open_corpus, pinned_input
+from redi.data.reading.rows import open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, places_of, shuffled_places, write_shards
 from redi.data.truncation import TruncatedTraces

@@ -8,7 +8,7 @@ import pytest
 from helpers.corpus import ROWS, SCHEMA, expected_pairs, fails, read_rows, row, run, write_corpus, write_jsonl
 
 from redi.data.reading import text_files
-from redi.data.reading.corpus import open_corpus
+from redi.data.reading.rows import open_corpus
 from redi.data.reading.schema import SELECTION, VERIFIERS
 
 LEAST = ["problem", "answer", "generations"]

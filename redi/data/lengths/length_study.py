@@ -12,7 +12,7 @@ from redi.data.lengths.dataset_lengths import COUNTS, Columns, DatasetLengths, L
 from redi.data.lengths.length_rules import load_counting_tokenizer, pair_lengths, prompt_lengths, response_lengths
 from redi.data.lengths.plots import plot_lengths
 from redi.data.lengths.tables import length_tables, summarise
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
 from redi.runs.files import new_folder, write_text
