@@ -5,8 +5,7 @@ python data_preprocess/build_pairs.py --input open-r1/OpenR1-Math-Raw --output d
 """
 
 from redi.data.build import build_pairs
-from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS
-from redi.data.lengths.length_rules import LENGTH_RULES
+from redi.data.lengths.length_rules import LENGTH_RULES, MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS
 from redi.data.selection import NEGATIVES
 from redi.runs.dataset_options import corpus_parser, whole_number
 from redi.runs.errors import entry_point

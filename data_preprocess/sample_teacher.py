@@ -12,12 +12,12 @@ them. The samples are kept in DIR.samples, so a stopped run resumes, and a large
 from dataclasses import asdict
 from pathlib import Path
 
-from redi.data.dataset_folder import refuse_output_over_input
 from redi.data.reading.rows import open_rows
 from redi.data.teacher_traces import read_problems, refuse_other_output, write_traces
 from redi.evaluation.generation.options import add_engine_options, add_protocol_options, parse_shard, sampling_options
 from redi.runs.dataset_options import rows_parser
 from redi.runs.errors import entry_point
+from redi.runs.files import check_output
 
 
 @entry_point
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     samples = options.samples or options.output.with_name(f"{options.output.name}.samples")
     sampling = sampling_options(options)
     shard = parse_shard(options.shard)
-    refuse_output_over_input(options.output, {"corpus": options.source, "model": options.model, "samples": samples})
+    check_output(options.output, [options.source, options.model, samples])
     if not options.overwrite:
         refuse_other_output(options.output, samples)
     problems = read_problems(open_rows(options.source))

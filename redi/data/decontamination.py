@@ -1,7 +1,6 @@
 """Reports which rows share text with the benchmarks, and drops them on request."""
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -10,18 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from redi.data.dataset_folder import count_table, is_complete, refuse_output_over_input, write_card_and_manifest
+from redi.data.dataset_folder import REPORT, count_table, is_done, new_dataset
 from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
 from redi.data.reading.rows import open_rows
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import load_benchmarks
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder, write_text
 from redi.runs.jsonl import iter_jsonl
-from redi.runs.manifest import read_manifest, write_manifest
+from redi.runs.manifest import read_manifest
 from redi.runs.markdown import grid
 
-REPORT = "report.json"
 SUMMARY = "The rows of a dataset whose problem shares no n-gram with a question of the benchmarks, unchanged."
 OVERLAPS = "overlaps a benchmark"  # the reason for a drop
 
@@ -57,29 +54,22 @@ def decontaminate(
     questions = load_questions(benchmark, benchmark_folder, jsonl)
     inputs = {"corpus": source} | {path.stem: str(path) for path in questions}
     config = {"ngram_words": ngram_words, "drop": drop, "benchmarks": [path.stem for path in questions]}
-    refuse_output_over_input(output, inputs)
-    if (output / REPORT).is_file() and not overwrite and is_complete(output, config, inputs):
+    if is_done(output, config, inputs, overwrite):
         return f"{output}: already done\n{_describe(output, drop, show)}"
-    started = time.time()
-    rows = open_rows(source)
-    column = problem_column(rows.schema, source)
-    index = OverlapIndex(chain(*questions.values()), ngram_words)
-    tally, files = OverlapTally(), {}
-    with new_folder(output, overwrite, inputs.values()) as folder:
+    with new_dataset(output, config, inputs, overwrite) as new:
+        rows = open_rows(source)
+        column = problem_column(rows.schema, source)
+        index, tally, files = OverlapIndex(chain(*questions.values()), ngram_words), OverlapTally(), {}
         kept = without_overlaps(rows.batches(None if drop else [column]), column, index, tally)
         if drop:
-            files = write_shards(kept, folder)
+            files = write_shards(kept, new.folder)
             if not files:
                 raise UsageError(f"--input {source}: no rows are left of {tally.num_rows}; nothing is written")
         list(kept)  # checks the rows if none are written
-        write_text(folder / REPORT, json.dumps(make_report(tally, index), indent=1) + "\n")
         counts = {"input_rows": tally.num_rows, "overlapping_rows": len(tally.overlaps), "files": files}
-        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
         if drop:
             counts |= {"dropped": {OVERLAPS: len(tally.overlaps)}, "rows": sum(files.values())}
-            write_card_and_manifest(folder, output, SUMMARY, **about)
-        else:
-            write_manifest(folder, **about)
+        new.finish(counts, SUMMARY if drop else None, report=make_report(tally, index))
     return _describe(output, drop, show)
 
 
@@ -91,9 +81,8 @@ def _describe(output: Path, drop: bool, show: int) -> str:
     if show and found["overlaps"]:
         parts.append(examples(found, show))
     if drop:
-        parts.append(
-            count_table(read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")["counts"])
-        )
+        manifest = read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")
+        parts.append(count_table(manifest["counts"]))
     return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
 
 

@@ -5,9 +5,8 @@ import pyarrow as pa
 from helpers.corpus import turns
 from matplotlib.image import imread
 
-from redi.data.lengths.dataset_lengths import DatasetLengths, LengthRecorder
+from redi.data.lengths.dataset_lengths import DatasetLengths, LengthRecorder, length_tables, summarise
 from redi.data.lengths.plots import plot_lengths
-from redi.data.lengths.tables import length_tables, summarise
 
 
 def lengths_of(prompts, chosen, rejected, sources):

@@ -191,8 +191,8 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     ("template", "message"),
     [
         (None, "has no chat template"),
-        (ALTERNATING, "one assistant turn fails: Roles must alternate"),
-        (USER_ONLY, "one assistant turn leaves out its text"),
+        (ALTERNATING, "one assistant turn: the chat template refuses the conversation: Roles must alternate"),
+        (USER_ONLY, "one assistant turn is rendered without its text"),
     ],
 )
 def test_unfit_templates(corpus, save_tokenizer, capsys, template, message):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.corpus import fails, read_rows, row, run, write_jsonl
 
-from redi.data.truncation import truncated
+from redi.data.selection import truncated
 
 T, F = True, False
 
@@ -44,7 +44,7 @@ def build(name: str, corpus, output, *arguments) -> tuple[dict[str, dict], dict]
 
 def test_which_are_cut_by_hand():
     reasons = pa.array([["stop", "length"], None, ["length"], [None, "length", "stop"]], pa.list_(pa.string()))
-    assert truncated(reasons, np.array([2, 1, 2, 3])).tolist() == [F, T, F, F, F, F, T, F]
+    assert truncated(reasons, np.array([2, 1, 2, 3])).to_pylist() == [F, T, None, None, None, None, T, F]
 
 
 def test_pairs_keep_cut_traces_and_count_them(corpus, tmp_path, capsys):

@@ -1,22 +1,26 @@
 """Studies how long the traces of pairs or positives are, by source, and what limits would drop."""
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from redi.data.dataset_folder import refuse_output_over_input
-from redi.data.lengths.dataset_lengths import COUNTS, Columns, DatasetLengths, LengthRecorder, recorded_tokens
-from redi.data.lengths.length_rules import load_counting_tokenizer, pair_lengths, prompt_lengths, response_lengths
+from redi.data.dataset_folder import PLOT, new_dataset
+from redi.data.lengths.dataset_lengths import (
+    COUNTS,
+    DatasetLengths,
+    LengthRecorder,
+    length_tables,
+    recorded_tokens,
+    summarise,
+)
+from redi.data.lengths.length_rules import Columns, load_counting_tokenizer, row_lengths
 from redi.data.lengths.plots import plot_lengths
-from redi.data.lengths.tables import length_tables, summarise
 from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder, write_text
-from redi.runs.manifest import write_manifest
+from redi.runs.files import write_text
 from redi.text.encoding import Message
 
 if TYPE_CHECKING:
@@ -46,28 +50,25 @@ def study_lengths(
     Returns:
         The tables, to be printed.
     """
-    started = time.time()
     if length_rule is not None and tokenizer is None:
         raise UsageError("--length-rule needs a tokenizer to count with; pass --tokenizer with the base model")
+    rule = (length_rule or "paper") if tokenizer else None
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
-    config = {"length_rule": (length_rule or "paper") if tokenizer else None, **limits}
     inputs = {"rows": source} | ({"tokenizer": tokenizer} if tokenizer else {})
-    refuse_output_over_input(output, inputs)
-    rows = open_rows(source)
-    columns = columns_to_measure(rows, tokenizer is not None, limits)
-    with new_folder(output, overwrite) as folder:
-        loaded = load_counting_tokenizer(tokenizer, config["length_rule"]) if tokenizer else None
-        lengths = measure(rows, columns, loaded, config["length_rule"])
+    with new_dataset(output, {"length_rule": rule, **limits}, inputs, overwrite) as new:
+        rows = open_rows(source)
+        columns = columns_to_measure(rows, tokenizer is not None, limits)
+        lengths = measure(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule)
         summary = summarise(lengths, max_prompt_tokens, max_response_tokens)
         tables = length_tables(summary)
-        plot_lengths(lengths, folder / "lengths.png", max_prompt_tokens, max_response_tokens)
-        write_text(folder / "lengths.md", tables)
-        write_text(folder / "lengths.json", json.dumps(summary, indent=2) + "\n")
-        write_manifest(folder, config=config, inputs=inputs, counts={"rows": summary["rows"]}, started=started)
+        plot_lengths(lengths, new.folder / PLOT, max_prompt_tokens, max_response_tokens)
+        write_text(new.folder / "lengths.md", tables)
+        write_text(new.folder / "lengths.json", json.dumps(summary, indent=2) + "\n")
+        new.finish({"rows": summary["rows"]})
     return tables.rstrip()
 
 
-def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> tuple[str, ...]:
+def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> list[str]:
     """The columns that the lengths are taken from.
 
     Raises:
@@ -75,19 +76,19 @@ def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | 
     """
     names = rows.schema.names
     if not has_tokenizer and {*COUNTS, "source"} <= set(names):
-        return (*COUNTS, "source")
+        return [*COUNTS, "source"]
     for name, limit in limits.items():
         if limit is not None and not has_tokenizer:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option}: {rows.source} holds no token counts; pass --tokenizer to count them")
-    columns = (*side_columns(names), "source")
+    columns = [*side_columns(names), "source"]
     if "source" not in names:
         raise UsageError(f"--input {rows.source} has no column 'source'; its columns are {', '.join(names)}")
-    return ("prompt", *columns) if "prompt" in names else columns
+    return columns + ["prompt"] * ("prompt" in names)
 
 
 def measure(
-    rows: Rows, columns: tuple[str, ...], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
+    rows: Rows, columns: list[str], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
 ) -> DatasetLengths:
     """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts.
 
@@ -101,7 +102,7 @@ def measure(
         else:
             prompts, texts = read_texts(batch, first_row)
             if tokenizer is not None:
-                lengths = count_tokens(tokenizer, rule, user_texts(prompts, first_row), texts)
+                lengths, _ = row_lengths(tokenizer, rule, user_texts(prompts, first_row), texts)
             else:
                 unit, lengths = "characters", count_characters(prompts, texts)
         recorder.add(unit, lengths, batch["source"])
@@ -125,13 +126,3 @@ def user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
             found = ", ".join(turn["role"] for turn in prompt)
             raise UsageError(f"--input: row {row}: the prompt holds {found}; --tokenizer counts one user turn alone")
     return [prompt[0]["content"] for prompt in prompts]
-
-
-def count_tokens(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: dict[str, list[str]]
-) -> Columns:
-    """The tokens of prompts and responses as `build_pairs.py --length-rule` counts them."""
-    if "chosen" in responses:
-        return pair_lengths(tokenizer, rule, prompts, responses["chosen"], responses["rejected"])[0]
-    lengths = response_lengths(tokenizer, rule, prompts, responses["response"])
-    return {"prompt": prompt_lengths(tokenizer, rule, prompts), "response": lengths}

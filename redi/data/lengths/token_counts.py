@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from redi.data.streams import chunks
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +21,8 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> 
 
     Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
     """
-    return np.array([length for batch in _batches(texts) for length in _count(tokenizer, batch)], dtype=np.int64)
+    batches = chunks(texts, len, BATCH_CHARACTERS)
+    return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
 
 
 def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
@@ -35,11 +38,8 @@ def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
-    """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them.
-
-    TOKENIZERS_PARALLELISM=false protects processes that fork. No process is forked in here, so it does not apply; it
-    is restored afterwards, for those who fork later.
-    """
+    """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them."""
+    # TOKENIZERS_PARALLELISM=false protects processes that fork. None is forked in here; later some may be.
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     try:
@@ -49,17 +49,3 @@ def _all_cores() -> Iterator[None]:
             del os.environ["TOKENIZERS_PARALLELISM"]
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Cuts texts, in order, into lists that just reach `BATCH_CHARACTERS`."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

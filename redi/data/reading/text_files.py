@@ -87,9 +87,9 @@ def _fold(
     try:
         return fold(made, values)
     except MISFITS:
+        remedy = "fix the value, or leave the key out of all rows"
         for (place, _, _), value in zip(rows, values, strict=True):
             where = f"{file}, {place}: key '{name}'"
-            remedy = "fix the value, or leave the key out of all rows"
             with usage_errors(lambda error, where=where: f"{where}: {error}; {remedy}", *MISFITS):
                 made = fold(made, [value])
         return made
