@@ -23,15 +23,11 @@ class Question:
 
 
 class OverlapIndex:
-    """The n-grams of the questions of any number of benchmarks.
+    """The n-grams, of `num_words` words, of the questions of any number of benchmarks.
 
     Nearly all problems are decided without looking at their n-grams. A problem is cut into blocks of half an n-gram,
     so far apart that every n-gram holds exactly one block. If no block occurs in any question, no n-gram does. This
     reads a fifth as many tuples, in C.
-
-    Args:
-        questions: of all benchmarks.
-        num_words: words of an n-gram.
     """
 
     def __init__(self, questions: Iterable[Question], num_words: int = NGRAM_WORDS):
@@ -54,8 +50,10 @@ class OverlapIndex:
         """Whether the question has no n-gram, so only a problem of the same words overlaps with it."""
         return len(question.text.split()) < self.num_words
 
-    def find(self, problem: str) -> dict[Question, str]:
+    def find(self, problem: str | None) -> dict[Question, str]:
         """The questions that a problem overlaps with, each with the first words they share, in lower case."""
+        if not problem:
+            return {}
         words = problem.lower().split()
         if len(words) < self.num_words:
             ngrams = [tuple(words)]
@@ -71,8 +69,3 @@ class OverlapIndex:
 
 def _ngrams(words: list[str], num_words: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[k:] for k in range(num_words)), strict=False)
-
-
-def find_overlaps(problems: Iterable[str | None], index: OverlapIndex) -> list[dict[Question, str]]:
-    """The result of `OverlapIndex.find` for each problem, in order; a missing problem overlaps with nothing."""
-    return [index.find(problem) if problem else {} for problem in problems]
