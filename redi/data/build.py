@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from redi.data.dataset_folder import already_done, check_expected, count_table, is_done, new_dataset
-from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, LengthRecorder
+from redi.data.lengths.dataset_lengths import NO_SOURCE, DatasetLengths, built_lengths, joined
 from redi.data.lengths.length_rules import DEFAULT_LIMITS, filter_by_length, load_counting_tokenizer
 from redi.data.reading.rows import Corpus, open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
@@ -37,30 +37,21 @@ def build_positives(source: str, output: Path, *, rule: str = "both", **options:
 
 
 def build_pairs(
-    source: str,
-    output: Path,
-    *,
-    negatives: str = "not-both",
-    tokenizer: str | None = None,
-    length_rule: str | None = None,
-    max_prompt_tokens: int | None = None,
-    max_response_tokens: int | None = None,
-    **options: Any,
+    source: str, output: Path, *, negatives: str = "not-both", tokenizer: str | None = None, **options: Any
 ) -> str:
     """Builds the pairs of stage 2, as `build`; `redi.data.selection.select_pairs` has the rule.
 
-    With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_rules.filter_by_length`.
+    With a tokenizer, pairs over a limit are dropped: `redi.data.lengths.length_rules.filter_by_length`. The options
+    may hold those of `DEFAULT_LIMITS`, None by default.
     """
-    names = ("length_rule", "max_prompt_tokens", "max_response_tokens")
-    values = (length_rule, max_prompt_tokens, max_response_tokens)
-    limits = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    given = {name: options.pop(name, None) for name in DEFAULT_LIMITS}
+    limits = {name: value for name, value in given.items() if value is not None}
     if limits and tokenizer is None:
         option = f"--{next(iter(limits)).replace('_', '-')}"
         raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
-    limits = DEFAULT_LIMITS | limits if tokenizer is not None else {}
+    options |= {"tokenizer": tokenizer, "limits": DEFAULT_LIMITS | limits if tokenizer is not None else {}}
     select = partial(select_pairs, negatives=negatives)
-    config = {"negatives": negatives}
-    return build(source, output, PAIRS[negatives], config, select, tokenizer=tokenizer, limits=limits, **options)
+    return build(source, output, PAIRS[negatives], {"negatives": negatives}, select, **options)
 
 
 def build(
@@ -86,16 +77,13 @@ def build(
 
     Args:
         source, revision: the corpus, as in `redi.data.reading.rows.pinned_input`.
-        output: the folder.
         summary: what the rows are, for the card.
         config: the options of `select`.
         select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
         tokenizer, limits: drops the pairs over the limits, of `DEFAULT_LIMITS`.
         exclude_source: sources to drop, cn_k12 by default.
         truncated: "drop" never selects a trace that was cut at the token limit.
-        seed: of the shuffle.
         expect_rows: the number of rows that must come out.
-        overwrite: build again, and replace `output`.
 
     Returns:
         The table of counts, to be printed.
@@ -135,18 +123,23 @@ def _write_rows(
     folder: Path, corpus: Corpus, seed: int, select: Select, filter_rows: Filter | None
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
-    dropped, sources, cut, recorder = Counter(), Counter(), Counter(), LengthRecorder()
+    dropped, sources, cut, parts = Counter(), Counter(), Counter(), []
     batches = _counting_sources(prefetch(corpus.batches, 2), sources)
     rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
     if filter_rows is not None:
         rows = _counting(map(filter_rows, rows), dropped)
-    files = write_shards(recorder.recording(counting_cut(prefetch(rows), cut)), folder)
+
+    def measured(table: pa.Table) -> pa.Table:
+        parts.append(built_lengths(table))
+        return table
+
+    files = write_shards(map(measured, counting_cut(prefetch(rows), cut)), folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
     if not files:
         return counts, None
     counts |= {"truncated": dict(cut)} if cut else {}
-    lengths = recorder.lengths()
+    lengths = joined(parts)
     kept = Counter(lengths.sources.tolist())
     counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}
     return counts, lengths
@@ -168,10 +161,7 @@ def _counting_sources(batches: Iterable[pa.RecordBatch], total: Counter[str]) ->
 
 
 def counting_cut(tables: Iterable[pa.Table], total: Counter[str]) -> Iterator[pa.Table]:
-    """Passes on rows of `redi.data.selection` without `chosen_cut` and `rejected_cut`, and adds them to `total`.
-
-    `total` stays empty if it is not known of any trace whether it was cut.
-    """
+    """Passes on rows without `chosen_cut` and `rejected_cut`, and adds them to `total` unless all are null."""
     for table in tables:
         flags = {name: table[name] for name in table.column_names if name.endswith("_cut")}
         if any(column.null_count < len(column) for column in flags.values()):

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,29 +21,14 @@ SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"
 Inputs = Mapping[str, str | Path]  # name -> path or Hub id
 
 
-@dataclass
 class NewDataset:
-    """A dataset that is being written.
+    """A dataset that is being written into `folder`, which becomes `output`. Its inputs are hashed meanwhile."""
 
-    Attributes:
-        folder: to write into; a temporary one, which becomes `output`.
-        output: its later path, whose name is the card's title.
-        config: the resolved options; may hold `seed`.
-        inputs: are hashed meanwhile.
-    """
-
-    folder: Path
-    output: Path
-    config: dict[str, Any]
-    inputs: Inputs
-    _started: float = field(default_factory=time.time)
-    _hashes: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        def hash_inputs() -> None:
-            self._hashes.update({name: fingerprint(path) for name, path in self.inputs.items()})
-
-        self._hashing = Thread(target=hash_inputs, daemon=True)  # a command that fails should not wait for it
+    def __init__(self, folder: Path, output: Path, config: dict[str, Any], inputs: Inputs):
+        self.folder, self._output, self._config, self._inputs = folder, output, config, inputs
+        self._started, self._hashes = time.time(), {}
+        # A command that fails should not wait for it.
+        self._hashing = Thread(target=lambda: self._hashes.update(map(_hashed, inputs.items())), daemon=True)
         self._hashing.start()
 
     def finish(
@@ -56,23 +40,23 @@ class NewDataset:
         report: dict[str, Any] | None = None,
         part: str = "",
     ) -> None:
-        """Writes `manifest.json`, after a card if there is a `summary` of the rows, and `report.json` if one is given.
+        """Writes `report.json` if one is given, a card if there is a `summary` of the rows, and `manifest.json`.
 
-        Args:
-            counts: as `write_card` needs them, and `files`.
-            summary, lengths: as in `write_card`.
-            report: the content of `report.json`.
-            part: the dataset's subfolder, if there are several.
+        `counts` are as `write_card` needs them, with `files`; `part` is the dataset's subfolder, if there are several.
         """
-        folder, config = self.folder / part, self.config | ({"set": part} if part else {})
-        about = {"config": config, "inputs": self.inputs, "counts": counts}
+        folder, config = self.folder / part, self._config | ({"set": part} if part else {})
+        about = {"config": config, "inputs": self._inputs, "counts": counts}
         if report is not None:
             write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
         if summary is not None:
-            write_card(folder, title=(self.output.resolve() / part).name, summary=summary, **about, lengths=lengths)
+            write_card(folder, title=(self._output.resolve() / part).name, summary=summary, **about, lengths=lengths)
         self._hashing.join()
         options = {"seed": config.get("seed"), "started": self._started, "fingerprints": self._hashes}
         write_manifest(folder, **about, **options)
+
+
+def _hashed(item: tuple[str, str | Path]) -> tuple[str, str]:
+    return item[0], fingerprint(item[1])
 
 
 @contextmanager
@@ -129,12 +113,8 @@ def write_card(
     `load_dataset(folder)` and the Hub find the rows by the name `train-*.parquet`, and ignore everything else.
 
     Args:
-        folder, title: the folder, and the heading.
-        summary: what the rows are, in a sentence or two.
-        config, inputs: the resolved options, and what the rows were made from.
         counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and optionally `truncated` (role -> traces cut at
             the token limit) and `sources` (name -> `input` and `kept` rows).
-        lengths: of the rows.
     """
     made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
     options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())

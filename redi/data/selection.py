@@ -54,11 +54,9 @@ def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np
 
 
 def first_true(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The first generation of each row whose flag is set, -1 if none is.
+    """The first generation of each row whose flag is set, -1 if none is, `(rows,)`.
 
-    Args:
-        flags: bool, one row after the other, `(counts.sum(),)`.
-        counts: generations per row, `(rows,)`.
+    The flags are bool, one row after the other, `(counts.sum(),)`; `counts` are generations per row, `(rows,)`.
     """
     first = np.full(len(counts), -1)
     row_of = np.repeat(np.arange(len(counts)), counts)
@@ -68,13 +66,9 @@ def first_true(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def truncated(reasons: pa.ListArray, counts: np.ndarray) -> pa.BooleanArray:
-    """Which generations were cut at the token limit, `(counts.sum(),)`.
+    """Which generations were cut at the token limit, `(counts.sum(),)`, by `finish_reasons` and `counts` of `(rows,)`.
 
     Null where that is not known: the reason is null, or the row's reasons are null or of another number.
-
-    Args:
-        reasons: `finish_reasons`, `(rows,)`; a generation that was cut has the reason `CUT`.
-        counts: generations of each row, `(rows,)`.
     """
     known = pc.fill_null(pc.list_value_length(reasons), -1).to_numpy(zero_copy_only=False) == counts
     is_known = np.repeat(known, counts)
@@ -83,20 +77,11 @@ def truncated(reasons: pa.ListArray, counts: np.ndarray) -> pa.BooleanArray:
 
 
 class _Candidates:
-    """The rows of a batch that pass every check, and what is known of their generations, one row after the other.
-
-    Attributes:
-        rows: their positions in the batch.
-        counts: generations of each of `rows`.
-        llama, math_verify: each verifier's verdicts, bool `(counts.sum(),)`; a null one is false.
-        cut: of `truncated`.
-        usable: which generations may be selected.
-        drops: the batch's other rows, by reason.
-    """
+    """The rows of a batch that pass every check, by position, and their generations, one row after the other."""
 
     def __init__(self, batch: pa.RecordBatch, exclude_sources: list[str], drop_truncated: bool):
         self.batch, self.drop_truncated = batch, drop_truncated
-        self.rows, self.drops = eligible_rows(batch, exclude_sources)
+        self.rows, self.drops = eligible_rows(batch, exclude_sources)  # the drops are of the other rows, by reason
         self._all_counts = list_lengths(batch["generations"])
         self._starts = np.cumsum(self._all_counts) - self._all_counts
         self._texts = batch["generations"].flatten()
@@ -107,11 +92,7 @@ class _Candidates:
         self.usable = ~_flags(self.cut) if drop_truncated else np.ones(len(self.cut), dtype=bool)
 
     def choose(self, kinds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The first usable generation of each kind, -1 if there is none; counts the rows that lack one.
-
-        Args:
-            kinds: reason for dropping a row without such a generation -> which generations they are.
-        """
+        """The first usable generation of each kind, -1 if there is none; counts such rows under the kind's name."""
         left = np.ones(len(self.rows), dtype=bool)
         for reason, flags in kinds.items():
             missing = left & (first_true(flags, self.counts) < 0)
@@ -146,11 +127,10 @@ class _Candidates:
         return self.cut.take(pa.array((np.cumsum(self.counts) - self.counts)[kept] + generation))
 
     def _hashes(self, rows: np.ndarray) -> pa.Array:
-        """The `uuid` of each row: a hash of its problem and all its generations, and nothing else.
+        """The `uuid` of each row, the same whatever the machine or the rule.
 
         It is the first 32 hexadecimal digits of a SHA-256. Hashed are a JSON list of lengths in UTF-8 bytes (of the
-        problem and each generation), a newline, and then these texts in the same order. The result is the same on
-        every machine, and the same in positives and pairs, whatever the rule.
+        problem and each generation), a newline, and then these texts in the same order.
         """
         problems, problem_ends = _utf8(self.batch["problem"])
         texts, ends = _utf8(self._texts)

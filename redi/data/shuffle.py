@@ -36,13 +36,9 @@ def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
 def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """Yields the rows of `batches` by their place, a bucket at a time.
 
-    The place of every row is known before the first is read, so each row goes directly to the bucket file of its
-    stretch of the order. A bucket is small enough to be sorted in memory. All file access is sequential.
-
-    Args:
-        batches: rows with a column `original_index`, in any order.
-        place: of each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
-        folder: for the bucket files; each is removed once it has been read.
+    The place of every row of the corpus is known before the first is read, so each row goes directly to the bucket
+    file of its stretch of the order, in `folder`. A bucket is small enough to be sorted in memory. All file access is
+    sequential.
     """
     files: dict[int, Path] = {}
     for several in chunks(batches, attrgetter("nbytes"), SCATTER_BYTES):
@@ -70,8 +66,7 @@ def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) 
 def write_shards(tables: Iterable[pa.Table], folder: Path) -> dict[str, int]:
     """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
 
-    Returns:
-        Rows per file name; without rows, nothing is written and the result is empty.
+    Returns the rows per file name; without rows, nothing is written.
     """
     num_rows: list[int] = []
     num_bytes, writer = SHARD_BYTES, None

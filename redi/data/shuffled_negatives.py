@@ -19,7 +19,11 @@ ORIGIN = "rejected_uuid"
 
 
 def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: bool = False) -> str:
-    """Writes the pairs of `source` with the negatives of other problems to `output`; returns what to print."""
+    """Writes the pairs of `source` with the negatives of other problems to `output`; returns what to print.
+
+    Every negative is used once, so the distributions of their lengths and errors stay the same. All that changes is
+    that a negative no longer belongs to its problem.
+    """
     config, inputs = {"seed": seed}, {"pairs": source}
     if is_done(output, config, inputs, overwrite):
         return f"{output}: already done"
@@ -37,7 +41,7 @@ def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: b
         for batch in batches:
             problems += map(json.dumps, read_texts(batch, len(problems))[0])
         pairs = pa.Table.from_batches(batches, rows.schema)
-        files = write_shards(with_negatives_of_others(pairs, partners(problems, seed)), new.folder)
+        files = write_shards(_with_negatives_of_others(pairs, partners(problems, seed)), new.folder)
         new.finish({"input_rows": len(pairs), "dropped": {}, "rows": len(pairs), "files": files}, SUMMARY)
     return f"{output}: {len(pairs):,} pairs, each with the negative of another"
 
@@ -65,18 +69,10 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
     return partner
 
 
-def with_negatives_of_others(pairs: pa.Table, partner: np.ndarray) -> Iterator[pa.Table]:
-    """Pairs whose rejected trace answers another problem: `(problem, chosen, another's rejected)`.
+def _with_negatives_of_others(pairs: pa.Table, partner: np.ndarray) -> Iterator[pa.Table]:
+    """The pairs, some at a time, with the negatives of their partners, `(rows,)`.
 
-    Every negative is used once, so the distributions of their lengths and errors stay the same. All that changes is
-    that a negative no longer belongs to its problem. The columns `rejected_*` move with the negatives.
-
-    Args:
-        pairs: as `redi.data.row_texts.read_texts` reads them, with `uuid`.
-        partner: the row whose negative each row gets, `(rows,)`.
-
-    Yields:
-        Some rows at a time: the same columns, and `rejected_uuid`, the row that the negative comes from.
+    The columns `rejected_*` move with the negatives, and `rejected_uuid` says which row they come from.
     """
     sides = pairs["rejected"].to_pylist()
     moving = [name for name in pairs.column_names if name.startswith("rejected_")]

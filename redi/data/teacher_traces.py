@@ -31,11 +31,7 @@ def problem_id(problem: str) -> str:
 
 
 def read_problems(rows: Rows) -> Benchmark:
-    """The distinct problems of a corpus, in its order; rows without a problem are left out.
-
-    Raises:
-        UsageError: `problem` or `answer` is missing or of another type, or all problems are empty.
-    """
+    """The distinct problems of a corpus, in its order; rows without a problem are left out."""
     check_schema(rows.schema, rows.source, ("problem", "answer", "generations"), optional=("generations",))
     problems: dict[str, Problem] = {}
     for batch in rows.batches(("problem", "answer")):
@@ -48,18 +44,14 @@ def read_problems(rows: Rows) -> Benchmark:
     return Benchmark(NAME, Path(rows.source), tuple(problems.values()))
 
 
-def add_traces(rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]) -> Iterator[pa.Table]:
-    """Yields all rows in order, each with its problem's samples after the generations that it already has.
+def _add_traces(
+    rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]
+) -> Iterator[pa.Table]:
+    """All rows in order, each with its problem's samples after the generations that it already has.
 
     All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` says what ended each trace,
     null if that is not known. The verifiers' labels of a row that got traces are removed, since unlabelled traces
-    would count as negatives; `verify.py` fills them.
-
-    Args:
-        rows: the corpus.
-        generations: the `generations.jsonl` of its problems.
-        tally: gets `rows`, `rows_without_problem`, `labels_removed` and `traces_added`.
-        finish_reasons: gets what ended the traces added.
+    would count as negatives; `verify.py` fills them. The counts are added to `tally` and `finish_reasons`.
     """
     traces = _Traces(generations)
     fields = {field.name: field for field in rows.schema}
@@ -129,7 +121,7 @@ def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any
     inputs = {"corpus": source, "samples": samples / GENERATIONS}
     tally, reasons = Counter(rows=0, rows_without_problem=0, labels_removed=0, traces_added=0), Counter()
     with new_dataset(output, config, inputs, overwrite=True) as new:
-        files = write_shards(add_traces(open_rows(source), inputs["samples"], tally, reasons), new.folder)
+        files = write_shards(_add_traces(open_rows(source), inputs["samples"], tally, reasons), new.folder)
         counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally}
         counts |= {"finish_reasons": dict(reasons), "truncated": {"traces": reasons[CUT]}}
         new.finish(counts, SUMMARY)

@@ -46,11 +46,9 @@ def split_files(name: str, split: str) -> list[Path]:
 
 
 def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
-    """The files of each split named in `train[:10]+test`.
-
-    `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
-    return the rows of another folder.
-    """
+    """The files of each split named in `train[:10]+test`."""
+    # `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
+    # return the rows of another folder.
     path, parts = Path(name), [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
     if not path.is_file():
         return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}

@@ -25,8 +25,10 @@ from redi.runs.markdown import grid
 
 SUMMARY = "A corpus of traces with verifier columns filled by the project's grader."
 NUM_EXAMPLES = 20  # kept in the report, of each kind of disagreement
-# The grader's verdict and a label, for one generation.
-AGREEMENTS = ("both accept", "only ours", "only theirs", "neither", "no label")
+# The grader's verdict on a generation, and its label.
+KINDS = {(True, True): "both accept", (True, False): "only ours"}
+KINDS |= {(False, True): "only theirs", (False, False): "neither", (True, None): "no label", (False, None): "no label"}
+AGREEMENTS = tuple(dict.fromkeys(KINDS.values()))
 
 Grades = list[list[Grade] | None]  # of each row's generations; None without generations or without an answer
 
@@ -61,12 +63,15 @@ def verify(
 ) -> str:
     """Writes `report.json` and `manifest.json` to `output`, and the corpus with its verifier columns filled.
 
+    Missing lists are written, and with `overwrite_labels` existing ones too. Rows without an answer keep what they
+    have.
+
     Args:
         source: a corpus with `answer` and `generations`.
-        output: the folder.
-        columns, overwrite_labels, whole_traces, workers: as in `with_labels`.
+        columns: the verifier columns to fill, of `VERIFIERS`.
+        whole_traces: grade a trace without `</think>` from its beginning.
         report_only: write no corpus.
-        overwrite: grade again, and replace `output`.
+        workers: processes of the grader; None is one per core.
         show: disagreements of each kind in the text returned.
 
     Returns:
@@ -82,9 +87,9 @@ def verify(
         return f"{output}: already done\n{_describe(output, show)}"
     with new_dataset(output, config, inputs, overwrite) as new:
         rows = open_rows(source)
-        check_rows(rows)
+        _check_rows(rows)
         report = GradeReport(number_answers=rows.number_answers)
-        labelled = with_labels(rows, report, () if report_only else columns, workers=workers, **options)
+        labelled = _with_labels(rows, report, () if report_only else columns, workers=workers, **options)
         files = write_shards(labelled, new.folder)
         counts = {"input_rows": report.rows, "dropped": {}, "files": files} | vars(report)
         del counts["examples"]
@@ -92,13 +97,8 @@ def verify(
     return _describe(output, show)
 
 
-def check_rows(rows: Rows) -> None:
-    """Checks that the rows can be graded.
-
-    Raises:
-        UsageError: there are none; `answer` or `generations` is missing; or one of them or of the verifier columns is
-            of another type.
-    """
+def _check_rows(rows: Rows) -> None:
+    """Checks that there are rows, with `answer` and `generations`, and verifier columns of their types if any."""
     check_schema(rows.schema, rows.source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
     type_ = rows.schema.field(CORRECTNESS).type if CORRECTNESS in rows.schema.names else pa.null()
     if not pa.types.is_null(type_) and not pa.types.is_struct(type_):
@@ -109,7 +109,7 @@ def check_rows(rows: Rows) -> None:
         raise UsageError(f"--input {rows.source} has no rows")
 
 
-def with_labels(
+def _with_labels(
     rows: Rows,
     report: GradeReport,
     columns: Sequence[str],
@@ -117,20 +117,7 @@ def with_labels(
     whole_traces: bool = False,
     workers: int | None = None,
 ) -> Iterator[pa.Table]:
-    """Yields all rows in order with verifier columns filled, and counts into `report`.
-
-    Missing lists are written, and with `overwrite_labels` existing ones too. Rows without an answer keep what they
-    have. Fields of `correctness` that are not among `columns` are unchanged.
-
-    Args:
-        rows: with `answer` and `generations`, checked by `check_rows`.
-        report: is added to.
-        columns: the verifier columns to fill, of `VERIFIERS`; without any, only what is graded is read, and no rows
-            come out.
-        overwrite_labels: replace existing labels.
-        whole_traces: grade a trace without `</think>` from its beginning.
-        workers: processes of the grader; None is one per core.
-    """
+    """Yields all rows in order with `columns` filled, none if there are no `columns`, and counts into `report`."""
     paths = {path_of(rows.schema, name) for name in VERIFIERS} - {None}
     places = {path.partition(".")[0] for path in paths} | {CORRECTNESS} & set(rows.schema.names)
     for batch in rows.batches(None if columns else ["answer", "generations", *sorted(places)]):
@@ -192,20 +179,12 @@ def _compare(
     for row, (theirs, ours) in enumerate(zip(labels, grades, strict=True)):
         fits = theirs is not None and ours is not None and len(theirs) == len(ours)
         for number, grade in enumerate(ours or []):
-            kind = _agreement(grade.correct, theirs[number] if fits else None)
+            kind = KINDS[grade.correct, theirs[number] if fits else None]
             counts[kind] += 1
             if kind.startswith("only") and counts[kind] <= NUM_EXAMPLES:
                 found = {"answer": answers[row], "found": grade.answer, "status": grade.status}
                 place = {"row": report.rows - len(answers) + row, "generation": number}
                 report.examples.append({"column": column, "kind": kind} | place | found)
-
-
-def _agreement(ours: bool, theirs: bool | None) -> str:
-    if theirs is None:
-        return "no label"
-    if ours == theirs:
-        return "both accept" if ours else "neither"
-    return "only ours" if ours else "only theirs"
 
 
 def _describe(output: Path, show: int) -> str:

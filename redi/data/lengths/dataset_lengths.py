@@ -1,7 +1,6 @@
 """The lengths of positives and pairs, in tokens or characters, by source: collected, summarised and as tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,41 +54,28 @@ class DatasetLengths:
         return DatasetLengths(self.unit, columns, self.sources[rows])
 
 
-class LengthRecorder:
-    """Collects the lengths of a dataset a table at a time."""
+def joined(parts: list[DatasetLengths]) -> DatasetLengths:
+    """The lengths of all rows of at least one part of a dataset; the parts have no `total`."""
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    columns["total"] = sum(columns.values())
+    return DatasetLengths(parts[0].unit, columns, np.concatenate([part.sources for part in parts]))
 
-    def __init__(self) -> None:
-        self._unit = ""
-        self._columns: list[Columns] = []
-        self._sources: list[str] = []
 
-    def add(self, unit: str, columns: Columns, sources: pa.Array | pa.ChunkedArray) -> None:
-        """Adds rows: their lengths without `total`, and their sources."""
-        self._unit = unit
-        self._columns.append(columns)
-        self._sources += [NO_SOURCE if name is None else str(name) for name in sources.to_pylist()]
+def source_names(table: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """The name of each row's source, object `(rows,)`."""
+    names = table["source"].to_pylist()
+    return np.array([NO_SOURCE if name is None else str(name) for name in names], dtype=object)
 
-    def recording(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Passes on tables of a build, and adds their token counts or, without any, their characters."""
-        for table in tables:
-            counted = COUNTS[0] in table.column_names
-            columns = recorded_tokens(table) if counted else _characters(table)
-            self.add("tokens" if counted else "characters", columns, table["source"])
-            yield table
 
-    def lengths(self) -> DatasetLengths:
-        """The lengths of all rows added, at least one."""
-        columns = {name: np.concatenate([part[name] for part in self._columns]) for name in self._columns[0]}
-        columns["total"] = sum(columns.values())
-        return DatasetLengths(self._unit, columns, np.array(self._sources, dtype=object))
+def built_lengths(table: pa.Table) -> DatasetLengths:
+    """The lengths of rows that a build wrote, without `total`: their token counts or, without any, characters."""
+    counted = COUNTS[0] in table.column_names
+    columns = recorded_tokens(table) if counted else _characters(table)
+    return DatasetLengths("tokens" if counted else "characters", columns, source_names(table))
 
 
 def recorded_tokens(table: pa.Table | pa.RecordBatch, first_row: int = 0) -> Columns:
-    """The token counts that `build_pairs.py` wrote into rows, of which the first is row `first_row` of the dataset.
-
-    Raises:
-        UsageError: naming the first row whose count is not a whole number.
-    """
+    """The counts that `build_pairs.py` wrote into rows from `first_row` on; a `UsageError` names what is no count."""
     columns = {}
     for name in COUNTS:
         counts = table[name].to_pylist()
@@ -117,11 +103,6 @@ def summarise(
     """The percentiles of all rows and of each source, and what inclusive limits would drop; JSON can hold it.
 
     A percentile is a length that occurs: the smallest one that at least that share of the rows does not exceed.
-
-    Args:
-        lengths: of at least one row.
-        max_prompt: the longest prompt kept; None for no limit.
-        max_response: the longest response kept, chosen and rejected alike.
     """
     groups = lengths.by_source()
     summary: dict[str, Any] = {"unit": lengths.unit, **_percentiles(lengths)}

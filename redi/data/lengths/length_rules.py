@@ -76,13 +76,10 @@ def _completions(
 
 
 def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
-    """The length of each text as the only turn of a conversation: its tokens through the chat template, plus 1.
+    """The length of each text as the only turn of a conversation, int64: its tokens through the chat template, plus 1.
 
     Role headers count, and so does the system block if the template adds one by default. The 1 is for the end-of-text
     token that training appends.
-
-    Returns:
-        int64, `(texts,)`.
     """
     return count_tokens(tokenizer, (apply_template(tokenizer, [_message(role, text)]) for text in texts)) + 1
 
@@ -100,9 +97,6 @@ def row_lengths(
     token. A response without text, or of white space, has the length 0: training drops it.
 
     Args:
-        tokenizer: from `load_counting_tokenizer`, for the same rule.
-        rule: of `LENGTH_RULES`.
-        prompts: `(rows,)`.
         responses: name -> the texts, `(rows,)`: one of positives, two of pairs.
 
     Returns:
@@ -143,9 +137,7 @@ def filter_by_length(
 
     Args:
         pairs: as `redi.data.selection.select_pairs` makes them.
-        tokenizer, length_rule: as in `row_lengths`.
-        max_prompt_tokens: the longest prompt kept.
-        max_response_tokens: the longest response kept, chosen and rejected alike.
+        max_prompt_tokens, max_response_tokens: inclusive; chosen and rejected alike.
 
     Returns:
         The remaining pairs, and the number dropped for each reason; a pair too long in both is counted by its prompt.

@@ -10,12 +10,13 @@ from redi.data.dataset_folder import PLOT, new_dataset
 from redi.data.lengths.dataset_lengths import (
     COUNTS,
     DatasetLengths,
-    LengthRecorder,
+    joined,
     length_tables,
     recorded_tokens,
+    source_names,
     summarise,
 )
-from redi.data.lengths.length_rules import Columns, load_counting_tokenizer, row_lengths
+from redi.data.lengths.length_rules import load_counting_tokenizer, row_lengths
 from redi.data.lengths.plots import plot_lengths
 from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
@@ -41,11 +42,9 @@ def study_lengths(
 
     Args:
         source: pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`.
-        output: the folder.
         tokenizer: counts tokens; without it, the counts in the rows are used, or characters if there are none.
         length_rule: of `tokenizer`, "paper" by default.
         max_prompt_tokens, max_response_tokens: inclusive limits whose drops are shown.
-        overwrite: replace `output`.
 
     Returns:
         The tables, to be printed.
@@ -57,8 +56,8 @@ def study_lengths(
     inputs = {"rows": source} | ({"tokenizer": tokenizer} if tokenizer else {})
     with new_dataset(output, {"length_rule": rule, **limits}, inputs, overwrite) as new:
         rows = open_rows(source)
-        columns = columns_to_measure(rows, tokenizer is not None, limits)
-        lengths = measure(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule)
+        columns = _columns_to_measure(rows, tokenizer is not None, limits)
+        lengths = _measure(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule)
         summary = summarise(lengths, max_prompt_tokens, max_response_tokens)
         tables = length_tables(summary)
         plot_lengths(lengths, new.folder / PLOT, max_prompt_tokens, max_response_tokens)
@@ -68,12 +67,8 @@ def study_lengths(
     return tables.rstrip()
 
 
-def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> list[str]:
-    """The columns that the lengths are taken from.
-
-    Raises:
-        UsageError: the rows are neither pairs nor positives, or there are limits in tokens without a way to count.
-    """
+def _columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> list[str]:
+    """The columns that the lengths are taken from; limits in tokens need a way to count."""
     names = rows.schema.names
     if not has_tokenizer and {*COUNTS, "source"} <= set(names):
         return [*COUNTS, "source"]
@@ -87,39 +82,30 @@ def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | 
     return columns + ["prompt"] * ("prompt" in names)
 
 
-def measure(
+def _measure(
     rows: Rows, columns: list[str], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
 ) -> DatasetLengths:
-    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts.
-
-    Raises:
-        UsageError: there are no rows, or one cannot be measured; the message names it.
-    """
-    recorder, unit, first_row = LengthRecorder(), "tokens", 0
+    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts."""
+    parts, unit, first_row = [], "tokens", 0
     for batch in rows.batches(columns):
         if COUNTS[0] in columns:
             lengths = recorded_tokens(batch, first_row)
         else:
             prompts, texts = read_texts(batch, first_row)
             if tokenizer is not None:
-                lengths, _ = row_lengths(tokenizer, rule, user_texts(prompts, first_row), texts)
+                lengths, _ = row_lengths(tokenizer, rule, _user_texts(prompts, first_row), texts)
             else:
-                unit, lengths = "characters", count_characters(prompts, texts)
-        recorder.add(unit, lengths, batch["source"])
+                unit, joined_prompts = "characters", ["".join(turn["content"] for turn in turns) for turns in prompts]
+                texts = {"prompt": joined_prompts} | texts
+                lengths = {name: np.array(list(map(len, of_rows))) for name, of_rows in texts.items()}
+        parts.append(DatasetLengths(unit, lengths, source_names(batch)))
         first_row += len(batch)
     if first_row == 0:
         raise UsageError(f"--input {rows.source} has no rows to measure")
-    return recorder.lengths()
+    return joined(parts)
 
 
-def count_characters(prompts: list[list[Message]], responses: dict[str, list[str]]) -> Columns:
-    """The characters of prompts, all their turns together, and of responses."""
-    counts = {"prompt": [sum(len(turn["content"]) for turn in prompt) for prompt in prompts]}
-    counts |= {name: list(map(len, texts)) for name, texts in responses.items()}
-    return {name: np.array(of_rows) for name, of_rows in counts.items()}
-
-
-def user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
+def _user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
     """The texts of prompts of one user turn, which both length rules are for."""
     for row, prompt in enumerate(prompts, first_row):
         if [turn["role"] for turn in prompt] != ["user"]:

@@ -27,11 +27,7 @@ File = str | Path
 
 
 def footers(files: Sequence[File], remote: "AbstractFileSystem | None" = None) -> list[pq.FileMetaData]:
-    """The footers of files, with their schemas, rows and sizes.
-
-    Raises:
-        UsageError: a file is not readable parquet, or two of its columns have the same name.
-    """
+    """The footers of files; a `UsageError` for one that is not parquet, or has two columns of the same name."""
 
     def footer(file: File) -> pq.FileMetaData:
         with _opened(file, remote) as reader:
@@ -110,11 +106,7 @@ def column_bytes(metadata: pq.FileMetaData, columns: Collection[str] | None = No
 def read(
     file: File, schema: pa.Schema, defaults: Mapping[str, str | None], remote: "AbstractFileSystem | None" = None
 ) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file with the columns of `schema`, cast to its types; nothing else is read, or downloaded.
-
-    Raises:
-        UsageError: a page is damaged, or cannot be fetched; or a value does not fit.
-    """
+    """Yields the rows with the columns of `schema`, cast to its types; nothing else is read, or downloaded."""
     with usage_errors(lambda error: f"--input {file}: {error}", pa.ArrowInvalid, pa.ArrowNotImplementedError):
         for batch in _batches(file, schema.names, remote):
             arrays = [

@@ -25,9 +25,7 @@ class Rows:
 
     Attributes:
         source: the file, folder or dataset, for messages.
-        files: in their order.
         schema: of all files, of plain types (`parquet.plain_type`).
-        num_rows: in all files.
         number_answers: answers that are numbers, and are read as text.
         defaults: column -> its value in a file, or a row of JSON, that lacks it; null for other columns.
         remote: the file system of the files, if not the local one.
@@ -62,12 +60,10 @@ def open_rows(
     """Opens a file, or the files of a folder (`redi.data.reading.data_files.data_files`).
 
     Parquet footers, and all rows of JSON and CSV, are checked here. Parquet shards may differ in the order of their
-    columns and in how a type is stored.
+    columns and in how a type is stored; `defaults` may be missing in some.
 
     Args:
-        source: the path.
         columns: those that will be read, all by default; the type of others is null.
-        defaults: of `Rows`; these columns may be missing in some files.
 
     Raises:
         UsageError: it does not exist, a file is unreadable, or two files have different columns.
@@ -102,15 +98,10 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Collection[str] = ()) -> Corpus:
-    """Opens a raw corpus: a file, a folder or the `train` split of a Hub dataset.
+    """Opens a raw corpus: a file, a folder or the `train` split of a Hub dataset (owner/name or owner/name@REVISION).
 
     A Hub dataset is read in place, as the batches are consumed: nothing is kept on disk, and no other columns are
-    fetched. Without `problem_is_valid` or `source`, every row has the value in `schema.DEFAULTS`.
-
-    Args:
-        source: a path, or a Hub dataset as owner/name or, of another revision than the newest, owner/name@REVISION.
-        columns: to read, of `schema.SCHEMA`.
-        optional: those of `columns` that may be missing; they are then null in every row.
+    fetched. Columns of `schema.DEFAULTS` may be missing, and those that are `optional`: they are then null.
 
     Raises:
         UsageError: as `open_rows`; or a column is missing or of another type.

@@ -43,16 +43,9 @@ def top_level(columns: Sequence[str]) -> set[str]:
 
 
 def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional: Collection[str] = ()) -> None:
-    """Checks that the columns to read exist, unless they may be missing, and are of the correct type.
+    """Checks that the columns to read are of the correct type, and exist unless they have a default or are `optional`.
 
-    Args:
-        schema: of plain types.
-        where: the file or dataset, for messages.
-        columns: to read, of `SCHEMA`.
-        optional: those of `columns` that may be missing, besides those with a default.
-
-    Raises:
-        UsageError: naming the column, its type and `where`.
+    The schema has plain types. A `UsageError` names the column, its type and `where`: the file or dataset.
     """
     for name in columns:
         path, wanted = path_of(schema, name), SCHEMA.field(name).type

@@ -26,11 +26,7 @@ PlacedRow = tuple[str, int, dict[str, Any]]  # its place in the file, as "line 3
 
 
 def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str | None]) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file. Keys outside the schema are ignored; missing ones have their default, or null.
-
-    Raises:
-        UsageError: a line is malformed, or a value does not fit the schema; the message names line and key.
-    """
+    """Yields the rows of a file. Keys outside the schema are ignored; missing ones have their default, or null."""
     for rows in _batches(file):
         columns = [
             _fold(file, rows, name, partial(_extended, type_), pa.array([], type_), defaults.get(name))
