@@ -18,8 +18,8 @@ from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.streams import prefetch
 from redi.runs.errors import UsageError
 
-Select = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Counter[str]]]
-Filter = Callable[[pa.Table], tuple[pa.Table, Counter[str]]]
+Rows = pa.RecordBatch | pa.Table
+Step = Callable[..., tuple[Rows, Counter[str]]]  # rows -> those it gives, and how many were dropped for which reason
 
 POSITIVES = {
     "both": "Problems with their first trace that both verifiers accept.",
@@ -59,7 +59,7 @@ def build(
     output: Path,
     summary: str,
     config: dict[str, Any],
-    select: Callable[..., tuple[pa.RecordBatch, Counter[str]]],
+    select: Step,
     *,
     tokenizer: str | None = None,
     limits: dict[str, Any] | None = None,
@@ -78,8 +78,7 @@ def build(
     Args:
         source, revision: the corpus, as in `redi.data.reading.rows.pinned_input`.
         summary: what the rows are, for the card.
-        config: the options of `select`.
-        select: a batch of the corpus -> the rows it gives, and how many were dropped for which reason.
+        config: the options of `select`, which takes a batch of the corpus.
         tokenizer, limits: drops the pairs over the limits, of `DEFAULT_LIMITS`.
         exclude_source: sources to drop, cn_k12 by default.
         truncated: "drop" never selects a trace that was cut at the token limit.
@@ -107,24 +106,24 @@ def build(
             drops = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items() if count)
             why = f"dropped: {drops}" if drops else "it has none to begin with"
             raise UsageError(f"--input {inputs['corpus']}: no rows are left; {why}")
-        check_truncated(config, inputs["corpus"], counts)
+        check_truncated(config, inputs["corpus"], "truncated" in counts)
         check_expected(expect_rows, counts["rows"])
         new.finish(counts, summary, lengths=lengths)
     return count_table(counts)
 
 
-def check_truncated(config: dict[str, Any], source: str, *counts: dict[str, Any]) -> None:
-    """Raises a `UsageError` if truncated traces are to be dropped, but nothing says which they are."""
-    if config["truncated"] == "drop" and not any("truncated" in of_set for of_set in counts):
+def check_truncated(config: dict[str, Any], source: str, is_known: bool) -> None:
+    """Raises a `UsageError` if truncated traces are to be dropped, but it is not known which they are."""
+    if config["truncated"] == "drop" and not is_known:
         raise UsageError(f"--truncated drop: {source} has no finish_reasons, so no trace is known to be")
 
 
 def _write_rows(
-    folder: Path, corpus: Corpus, seed: int, select: Select, filter_rows: Filter | None
+    folder: Path, corpus: Corpus, seed: int, select: Step, filter_rows: Step | None
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
-    dropped, sources, cut, parts = Counter(), Counter(), Counter(), []
-    batches = _counting_sources(prefetch(corpus.batches, 2), sources)
+    dropped, sources, reasons, cut, parts = Counter(), Counter(), Counter(), Counter(), []
+    batches = counting_reasons(_counting_sources(prefetch(corpus.batches, 2), sources), reasons)
     rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
     if filter_rows is not None:
         rows = _counting(map(filter_rows, rows), dropped)
@@ -138,7 +137,7 @@ def _write_rows(
     assert counts["input_rows"] == dropped.total() + counts["rows"]
     if not files:
         return counts, None
-    counts |= {"truncated": dict(cut)} if cut else {}
+    counts |= {"truncated": dict(cut)} if reasons.total() else {}
     lengths = joined(parts)
     kept = Counter(lengths.sources.tolist())
     counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}
@@ -160,10 +159,16 @@ def _counting_sources(batches: Iterable[pa.RecordBatch], total: Counter[str]) ->
         yield batch
 
 
+def counting_reasons(batches: Iterable[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """Passes on batches of the corpus and adds the rows with finish reasons to `total`."""
+    for batch in batches:
+        total["rows"] += len(batch) - batch["finish_reasons"].null_count
+        yield batch
+
+
 def counting_cut(tables: Iterable[pa.Table], total: Counter[str]) -> Iterator[pa.Table]:
-    """Passes on rows without `chosen_cut` and `rejected_cut`, and adds them to `total` unless all are null."""
+    """Passes on selected rows without `chosen_cut` and `rejected_cut`, and adds these to `total`."""
     for table in tables:
-        flags = {name: table[name] for name in table.column_names if name.endswith("_cut")}
-        if any(column.null_count < len(column) for column in flags.values()):
-            total.update({name.removesuffix("_cut"): pc.sum(column).as_py() or 0 for name, column in flags.items()})
-        yield table.drop_columns(list(flags))
+        flags = [name for name in table.column_names if name.endswith("_cut")]
+        total.update({name.removesuffix("_cut"): pc.sum(table[name]).as_py() or 0 for name in flags})
+        yield table.drop_columns(flags)

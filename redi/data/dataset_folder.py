@@ -27,9 +27,11 @@ class NewDataset:
     def __init__(self, folder: Path, output: Path, config: dict[str, Any], inputs: Inputs):
         self.folder, self._output, self._config, self._inputs = folder, output, config, inputs
         self._started, self._hashes = time.time(), {}
-        # A command that fails should not wait for it.
-        self._hashing = Thread(target=lambda: self._hashes.update(map(_hashed, inputs.items())), daemon=True)
+        self._hashing = Thread(target=self._hash_inputs, daemon=True)  # a command that fails does not wait for it
         self._hashing.start()
+
+    def _hash_inputs(self) -> None:
+        self._hashes = {name: fingerprint(path) for name, path in self._inputs.items()}
 
     def finish(
         self,
@@ -53,10 +55,6 @@ class NewDataset:
         self._hashing.join()
         options = {"seed": config.get("seed"), "started": self._started, "fingerprints": self._hashes}
         write_manifest(folder, **about, **options)
-
-
-def _hashed(item: tuple[str, str | Path]) -> tuple[str, str]:
-    return item[0], fingerprint(item[1])
 
 
 @contextmanager

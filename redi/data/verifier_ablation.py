@@ -24,22 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.build import check_truncated, counting_cut
-from redi.data.dataset_folder import (
-    already_done,
-    check_expected,
-    count_table,
-    is_done,
-    new_dataset,
-    write_parent_card,
-)
-from redi.data.lengths.length_rules import (
-    MAX_RESPONSE_TOKENS,
-    RESPONSE_TOO_LONG,
-    load_counting_tokenizer,
-    response_texts,
-    turn_lengths,
-)
+from redi.data.build import check_truncated, counting_cut, counting_reasons
+from redi.data.dataset_folder import already_done, check_expected, count_table, is_done, new_dataset, write_parent_card
+from redi.data.lengths import length_rules
 from redi.data.lengths.token_counts import count_tokens
 from redi.data.reading.rows import open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
@@ -88,24 +75,28 @@ def ablate(
     config["split_seed"] = SPLIT_SEED
     inputs = {"corpus": pinned_input(source, revision)}
     if tokenizer is not None:
-        config["max_response_tokens"] = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
+        config["max_response_tokens"] = (
+            length_rules.MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
+        )
         inputs["tokenizer"] = tokenizer
     elif max_response_tokens is not None:
         raise UsageError("--max-response-tokens needs a tokenizer to count with; pass --tokenizer with the base model")
     if is_done(output, config, inputs, overwrite):
         return already_done(output, expect_rows)
     with new_dataset(output, config, inputs, overwrite) as new:
-        loaded = load_counting_tokenizer(tokenizer) if tokenizer is not None else None
+        loaded = length_rules.load_counting_tokenizer(tokenizer) if tokenizer is not None else None
         corpus = open_corpus(inputs["corpus"])
-        number, dropped = _store(corpus.batches, new.folder, config, loaded)
+        reasons = Counter()
+        number, dropped = _store(counting_reasons(corpus.batches, reasons), new.folder, config, loaded)
+        is_known, limit = reasons.total() > 0, config.get("max_response_tokens")
+        check_truncated(config, inputs["corpus"], is_known)
         if number < 2:
             raise UsageError(
                 f"--input {inputs['corpus']}: {number} problems have a positive and a negative; at least two are "
                 "needed, one for each half"
             )
         place = shuffled_places(corpus.num_rows, seed)
-        counts = _write_sets(new.folder, place, dropped, config.get("max_response_tokens"))
-        check_truncated(config, inputs["corpus"], *counts["sets"].values())
+        counts = _write_sets(new.folder, place, dropped, limit, is_known)
         check_expected(expect_rows, counts["rows"])
         for name, of_set in counts["sets"].items():
             new.finish(of_set, SUMMARIES[name], part=name)
@@ -145,14 +136,18 @@ def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -
 
     The prompt's length, which nothing depends on, is that of its turn alone through the chat template, plus 1.
     """
-    pairs = pairs.append_column("prompt_len", pa.array(turn_lengths(tokenizer, "user", pairs["prompt"].to_pylist())))
+    pairs = pairs.append_column(
+        "prompt_len", pa.array(length_rules.turn_lengths(tokenizer, "user", pairs["prompt"].to_pylist()))
+    )
     for name in ("chosen", "rejected"):
-        texts = response_texts(pairs[name]).to_pylist()
+        texts = length_rules.response_texts(pairs[name]).to_pylist()
         pairs = pairs.append_column(f"{name}_len", pa.array(count_tokens(tokenizer, texts) + 1))
     return pairs
 
 
-def _write_sets(folder: Path, place: np.ndarray, dropped: Counter[str], limit: int | None) -> dict[str, Any]:
+def _write_sets(
+    folder: Path, place: np.ndarray, dropped: Counter[str], limit: int | None, cut_is_known: bool
+) -> dict[str, Any]:
     """Writes the sets from the two files, which it removes; `place` is that of each row in the shuffled corpus."""
     maps = (pa.memory_map(str(folder / name)) for name in (PAIRS, POSITIVES))  # the texts are not in memory
     pairs, positives = (pa.ipc.open_stream(file).read_all() for file in maps)
@@ -175,7 +170,7 @@ def _write_sets(folder: Path, place: np.ndarray, dropped: Counter[str], limit: i
         cut, of_row = Counter(), places_of(np.array(problems, dtype=np.int64), len(place))
         files = write_shards(counting_cut(ordered(batches, of_row, folder / name), cut), folder / name)
         counts |= {"rows": sum(files.values()), "files": files}
-        return counts | ({"truncated": dict(cut)} if cut else {})
+        return counts | ({"truncated": dict(cut)} if cut_is_known else {})
 
     problems = [*order, *single[np.argsort(place[single])].tolist()]
     batches = _sft_batches(pairs, positives, *halves.values())
@@ -183,7 +178,7 @@ def _write_sets(folder: Path, place: np.ndarray, dropped: Counter[str], limit: i
     for name, fits in kept.items():
         # Sampling also changes the order, so a half that is small enough is left as it is.
         problems = random.Random(SPLIT_SEED).sample(fits, size) if len(fits) > size else fits
-        drops = {RESPONSE_TOO_LONG: len(halves[name]) - len(fits), SAMPLED_DOWN: len(fits) - size}
+        drops = {length_rules.RESPONSE_TOO_LONG: len(halves[name]) - len(fits), SAMPLED_DOWN: len(fits) - size}
         renamed = [SWAPPED.get(n, n) if name == "inverted" else n for n in pairs.column_names]
         batches = (batch.select(renamed).rename_columns(pairs.column_names) for batch in _of(pairs, problems))
         sets[name] = write(name, batches, problems, input_rows=len(halves[name]), dropped=drops)

@@ -1,10 +1,9 @@
 """Finds one commit of a Hub dataset, and opens the parquet files of its `train` split, to be read in place."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 
-import pyarrow as pa
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -68,9 +67,3 @@ def _train_files(dataset: str) -> list[str]:
             "--revision refs/convert/parquet, which the Hub makes for many datasets, or download the files"
         )
     return files
-
-
-def guarded(name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; a connection that breaks between them is a `UsageError`."""
-    with hub_errors(name):
-        yield from batches

@@ -1,6 +1,7 @@
 """Opens parquet, JSON or CSV with all or some columns, and raw corpora with the columns of `schema.SCHEMA`."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,38 +98,38 @@ class Corpus(NamedTuple):
     batches: Iterator[pa.RecordBatch]
 
 
-def open_corpus(source: str, columns: Sequence[str] = SELECTION, optional: Collection[str] = ()) -> Corpus:
+def open_corpus(source: str, columns: Sequence[str] = SELECTION) -> Corpus:
     """Opens a raw corpus: a file, a folder or the `train` split of a Hub dataset (owner/name or owner/name@REVISION).
 
     A Hub dataset is read in place, as the batches are consumed: nothing is kept on disk, and no other columns are
-    fetched. Columns of `schema.DEFAULTS` may be missing, and those that are `optional`: they are then null.
+    fetched. Columns of `schema.DEFAULTS` may be missing.
 
     Raises:
         UsageError: as `open_rows`; or a column is missing or of another type.
     """
-    is_remote = is_hub_id(source)
-    if is_remote:
+    wanted, errors = top_level(columns), nullcontext()
+    if is_hub_id(source):
         from redi.data.reading import hub
 
-        rows = hub.open_hub(pinned_input(source, None), top_level(columns), DEFAULTS)
+        rows = hub.open_hub(pinned_input(source, None), wanted, DEFAULTS)
+        errors = hub.hub_errors(rows.source)  # the connection may break between two batches
     else:
-        rows = open_rows(source, top_level(columns), DEFAULTS)
+        rows = open_rows(source, wanted, DEFAULTS)
     if rows.schema.names or rows.num_rows:  # a file without rows of JSON has no columns
-        check_schema(rows.schema, rows.source, columns, optional)
+        check_schema(rows.schema, rows.source, columns)
     for name in set(columns) & set(FLAT):
         if path_of(rows.schema, name) == FLAT[name]:
             print(f"{rows.source}: '{FLAT[name]}' is read as '{name}'", flush=True)
-    batches = _indexed(rows, columns)
-    return Corpus(rows.num_rows, hub.guarded(rows.source, batches) if is_remote else batches)
 
+    def batches() -> Iterator[pa.RecordBatch]:
+        first = 0
+        with errors:
+            for batch in rows.batches([name for name in rows.schema.names if name in wanted]):
+                index = pa.array(np.arange(first, first + len(batch)), pa.int64())
+                yield normalised(batch, columns).append_column("original_index", index)
+                first += len(batch)
 
-def _indexed(rows: Rows, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    first = 0
-    names = [name for name in rows.schema.names if name in top_level(columns)]
-    for batch in rows.batches(names):
-        index = pa.array(np.arange(first, first + len(batch)), pa.int64())
-        yield normalised(batch, columns).append_column("original_index", index)
-        first += len(batch)
+    return Corpus(rows.num_rows, batches())
 
 
 def pinned_input(source: str, revision: str | None) -> str:
