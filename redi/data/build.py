@@ -15,7 +15,7 @@ from redi.data.lengths.length_rules import DEFAULT_LIMITS, filter_by_length, loa
 from redi.data.reading.rows import Corpus, open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
-from redi.data.streams import prefetch
+from redi.data.streams import prefetch, tap
 from redi.runs.errors import UsageError
 
 Rows = pa.RecordBatch | pa.Table
@@ -123,21 +123,22 @@ def _write_rows(
 ) -> tuple[dict[str, Any], DatasetLengths | None]:
     """Writes the shards; returns the counts, and the lengths of the rows if there are any."""
     dropped, sources, reasons, cut, parts = Counter(), Counter(), Counter(), Counter(), []
-    batches = counting_reasons(_counting_sources(prefetch(corpus.batches, 2), sources), reasons)
-    rows = ordered(_counting(map(select, batches), dropped), shuffled_places(corpus.num_rows, seed), folder)
+
+    def note(batch: pa.RecordBatch) -> None:
+        sources.update(pc.fill_null(batch["source"], NO_SOURCE).to_pylist())
+        reasons.update(with_reasons(batch))
+
+    selected = map(select, tap(prefetch(corpus.batches, 2), note))
+    rows = ordered(_counting(selected, dropped), shuffled_places(corpus.num_rows, seed), folder)
     if filter_rows is not None:
         rows = _counting(map(filter_rows, rows), dropped)
-
-    def measured(table: pa.Table) -> pa.Table:
-        parts.append(built_lengths(table))
-        return table
-
-    files = write_shards(map(measured, counting_cut(prefetch(rows), cut)), folder)
+    written = tap(counting_cut(prefetch(rows), cut), lambda table: parts.append(built_lengths(table)))
+    files = write_shards(written, folder)
     counts = {"input_rows": corpus.num_rows, "dropped": dict(dropped), "rows": sum(files.values()), "files": files}
     assert counts["input_rows"] == dropped.total() + counts["rows"]
     if not files:
         return counts, None
-    counts |= {"truncated": dict(cut)} if reasons.total() else {}
+    counts |= {"truncated": dict(cut)} if reasons["known"] else {}
     lengths = joined(parts)
     kept = Counter(lengths.sources.tolist())
     counts["sources"] = {name: {"input": count, "kept": kept[name]} for name, count in sources.most_common()}
@@ -151,19 +152,9 @@ def _counting(results: Iterable[tuple[Any, Counter[str]]], total: Counter[str]) 
         yield rows
 
 
-def _counting_sources(batches: Iterable[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Passes on batches and adds the rows of each source to `total`."""
-    for batch in batches:
-        found = pc.value_counts(pc.fill_null(batch["source"], NO_SOURCE))
-        total.update(dict(zip(*(part.to_pylist() for part in found.flatten()), strict=True)))
-        yield batch
-
-
-def counting_reasons(batches: Iterable[pa.RecordBatch], total: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Passes on batches of the corpus and adds the rows with finish reasons to `total`."""
-    for batch in batches:
-        total["rows"] += len(batch) - batch["finish_reasons"].null_count
-        yield batch
+def with_reasons(batch: pa.RecordBatch) -> dict[str, int]:
+    """`known`: the rows of a batch of the corpus that have finish reasons."""
+    return {"known": len(batch) - batch["finish_reasons"].null_count}
 
 
 def counting_cut(tables: Iterable[pa.Table], total: Counter[str]) -> Iterator[pa.Table]:

@@ -65,11 +65,7 @@ def new_dataset(output: Path, config: dict[str, Any], inputs: Inputs, overwrite:
 
 
 def is_done(output: Path, config: dict[str, Any], inputs: Inputs, overwrite: bool) -> bool:
-    """Whether the same options on the same inputs are finished, with all files, and not to be made again.
-
-    Raises:
-        UsageError: `output` cannot be written or holds an input (`check_output`), or has a broken manifest.
-    """
+    """Whether the same options on the same inputs are finished, with all files; a `UsageError` as `check_output`."""
     check_output(output, inputs.values())
     return not overwrite and is_finished(output, config, inputs)
 

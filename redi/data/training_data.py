@@ -26,9 +26,8 @@ def load_rows(name: str, split: str) -> Dataset:
     where = f"dataset_name={name}, dataset_train_split={split}"
     with usage_errors(lambda error: f"{where} cannot be loaded: {error}", *kinds):
         if all(files.values()):
-            return load_dataset(
-                "parquet", data_files={part: list(map(str, files[part])) for part in files}, split=split
-            )
+            paths = {part: list(map(str, found)) for part, found in files.items()}
+            return load_dataset("parquet", data_files=paths, split=split)
         return load_dataset(name, split=split)
 
 

@@ -113,9 +113,9 @@ def _with_labels(
     rows: Rows,
     report: GradeReport,
     columns: Sequence[str],
-    overwrite_labels: bool = False,
-    whole_traces: bool = False,
-    workers: int | None = None,
+    overwrite_labels: bool,
+    whole_traces: bool,
+    workers: int | None,
 ) -> Iterator[pa.Table]:
     """Yields all rows in order with `columns` filled, none if there are no `columns`, and counts into `report`."""
     paths = {path_of(rows.schema, name) for name in VERIFIERS} - {None}

@@ -24,10 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.build import check_truncated, counting_cut, counting_reasons
+from redi.data.build import check_truncated, counting_cut, with_reasons
 from redi.data.dataset_folder import already_done, check_expected, count_table, is_done, new_dataset, write_parent_card
 from redi.data.lengths import length_rules
-from redi.data.lengths.token_counts import count_tokens
 from redi.data.reading.rows import open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, places_of, shuffled_places, write_shards
@@ -86,9 +85,7 @@ def ablate(
     with new_dataset(output, config, inputs, overwrite) as new:
         loaded = length_rules.load_counting_tokenizer(tokenizer) if tokenizer is not None else None
         corpus = open_corpus(inputs["corpus"])
-        reasons = Counter()
-        number, dropped = _store(counting_reasons(corpus.batches, reasons), new.folder, config, loaded)
-        is_known, limit = reasons.total() > 0, config.get("max_response_tokens")
+        number, dropped, is_known = _store(corpus.batches, new.folder, config, loaded)
         check_truncated(config, inputs["corpus"], is_known)
         if number < 2:
             raise UsageError(
@@ -96,7 +93,7 @@ def ablate(
                 "needed, one for each half"
             )
         place = shuffled_places(corpus.num_rows, seed)
-        counts = _write_sets(new.folder, place, dropped, limit, is_known)
+        counts = _write_sets(new.folder, place, dropped, config.get("max_response_tokens"), is_known)
         check_expected(expect_rows, counts["rows"])
         for name, of_set in counts["sets"].items():
             new.finish(of_set, SUMMARIES[name], part=name)
@@ -110,10 +107,10 @@ def _store(
     folder: Path,
     config: dict[str, Any],
     tokenizer: "PreTrainedTokenizerBase | None",
-) -> tuple[int, Counter[str]]:
-    """Writes the two files; returns the number of pairs, and of the rows of the corpus that are in neither file."""
+) -> tuple[int, Counter[str], bool]:
+    """Writes the two files; returns the pairs, the rows that are in neither, and whether any has finish reasons."""
     options = {"exclude_sources": config["exclude_source"], "drop_truncated": config["truncated"] == "drop"}
-    number, dropped, writers = 0, Counter(), []
+    number, dropped, reasons, writers = 0, Counter(), Counter(), []
     with ExitStack() as stack:
         for batch in batches:
             pairs, _ = select_pairs(batch, negatives="neither", **options)
@@ -123,12 +120,13 @@ def _store(
             parts[POSITIVES] = positives.filter(single)
             number += len(pairs)
             dropped.update(drops)
+            reasons.update(with_reasons(batch))
             if not writers:
                 files = [pa.ipc.new_stream(str(folder / name), part.schema) for name, part in parts.items()]
                 writers = list(map(stack.enter_context, files))
             for writer, part in zip(writers, parts.values(), strict=True):
                 writer.write_batch(part)
-    return number, dropped
+    return number, dropped, reasons["known"] > 0
 
 
 def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
@@ -141,7 +139,7 @@ def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -
     )
     for name in ("chosen", "rejected"):
         texts = length_rules.response_texts(pairs[name]).to_pylist()
-        pairs = pairs.append_column(f"{name}_len", pa.array(count_tokens(tokenizer, texts) + 1))
+        pairs = pairs.append_column(f"{name}_len", pa.array(length_rules.count_tokens(tokenizer, texts) + 1))
     return pairs
 
 

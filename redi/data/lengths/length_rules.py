@@ -1,14 +1,16 @@
 """Counts the tokens of prompts and responses, by the paper's rule or as training sees them; filters pairs by them."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.lengths.token_counts import count_tokens
+from redi.data.streams import chunks
 from redi.runs.errors import UsageError, usage_errors
 from redi.text.encoding import Message, apply_template, render
 
@@ -30,6 +32,9 @@ DEFAULT_LIMITS = {
 PROMPT_TOO_LONG = "prompt too long"
 RESPONSE_TOO_LONG = "response too long"
 SAME_TOO_LONG = "same responses, too long"  # by "paper", two responses of the same text count with their prompt
+
+# Characters encoded at a time. An encoding takes about 100 bytes a token until its length is read.
+BATCH_CHARACTERS = 1_000_000
 
 Columns = dict[str, np.ndarray]
 
@@ -73,6 +78,41 @@ def _completions(
     with usage_errors(lambda error: f"{where} cannot render the conversation: {error}", ValueError):
         for prompt, response in zip(prompts, responses, strict=True):
             yield render(tokenizer, [_message("user", prompt)], [_message("assistant", response)])[1]
+
+
+def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> np.ndarray:
+    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it.
+
+    Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
+    """
+    batches = chunks(texts, len, BATCH_CHARACTERS)
+    return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
+
+
+def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    if not tokenizer.is_fast:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    with _all_cores():
+        return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them."""
+    # TOKENIZERS_PARALLELISM=false protects processes that fork. None is forked in here; later some may be.
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
