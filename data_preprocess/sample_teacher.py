@@ -1,12 +1,10 @@
 """Samples traces of a teacher for the problems of a corpus: the first step of REDI in a new domain.
 
 python data_preprocess/sample_teacher.py --model TEACHER --input problems.jsonl --output data/traces --n 4
-python data_preprocess/verify.py --input data/traces --output data/verified
-python data_preprocess/build_positives.py --input data/verified --output data/positives
-python data_preprocess/build_pairs.py --input data/verified --output data/pairs
 
-The input has `problem` and `answer`. It may be a corpus with another teacher's generations: new traces are added after
-them. The samples are kept in DIR.samples, so a stopped run resumes, and a larger --n or more problems add to them.
+Next, verify.py labels the traces, and build_positives.py and build_pairs.py select from them. The input has `problem`
+and `answer`. It may be a corpus with another teacher's generations: new traces are added after them. The samples are
+kept in DIR.samples, so a stopped run resumes, and a larger --n or more problems add to them.
 """
 
 from dataclasses import asdict

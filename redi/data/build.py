@@ -73,7 +73,7 @@ def build(
     """Selects from a corpus, shuffles, filters, and writes parquet shards, a card and `manifest.json` to `output`.
 
     Nothing is done if the same options on the same inputs are finished already, unless `overwrite` is given. A build
-    that fails leaves nothing behind.
+    that fails leaves nothing behind. Returns the table of counts.
 
     Args:
         source, revision: the corpus, as in `redi.data.reading.rows.pinned_input`.
@@ -82,10 +82,6 @@ def build(
         tokenizer, limits: drops the pairs over the limits, of `DEFAULT_LIMITS`.
         exclude_source: sources to drop, cn_k12 by default.
         truncated: "drop" never selects a trace that was cut at the token limit.
-        expect_rows: the number of rows that must come out.
-
-    Returns:
-        The table of counts, to be printed.
 
     Raises:
         UsageError: an input or output is unfit, no rows come out, or not `expect_rows` of them.

@@ -104,11 +104,9 @@ def write_card(
 ) -> None:
     """Writes `README.md`, and `lengths.png` if lengths are given, into a folder of `train-*.parquet`.
 
-    `load_dataset(folder)` and the Hub find the rows by the name `train-*.parquet`, and ignore everything else.
-
-    Args:
-        counts: `input_rows`, `dropped` (reason -> rows) and `rows`, and optionally `truncated` (role -> traces cut at
-            the token limit) and `sources` (name -> `input` and `kept` rows).
+    `load_dataset(folder)` and the Hub find the rows by that name. `counts` holds `input_rows`, `dropped` (reason ->
+    rows) and `rows`, and optionally `truncated` (role -> traces cut at the token limit) and `sources` (name -> `input`
+    and `kept` rows).
     """
     made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
     options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())

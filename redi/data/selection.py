@@ -162,18 +162,14 @@ def _utf8(array: pa.StringArray) -> tuple[memoryview, np.ndarray]:
 def select_positives(
     batch: pa.RecordBatch, rule: str, exclude_sources: list[str], drop_truncated: bool = False
 ) -> tuple[pa.RecordBatch, Counter[str]]:
-    """The positives of a batch: each problem with its first generation that the verifiers accept.
+    """The positives of a batch of `reading.schema.SCHEMA`: problems with their first generation that verifiers accept.
 
-    Args:
-        batch: rows of `reading.schema.SCHEMA`.
-        rule: "both": a generation is positive if both verifiers accept it. "either": the first that both accept, or
-            else the first that one accepts; the column `sft_rule` says which ("LandMV_preferred", "LorMV_only").
-        exclude_sources: values of `source` whose rows are dropped.
-        drop_truncated: leave out the generations that were cut at the token limit.
+    By "both" a generation is positive if both verifiers accept it; by "either" it is the first that both accept, or
+    else the first that one accepts, and `sft_rule` says which ("LandMV_preferred", "LorMV_only"). `drop_truncated`
+    leaves out the generations that were cut at the token limit.
 
-    Returns:
-        The rows (`messages, chosen_gen_idx, source, uuid, original_index`, `sft_rule` and, to be counted,
-        `chosen_cut`), in the batch's order, and the number of rows dropped for each reason.
+    Returns the rows (`messages, chosen_gen_idx, source, uuid, original_index`, `sft_rule` and, to be counted,
+    `chosen_cut`), in the batch's order, and the number of rows dropped for each reason.
     """
     found = _Candidates(batch, exclude_sources, drop_truncated)
     both = found.llama & found.math_verify
@@ -199,14 +195,10 @@ def select_pairs(
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     """The pairs of a batch: each problem's first generation that both verifiers accept, and its first negative one.
 
-    Args:
-        batch, exclude_sources, drop_truncated: as in `select_positives`.
-        negatives: "not-both": a generation is negative unless both verifiers accept it, so one may have, and its text
-            may even equal the chosen one's. "neither": negative if neither accepts it.
-
-    Returns:
-        The rows (`prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx` and, to be
-        counted, `chosen_cut, rejected_cut`), in the batch's order, and the number of rows dropped for each reason.
+    By "not-both" a generation is negative unless both verifiers accept it, so one may have, and its text may even
+    equal the chosen one's; by "neither" it is negative if neither accepts it. The rest is as in `select_positives`. The
+    rows hold `prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx` and, to be
+    counted, `chosen_cut, rejected_cut`.
     """
     found = _Candidates(batch, exclude_sources, drop_truncated)
     both = found.llama & found.math_verify

@@ -63,19 +63,9 @@ def verify(
 ) -> str:
     """Writes `report.json` and `manifest.json` to `output`, and the corpus with its verifier columns filled.
 
-    Missing lists are written, and with `overwrite_labels` existing ones too. Rows without an answer keep what they
-    have.
-
-    Args:
-        source: a corpus with `answer` and `generations`.
-        columns: the verifier columns to fill, of `VERIFIERS`.
-        whole_traces: grade a trace without `</think>` from its beginning.
-        report_only: write no corpus.
-        workers: processes of the grader; None is one per core.
-        show: disagreements of each kind in the text returned.
-
-    Returns:
-        The report as text, to be printed.
+    The source has `answer` and `generations`. Missing lists of `columns` are written, and with `overwrite_labels`
+    existing ones too; rows without an answer keep what they have. The grader has `workers` processes, one per core by
+    default. Returns the report as text, with `show` disagreements of each kind.
     """
     if report_only and overwrite_labels:
         raise UsageError("--overwrite-labels has nothing to overwrite with --report-only; leave one of them out")

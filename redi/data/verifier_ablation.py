@@ -1,10 +1,9 @@
 """Builds the verifier ablation: the same training data with the verdicts inverted for half of the problems.
 
-The construction is that of the original's `data_preprocess/ablation_verifier_signal.py` at
+As the original's `data_preprocess/ablation_verifier_signal.py`, at
 https://github.com/Tim-Siu/reinforcement-distillation/tree/dda07d2. A negative is a generation that neither verifier
 accepts. Problems with a positive and such a negative are put in the order of the corpus's shuffle, shuffled again and
 halved:
-
 - `sft`: the positives of half 1, the negatives of half 2, and the positives of the problems without such a negative;
 - `main`: pairs of half 1; the positive is chosen;
 - `inverted`: pairs of half 2; the negative is chosen.

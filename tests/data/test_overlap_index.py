@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from redi.data.overlap_index import OverlapIndex, Question
+from redi.data.decontamination import OverlapIndex, Question
 
 QUESTION = Question("bench", 7, "Let a,  B and c be\nthe three sides of a right triangle.")  # 12 words
 SHORT = Question("bench", "s", "Simplify $\\sqrt{242}$.")

@@ -13,7 +13,6 @@ from redi.data.row_texts import side_columns
 from redi.runs.errors import UsageError
 from redi.runs.markdown import grid
 
-RESPONSES = ("chosen", "rejected", "response")  # those of pairs, and that of positives
 COUNTS = ("prompt_len", "chosen_len", "rejected_len")
 NO_SOURCE = "(none)"
 MAX_SOURCES = 10  # in tables and plots; the smallest of more are shown as one
@@ -38,7 +37,7 @@ class DatasetLengths:
     @property
     def responses(self) -> list[str]:
         """The names of the columns that are responses."""
-        return [name for name in RESPONSES if name in self.columns]
+        return [name for name in self.columns if name not in ("prompt", "total")]
 
     def by_source(self) -> dict[str, "DatasetLengths"]:
         """The lengths by source, the largest first. Of more than `MAX_SOURCES`, the smallest form one group."""

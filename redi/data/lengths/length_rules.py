@@ -42,9 +42,8 @@ Columns = dict[str, np.ndarray]
 def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
     """Loads a tokenizer whose chat template can render what the length rule counts.
 
-    Raises:
-        UsageError: there is no tokenizer at `path`, it has no chat template, or the template refuses a lone turn
-            ("paper") or does not continue its own prompt ("exact").
+    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper") or
+    does not continue its own prompt ("exact").
     """
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 
@@ -127,20 +126,14 @@ def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterabl
 def row_lengths(
     tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: Mapping[str, list[str]]
 ) -> tuple[Columns, np.ndarray]:
-    """The lengths of prompts and responses, and for which rows two responses count as the same text.
+    """The lengths of prompts and responses (name -> texts: one of positives, two of pairs), int64 `(rows,)` each.
 
     By "paper" they are `turn_lengths`, and the original finds the prompt of a pair as the common start of both
     conversations. If their responses are the same text, that is the complete conversation: its tokens, without the 1,
-    are then the prompt's length, and both responses have the length 1.
+    are then the prompt's length, and both responses have the length 1. For which rows that is so is returned too.
 
     By "exact" a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
     token. A response without text, or of white space, has the length 0: training drops it.
-
-    Args:
-        responses: name -> the texts, `(rows,)`: one of positives, two of pairs.
-
-    Returns:
-        `prompt` and the responses, int64 `(rows,)` each; and bool `(rows,)`, all false by "exact".
     """
     first, *others = responses.values()
     if rule == "exact":
@@ -175,12 +168,8 @@ def filter_by_length(
 ) -> tuple[pa.Table, Counter[str]]:
     """Adds `prompt_len`, `chosen_len` and `rejected_len` (`row_lengths`), and drops the pairs that exceed a limit.
 
-    Args:
-        pairs: as `redi.data.selection.select_pairs` makes them.
-        max_prompt_tokens, max_response_tokens: inclusive; chosen and rejected alike.
-
-    Returns:
-        The remaining pairs, and the number dropped for each reason; a pair too long in both is counted by its prompt.
+    The limits are inclusive, and that on responses holds for chosen and rejected alike. Returns the remaining pairs,
+    and the number dropped for each reason; a pair too long in both is counted by its prompt.
     """
     responses = {name: response_texts(pairs[name]).to_pylist() for name in ("chosen", "rejected")}
     lengths, same = row_lengths(tokenizer, length_rule, pairs["prompt"].to_pylist(), responses)

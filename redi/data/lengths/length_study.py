@@ -38,16 +38,11 @@ def study_lengths(
     max_response_tokens: int | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a plot (`lengths.png`) and percentiles (`lengths.md`, `lengths.json`) to `output`.
+    """Writes a plot (`lengths.png`) and percentiles (`lengths.md`, `lengths.json`) to `output`; returns the tables.
 
-    Args:
-        source: pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`.
-        tokenizer: counts tokens; without it, the counts in the rows are used, or characters if there are none.
-        length_rule: of `tokenizer`, "paper" by default.
-        max_prompt_tokens, max_response_tokens: inclusive limits whose drops are shown.
-
-    Returns:
-        The tables, to be printed.
+    The source holds pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`. Without a
+    tokenizer, the counts in the rows are used, or characters if there are none. The limits are inclusive; what they
+    would drop is shown.
     """
     if length_rule is not None and tokenizer is None:
         raise UsageError("--length-rule needs a tokenizer to count with; pass --tokenizer with the base model")

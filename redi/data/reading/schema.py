@@ -9,15 +9,9 @@ from redi.runs.errors import UsageError
 
 VERIFIERS = ("llama_verification", "math_verify_reparsed_answer")
 SCHEMA = pa.schema(
-    [
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("problem_is_valid", pa.string()),
-        ("source", pa.string()),
-        ("generations", pa.list_(pa.string())),
-        ("finish_reasons", pa.list_(pa.string())),
-        *((name, pa.list_(pa.bool_())) for name in VERIFIERS),
-    ]
+    dict.fromkeys(("problem", "answer", "problem_is_valid", "source"), pa.string())
+    | dict.fromkeys(("generations", "finish_reasons"), pa.list_(pa.string()))
+    | dict.fromkeys(VERIFIERS, pa.list_(pa.bool_()))
 )
 # For a corpus without the column: whoever collects traces for problems wants to use them.
 DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": None}

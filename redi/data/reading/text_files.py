@@ -38,9 +38,7 @@ def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str | None]) -> I
 def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) -> tuple[pa.Schema, int, int]:
     """The schema of all rows of all files, their number, and how many answers are numbers, which are read as text.
 
-    Args:
-        files: of which every row is parsed.
-        columns: to look at, all by default; the type of others is null.
+    The type of keys outside `columns`, all by default, is null.
 
     Raises:
         UsageError: a line is malformed, or a key has values of two types, a value that Arrow cannot hold, or nothing
