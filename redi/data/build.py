@@ -18,8 +18,8 @@ from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.streams import prefetch, tap
 from redi.runs.errors import UsageError
 
-Rows = pa.RecordBatch | pa.Table
-Step = Callable[..., tuple[Rows, Counter[str]]]  # rows -> those it gives, and how many were dropped for which reason
+# Rows -> those it gives, and how many were dropped for which reason.
+Step = Callable[..., tuple[pa.RecordBatch | pa.Table, Counter[str]]]
 
 POSITIVES = {
     "both": "Problems with their first trace that both verifiers accept.",
@@ -122,7 +122,7 @@ def _write_rows(
 
     def note(batch: pa.RecordBatch) -> None:
         sources.update(pc.fill_null(batch["source"], NO_SOURCE).to_pylist())
-        reasons.update(with_reasons(batch))
+        reasons["known"] += with_reasons(batch)
 
     selected = map(select, tap(prefetch(corpus.batches, 2), note))
     rows = ordered(_counting(selected, dropped), shuffled_places(corpus.num_rows, seed), folder)
@@ -148,9 +148,9 @@ def _counting(results: Iterable[tuple[Any, Counter[str]]], total: Counter[str]) 
         yield rows
 
 
-def with_reasons(batch: pa.RecordBatch) -> dict[str, int]:
-    """`known`: the rows of a batch of the corpus that have finish reasons."""
-    return {"known": len(batch) - batch["finish_reasons"].null_count}
+def with_reasons(batch: pa.RecordBatch) -> int:
+    """The number of rows of a batch of the corpus that have finish reasons."""
+    return len(batch) - batch["finish_reasons"].null_count
 
 
 def counting_cut(tables: Iterable[pa.Table], total: Counter[str]) -> Iterator[pa.Table]:

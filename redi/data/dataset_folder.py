@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -31,7 +31,8 @@ class NewDataset:
         self._hashing.start()
 
     def _hash_inputs(self) -> None:
-        self._hashes = {name: fingerprint(path) for name, path in self._inputs.items()}
+        with suppress(OSError):  # the manifest hashes what is missing, and reports the error
+            self._hashes = {name: fingerprint(path) for name, path in self._inputs.items()}
 
     def finish(
         self,

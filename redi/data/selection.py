@@ -104,8 +104,8 @@ class _Candidates:
         return chosen
 
     def provenance(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        source, index = (self.batch[name].take(pa.array(rows)) for name in ("source", "original_index"))
-        return {"source": source, "uuid": self._hashes(rows), "original_index": index}
+        found = self.batch.select(["source", "original_index"]).take(pa.array(rows))
+        return {"source": found["source"], "uuid": self._hashes(rows), "original_index": found["original_index"]}
 
     def conversations(self, rows: np.ndarray, generation: np.ndarray) -> pa.ListArray:
         """`[{role: user, content: problem}, {role: assistant, content: generation}]` for each row."""
@@ -196,9 +196,9 @@ def select_pairs(
     """The pairs of a batch: each problem's first generation that both verifiers accept, and its first negative one.
 
     By "not-both" a generation is negative unless both verifiers accept it, so one may have, and its text may even
-    equal the chosen one's; by "neither" it is negative if neither accepts it. The rest is as in `select_positives`. The
-    rows hold `prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx` and, to be
-    counted, `chosen_cut, rejected_cut`.
+    equal the chosen one's; by "neither" it is negative if neither accepts it. The rest is as in `select_positives`.
+    The rows hold `prompt, chosen, rejected, source, uuid, original_index, chosen_gen_idx, rejected_gen_idx` and, to
+    be counted, `chosen_cut, rejected_cut`.
     """
     found = _Candidates(batch, exclude_sources, drop_truncated)
     both = found.llama & found.math_verify

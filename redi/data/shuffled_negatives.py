@@ -50,10 +50,8 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
     """A row of another problem for every row, each used once, `(rows,)`.
 
     In a random order with the rows of each problem together, a row gets the one that is as many places before it as
-    the most frequent problem has rows. If all problems differ, this is one random cycle through all rows.
-
-    Raises:
-        UsageError: a problem has more than half of the rows.
+    the most frequent problem has rows. If all problems differ, this is one random cycle through all rows. A problem
+    with more than half of the rows is a `UsageError`.
     """
     largest = max(Counter(problems).values(), default=1)
     if 2 * largest > len(problems):

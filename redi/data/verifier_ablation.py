@@ -109,7 +109,7 @@ def _store(
 ) -> tuple[int, Counter[str], bool]:
     """Writes the two files; returns the pairs, the rows that are in neither, and whether any has finish reasons."""
     options = {"exclude_sources": config["exclude_source"], "drop_truncated": config["truncated"] == "drop"}
-    number, dropped, reasons, writers = 0, Counter(), Counter(), []
+    number, known, dropped, writers = 0, 0, Counter(), []
     with ExitStack() as stack:
         for batch in batches:
             pairs, _ = select_pairs(batch, negatives="neither", **options)
@@ -119,13 +119,13 @@ def _store(
             parts[POSITIVES] = positives.filter(single)
             number += len(pairs)
             dropped.update(drops)
-            reasons.update(with_reasons(batch))
+            known += with_reasons(batch)
             if not writers:
                 files = [pa.ipc.new_stream(str(folder / name), part.schema) for name, part in parts.items()]
                 writers = list(map(stack.enter_context, files))
             for writer, part in zip(writers, parts.values(), strict=True):
                 writer.write_batch(part)
-    return number, dropped, reasons["known"] > 0
+    return number, dropped, known > 0
 
 
 def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:

@@ -42,8 +42,8 @@ Columns = dict[str, np.ndarray]
 def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
     """Loads a tokenizer whose chat template can render what the length rule counts.
 
-    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper") or
-    does not continue its own prompt ("exact").
+    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper")
+    or does not continue its own prompt ("exact").
     """
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 

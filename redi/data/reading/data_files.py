@@ -68,8 +68,7 @@ def _of_one_split(path: Path, files: list[Path]) -> list[Path]:
 
 
 def _check_one_kind(path: Path, files: list[Path]) -> None:
-    kinds = set(map(kind_of, files))
-    if len(kinds) > 1:
+    if len(kinds := set(map(kind_of, files))) > 1:
         names = " and ".join(f".{kind}" for kind in dict.fromkeys(KINDS.values()) if kind in kinds)
         raise UsageError(f"--input {path} holds both {names} files; give a folder of one kind, or one file")
     stems = Counter(file.stem if file.suffix in DECOMPRESS else file.name for file in files)

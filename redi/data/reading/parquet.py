@@ -60,9 +60,9 @@ def infer_schema(
             common = pa.unify_schemas([common, schema], promote_options="permissive")
     # The metadata that `datasets` writes states types, which no longer hold if one has changed.
     common = common.with_metadata(originals[0].metadata if common.equals(originals[0]) else None)
-    num_numbers = 0
+    num_numbers, is_read = 0, NUMBER_AS_TEXT in (common.names if columns is None else columns)
     for file, original in zip(files, originals, strict=True):
-        if NUMBER_AS_TEXT in common.names and _is_number(original.field(NUMBER_AS_TEXT).type):
+        if is_read and NUMBER_AS_TEXT in original.names and _is_number(original.field(NUMBER_AS_TEXT).type):
             num_numbers += sum(len(batch) - batch[0].null_count for batch in _batches(file, [NUMBER_AS_TEXT]))
     return common, sum(footer.num_rows for footer in footers), num_numbers
 

@@ -135,8 +135,7 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION) -> Corpus:
 def pinned_input(source: str, revision: str | None) -> str:
     """Resolves `--input` and `--revision`: the path as it is, or a Hub dataset at one commit, `owner/name@COMMIT`.
 
-    Raises:
-        UsageError: a revision is given for a path, or the Hub does not know the dataset or the revision.
+    A `UsageError` if a revision is given for a path, or the Hub does not know the dataset or the revision.
     """
     if not is_hub_id(source):
         if revision is not None:

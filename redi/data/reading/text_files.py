@@ -49,7 +49,8 @@ def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) 
     for file in files:
         for rows in _batches(file):
             num_rows += len(rows)
-            num_numbers += sum(_is_number(row.get(NUMBER_AS_TEXT)) for _, _, row in rows)
+            if columns is None or NUMBER_AS_TEXT in columns:
+                num_numbers += sum(_is_number(row.get(NUMBER_AS_TEXT)) for _, _, row in rows)
             for name in dict.fromkeys(chain.from_iterable(row for _, _, row in rows)):
                 types.setdefault(name, pa.null())
                 if columns is None or name in columns:
