@@ -105,8 +105,8 @@ def decontaminate(
     """Writes `report.json` and `manifest.json` to `output`, and with `drop` the rows without overlaps.
 
     The source has `problem`, or holds positives or pairs. `benchmark` are known names, looked up in
-    `benchmark_folder`, or files with `id, problem, answer`; of `jsonl` only `problem` is read, and any `id`. The result
-    is the report as text, with `show` overlaps per benchmark.
+    `benchmark_folder`, or files with `id, problem, answer`; of `jsonl` only `problem` is read, and any `id`. Returns
+    the report as text, with `show` overlaps per benchmark.
     """
     if ngram_words == 0:
         raise UsageError("--ngram-words 0: an overlap has at least 1 word; the original's has 8")

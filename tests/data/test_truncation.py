@@ -90,3 +90,15 @@ def test_drop_needs_finish_reasons(tmp_path, capsys):
         assert "--truncated drop:" in error and "has no finish_reasons" in error
     run("build_pairs", "--input", corpus, "--output", tmp_path / "out")
     assert "truncated" not in json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+
+
+def test_drop_when_no_reason_of_a_selected_trace_is_known(tmp_path):
+    """The corpus has finish reasons, if only for the row that is dropped by them."""
+    rows = [ROWS[3], ROWS[3] | {"problem": "other"}, made("cut", [T, F], ["length", "length"])]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw.parquet")
+    rows, counts = build("build_pairs", tmp_path / "raw.parquet", tmp_path / "out", "--truncated", "drop")
+    assert rows.keys() == {"unknown", "other"} and counts["truncated"] == {"chosen": 0, "rejected": 0}
+    assert counts["dropped"]["only truncated generations"] == 1
+    run("ablate_verifiers", "--input", tmp_path / "raw.parquet", "--output", tmp_path / "sets", "--truncated", "drop")
+    sets = json.loads((tmp_path / "sets" / "manifest.json").read_text())["counts"]["sets"]
+    assert sets["main"]["truncated"] == {"chosen": 0, "rejected": 0}
