@@ -26,9 +26,8 @@ def load_rows(name: str, split: str) -> Dataset:
     where = f"dataset_name={name}, dataset_train_split={split}"
     with usage_errors(lambda error: f"{where} cannot be loaded: {error}", *kinds):
         if all(files.values()):
-            return load_dataset(
-                "parquet", data_files={part: list(map(str, files[part])) for part in files}, split=split
-            )
+            paths = {part: list(map(str, found)) for part, found in files.items()}
+            return load_dataset("parquet", data_files=paths, split=split)
         return load_dataset(name, split=split)
 
 
@@ -46,11 +45,9 @@ def split_files(name: str, split: str) -> list[Path]:
 
 
 def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
-    """The files of each split named in `train[:10]+test`.
-
-    `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
-    return the rows of another folder.
-    """
+    """The files of each split named in `train[:10]+test`."""
+    # `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
+    # return the rows of another folder.
     path, parts = Path(name), [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
     if not path.is_file():
         return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}
