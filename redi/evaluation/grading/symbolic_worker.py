@@ -1,18 +1,18 @@
-"""The symbolic stage of grading: math-verify in a separate process. One request per line in, one verdict out.
+"""The symbolic stage of grading: math-verify in a separate process. One request in, one verdict out.
 
 Model text can make a computer algebra system run for hours or use all memory, and Python cannot always interrupt that.
 So `worker_pool.py` starts this module as `python -m redi.evaluation.grading.symbolic_worker`, and kills it if needed.
 """
 
 import faulthandler
-import json
 import logging
-import os
 import random
 import re
 import resource
 import signal
 import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from tokenize import TokenError
 
 from redi.evaluation.grading.compare import NAMES, equal
@@ -170,19 +170,20 @@ def _verdict(request: dict) -> dict:
 
 
 def main() -> None:
-    """Answers requests until stdin closes. The first line, `ready`, says that the imports are done."""
+    """Answers requests until the parent is gone. The first message, True, says that the imports are done."""
+    pipe = Connection(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     logging.disable()
     signal.signal(signal.SIGPROF, _time_is_up)
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # keeps anything a library prints out of the replies
     equal("x+1", "1+x", same_value)  # imports and warms the parser
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        faulthandler.dump_traceback_later(HARD_LIMIT, exit=True)
-        reply = _verdict(json.loads(line))
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(reply), file=replies, flush=True)
+    with suppress(EOFError, OSError):
+        pipe.send(True)
+        while True:
+            request = pipe.recv()
+            faulthandler.dump_traceback_later(HARD_LIMIT, exit=True)
+            reply = _verdict(request)
+            faulthandler.cancel_dump_traceback_later()
+            pipe.send(reply)
 
 
 if __name__ == "__main__":

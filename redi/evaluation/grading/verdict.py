@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -40,9 +41,8 @@ class Grade:
     correct_rllm_style: bool
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """An answer and the reference answers to compare it with. Hashable: many samples share a comparison."""
+class Comparison(NamedTuple):
+    """An answer and the reference answers to compare it with. Many samples share one."""
 
     golds: tuple[str, ...]
     box: str
@@ -63,34 +63,26 @@ def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comp
     return Comparison(golds, box), second
 
 
-def _decide(comparison: Comparison) -> bool | None:
-    """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
-    if len(comparison.box) > MAX_ANSWER_CHARS:
-        return _compare(comparison) is True
-    return _compare_once(comparison)
-
-
+@lru_cache(maxsize=50_000)  # samples of one problem repeat each other's answers
 def _compare(comparison: Comparison) -> bool | None:
     compare = rllm_equal if comparison.rllm_style else equal
     verdicts = [compare(gold, comparison.box) for gold in comparison.golds]
     return True if True in verdicts else None if None in verdicts else False
 
 
-_compare_once = lru_cache(maxsize=50_000)(_compare)  # samples of one problem repeat each other's answers
+def _decide(comparison: Comparison) -> bool | None:
+    """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
+    if len(comparison.box) > MAX_ANSWER_CHARS:  # too long to be remembered
+        return _compare.__wrapped__(comparison) is True
+    return _compare(comparison)
 
 
-def _ask_worker(comparison: Comparison) -> dict:
-    return symbolic_verdict(comparison.golds, comparison.box, comparison.rllm_style)
-
-
-def _grade(
-    first: Grade | Comparison, second: Comparison | None, symbolic_reply: Callable[[Comparison], dict]
-) -> Grade:
-    """The grade from what `_comparisons` returned; `symbolic_reply` is the symbolic stage's reply to a comparison."""
+def _grade(first: Grade | Comparison, second: Comparison | None, ask: Callable[[Comparison], dict]) -> Grade:
+    """The grade from what `_comparisons` returned; `ask` gives the symbolic stage's reply to a comparison."""
 
     def verdict(comparison: Comparison) -> dict:
         decided = _decide(comparison)
-        return symbolic_reply(comparison) if decided is None else {"correct": decided}
+        return ask(comparison) if decided is None else {"correct": decided}
 
     if isinstance(first, Grade):
         return replace(first, correct_rllm_style=second is not None and verdict(second)["correct"])
@@ -99,6 +91,10 @@ def _grade(
     # If the first verdict ran out of time, the paper's grader would still be working on its own.
     rllm = second is not None and status == "ok" and verdict(second)["correct"]
     return Grade(reply["correct"], status, first.box.strip(), rllm)
+
+
+def _ask_worker(comparison: Comparison) -> dict:
+    return symbolic_verdict(*comparison)
 
 
 def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
@@ -118,25 +114,21 @@ def grade_many(
 ) -> list[Grade]:
     """Grades many responses, in order. Equal answers to equal reference answers are compared once.
 
-    Args:
-        responses: the decoded responses.
-        golds: the reference answers of each response.
-        workers: number of worker processes; by default the cores this process may use, since more workers would slow
-            each other down until they time out.
-        progress: whether to show progress bars.
+    `workers` is the number of processes; by default the cores this process may use, since more workers would slow each
+    other down until they time out. Raises a ValueError unless there are as many `golds` as `responses`.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
     hidden = None if progress else True  # None: hidden unless stderr is a terminal
     pairs = zip(responses, golds, strict=True)
-    compared, replies = [], {}
-    for response, gold in tqdm(pairs, total=len(responses), desc="text and numbers", unit="", disable=hidden):
-        compared.append(_comparisons(response, gold))
+    compared, undecided = [], {}
+    for pair in tqdm(pairs, "text and numbers", len(golds), unit="", disable=hidden):
+        compared.append(_comparisons(*pair))
         for comparison in compared[-1]:
             if isinstance(comparison, Comparison) and _decide(comparison) is None:
-                replies[comparison] = None
+                undecided[comparison] = None
     with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
-        answers = threads.map(_ask_worker, replies)
-        bar = tqdm(answers, total=len(replies), desc="math-verify", unit="", disable=hidden)
-        replies = dict(zip(replies, bar, strict=True))
+        answers = threads.map(_ask_worker, undecided)
+        bar = tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden)
+        replies = dict(zip(undecided, bar, strict=True))
     return [_grade(first, second, replies.__getitem__) for first, second in compared]
