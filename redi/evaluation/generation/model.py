@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig
 
-from redi.evaluation.generation.requests import Sample
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import fingerprint, is_hub_id
 from redi.runs.model_folder import check_weights, open_tokenizer
@@ -16,6 +15,15 @@ from redi.text.prompts import read_chat_template, stop_token_ids, template_hash
 
 MAX_BATCH_SIZE = 256
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer: `response` lacks the stop token, `num_tokens` counts it; `finish_reason` is "stop" or "length"."""
+
+    response: str
+    finish_reason: str
+    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -81,22 +89,27 @@ def load_model(
         UsageError: the model does not exist, lacks weights or a chat template, or its weights are cut off.
     """
     folder, identity = _locate(model, revision, weights)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    is_model = (folder / "config.json").is_file()
+    if not is_model and (folder / "adapter_config.json").is_file():
         raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
-    if not (folder / "config.json").is_file():
+    if not is_model:
         raise UsageError(f"--model {model} is not a model: it has no config.json")
-    with usage_errors(
-        lambda error: f"--model {model} cannot be loaded: {str(error).splitlines()[0]}", OSError, ValueError
-    ):
+    with usage_errors(lambda error: f"--model {model} cannot be loaded: {_first_line(error)}", OSError, ValueError):
         config = AutoConfig.from_pretrained(folder)
     tokenizer = open_tokenizer(folder, f"--model {model}")
     if weights:
         check_weights(folder, f"--model {model}")
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
-    template_sha256 = template_hash(tokenizer)
-    stops = stop_token_ids(tokenizer, _generation_config(folder, config))
-    return SamplingModel(str(folder), identity, tokenizer, config, tuple(stops), template_sha256)
+    template_sha256 = template_hash(tokenizer)  # refuses a tokenizer without a template
+    has_own = (folder / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig.from_model_config(config)
+    stops = tuple(stop_token_ids(tokenizer, generation))
+    return SamplingModel(str(folder), identity, tokenizer, config, stops, template_sha256)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
@@ -108,17 +121,7 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
     if not is_hub_id(model):
         raise UsageError(f"--model {model} is not a folder, and not a Hub id")
     files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
-
-    def message(error: Exception) -> str:
-        return f"--model {model} is not a folder, and the Hub refused it: {str(error).splitlines()[0]}"
-
-    with usage_errors(message, OSError, ValueError):  # the Hub's own errors are OSErrors
+    what = f"--model {model} is not a folder, and the Hub refused it"
+    with usage_errors(lambda error: f"{what}: {_first_line(error)}", OSError, ValueError):  # Hub errors are OSErrors
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
     return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named after its commit
-
-
-def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
-    """The folder's `generation_config.json`, or what the model's configuration says of generation."""
-    if not (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_model_config(config)
-    return GenerationConfig.from_pretrained(folder)

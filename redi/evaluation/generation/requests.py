@@ -6,16 +6,15 @@ A sample on disk is used again only if its key is that of the prompt that is ask
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from redi.evaluation.benchmarks import Benchmark, Problem
+from redi.evaluation.benchmarks import Benchmark
+from redi.evaluation.generation.model import SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
 from redi.runs.errors import UsageError
 from redi.text.prompts import make_prompt, user_turn
-
-if TYPE_CHECKING:
-    from redi.evaluation.generation.model import SamplingModel
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,8 @@ class Request(NamedTuple):
     sample_idx: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One answer: `response` lacks the stop token, `num_tokens` counts it; `finish_reason` is "stop" or "length"."""
-
-    response: str
-    finish_reason: str
-    num_tokens: int
-
-
 def make_prompts(
-    benchmarks: list[Benchmark], model: "SamplingModel", options: SamplingOptions, run: dict[str, Any]
+    benchmarks: list[Benchmark], model: SamplingModel, options: SamplingOptions, run: dict[str, Any]
 ) -> list[Prompt]:
     """Renders and encodes the prompt of every problem, the longest first: memory runs out early.
 
@@ -57,35 +47,28 @@ def make_prompts(
     Raises:
         UsageError: a prompt does not fit the model's positions.
     """
-    prompts = [
-        _make_prompt(benchmark.name, problem, model, options, run)
-        for benchmark in benchmarks
-        for problem in benchmark.problems
-    ]
+    prompts = []
+    for name, problem in ((task.name, problem) for task in benchmarks for problem in task.problems):
+        if model.tokenizer is None:
+            text, token_ids = user_turn(problem.problem, options.prompt), []
+        else:
+            text, token_ids = make_prompt(model.tokenizer, problem.problem, options.prompt, options.force_think)
+        max_tokens = model.room(len(token_ids), options.max_tokens)
+        if max_tokens < 1:
+            raise UsageError(
+                f"{name} '{problem.id}': its prompt of {len(token_ids)} tokens does not fit the model's "
+                f"{model.max_positions} positions (max_position_embeddings)"
+            )
+        key = hashlib.sha256(json.dumps([run, text, token_ids, max_tokens]).encode()).hexdigest()[:32]
+        prompts.append(Prompt(name, problem.id, text, tuple(token_ids), max_tokens, key))
+    prompts.sort(key=lambda prompt: -len(prompt.token_ids))
     if any(prompt.max_tokens < options.max_tokens for prompt in prompts):
         print(
             f"note: --max-tokens {options.max_tokens} is cut to what the model's {model.max_positions} positions "
-            f"leave after a prompt (the longest has {max(len(prompt.token_ids) for prompt in prompts)} tokens)",
+            f"leave after a prompt (the longest has {len(prompts[0].token_ids)} tokens)",
             file=sys.stderr,
         )
-    return sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
-
-
-def _make_prompt(
-    benchmark: str, problem: Problem, model: "SamplingModel", options: SamplingOptions, run: dict[str, Any]
-) -> Prompt:
-    if model.tokenizer is None:
-        text, token_ids = user_turn(problem.problem, options.prompt), []
-    else:
-        text, token_ids = make_prompt(model.tokenizer, problem.problem, options.prompt, options.force_think)
-    max_tokens = model.room(len(token_ids), options.max_tokens)
-    if max_tokens < 1:
-        raise UsageError(
-            f"{benchmark} '{problem.id}': its prompt of {len(token_ids)} tokens does not fit the model's "
-            f"{model.max_positions} positions (max_position_embeddings)"
-        )
-    key = hashlib.sha256(json.dumps([run, text, token_ids, max_tokens]).encode()).hexdigest()[:32]
-    return Prompt(benchmark, problem.id, text, tuple(token_ids), max_tokens, key)
+    return prompts
 
 
 def make_requests(prompts: list[Prompt], n: int) -> list[Request]:
@@ -95,9 +78,9 @@ def make_requests(prompts: list[Prompt], n: int) -> list[Request]:
 
 def group_by_prompt(requests: list[Request]) -> list[list[Request]]:
     """The requests of each prompt together, in the order of the prompts."""
-    groups: dict[tuple[str, str | int], list[Request]] = {}
+    groups: dict[Prompt, list[Request]] = defaultdict(list)
     for request in requests:
-        groups.setdefault((request.prompt.benchmark, request.prompt.id), []).append(request)
+        groups[request.prompt].append(request)
     return list(groups.values())
 
 

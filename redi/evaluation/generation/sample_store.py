@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from redi.evaluation import files
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
-from redi.evaluation.generation.requests import Prompt, Request, Sample
+from redi.evaluation.generation.model import Sample
+from redi.evaluation.generation.requests import Prompt, Request
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import line, parse_line
@@ -60,20 +61,17 @@ class SampleStore:
             raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")
         for shard in self._shards():
             _check_same(read_sampling(shard), config, shard)
-        self._before = read_asked(folder / BENCHMARK)
-        self._asked = {task.name: self._problems_of(task) for task in benchmarks}
-        self._limits = {task.name: config.get("limit") for task in benchmarks if self._is_cut(task)}
+        self._before, self._limit = read_asked(folder / BENCHMARK), config.get("limit")
+        self._asked: dict[str, dict[str, Problem]] = {}
+        for task in benchmarks:
+            wanted = {str(problem.id) for problem in task.problems[: self._limit]}
+            wanted |= self._before.get(task.name, {}).keys()
+            asked = {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
+            self._asked[task.name] = asked
+        self._sizes = {task.name: len(task.problems) for task in benchmarks}
         self._prompts = {(prompt.benchmark, str(prompt.id)): prompt for prompt in prompts}
         self._stream: BinaryIO | None = None
         self.present: set[Request] = set()
-
-    def _problems_of(self, task: Benchmark) -> dict[str, Problem]:
-        wanted = {str(problem.id) for problem in task.problems[: self.config.get("limit")]}
-        wanted |= self._before.get(task.name, {}).keys()
-        return {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
-
-    def _is_cut(self, task: Benchmark) -> bool:
-        return len(self._asked[task.name]) < len(task.problems)
 
     def asked(self) -> list[Prompt]:
         """The prompts of the problems that are asked."""
@@ -148,10 +146,12 @@ class SampleStore:
         Raises:
             UsageError: a benchmark is unfinished, and fewer samples or problems of it are asked for than before.
         """
-        begun, n, limit = self._begun_samples(), self.config["n"], self.config.get("limit")
+        old_folders = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
+        begun, n = self._begun.get("samples_per_problem", old_folders), self.config["n"]
         for name in self._asked:
             num_problems = len(self._before.get(name, {}))
-            for what, before, now in (("n", begun.get(name, n), n), ("limit", num_problems, limit or num_problems)):
+            limits = num_problems, self._limit or num_problems
+            for what, before, now in (("n", begun.get(name, n), n), ("limit", *limits)):
                 if before > now:
                     raise UsageError(
                         f"--output {self.folder} was begun with {what} {before} for {name}, now it is {now}; ask for "
@@ -160,13 +160,11 @@ class SampleStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stream = self._stream or self._open()
         write_text(self.folder / BENCHMARK, self._problems())
-        num_samples = begun | dict.fromkeys(self._asked, n)
-        if len(set(num_samples.values())) > 1:
-            self.config["n"] = None
-        limits = {name: cut for name, cut in self._begun.get("limits", {}).items() if name not in self._asked}
-        limits |= self._limits
-        self.config |= {"samples_per_problem": num_samples, "limits": limits}
-        self.config["limit"] = max(limits.values(), default=None)
+        samples = begun | dict.fromkeys(self._asked, n)
+        limits = {name: limit for name, limit in self._begun.get("limits", {}).items() if name not in self._asked}
+        limits |= {name: self._limit for name, asked in self._asked.items() if len(asked) < self._sizes[name]}
+        self.config |= {"samples_per_problem": samples, "limits": limits, "limit": max(limits.values(), default=None)}
+        self.config["n"] = n if len(set(samples.values())) < 2 else None
         self.config["benchmarks"] = self._begun.get("benchmarks", {}) | self.config["benchmarks"]
         old = sampling_file(self.folder)
         write_text(self.folder / SAMPLING, json.dumps(self.config, indent=2) + "\n")
@@ -176,11 +174,6 @@ class SampleStore:
         if (self.folder / GRADED).exists():
             (self.folder / GRADED).unlink()
             print(f"note: removed {self.folder / GRADED}, which is out of date; grade again", file=sys.stderr)
-
-    def _begun_samples(self) -> dict[str, int]:
-        """Samples per problem that earlier runs asked for, by benchmark."""
-        every = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
-        return self._begun.get("samples_per_problem", every)  # which folders did not have before
 
     def _problems(self) -> str:
         """The content of `benchmark.jsonl`."""
@@ -198,13 +191,9 @@ class SampleStore:
 
     def append(self, requests: list[Request], samples: list[Sample]) -> None:
         """Writes what was sampled together and waits until it is on disk."""
-        rows = [
-            {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
-            | asdict(sample)
-            | {"key": prompt.key}
-            for (prompt, index), sample in zip(requests, samples, strict=True)
-        ]
-        self._stream.write("".join(line(row) for row in rows).encode("ascii"))
+        for (prompt, index), sample in zip(requests, samples, strict=True):
+            row = {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
+            self._stream.write(line(row | asdict(sample) | {"key": prompt.key}).encode("ascii"))
         self._stream.flush()
         os.fsync(self._stream.fileno())
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from redi.evaluation.generation.model import SamplingModel
+from redi.evaluation.generation.model import Sample, SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, Sample, seed_of
+from redi.evaluation.generation.requests import Request, seed_of
 from redi.runs.model_folder import attention_of
 
 TINY = 20_000_000  # parameters; up to this size one thread is as fast as several, and does not wait for busy cores
@@ -67,7 +67,10 @@ def generate_tokens(
         top_p: nucleus; 1 is all tokens.
         seeds: (B) of each answer's random numbers.
     """
-    tokens, mask = _pad(prompts, model.device)
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    tokens, mask = (torch.tensor(rows, device=model.device) for rows in (padded, mask))  # both (B, width)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     stops = torch.tensor(stop_ids, device=model.device)
     cache = DynamicCache(config=model.config)
@@ -77,14 +80,8 @@ def generate_tokens(
     for step in range(max(max_tokens)):
         if step % BLOCK == 0:
             block = draw([seeds[row] for row in rows], step // BLOCK).to(model.device)  # (rows, BLOCK)
-        logits = model(
-            tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (rows, V)
+        state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+        logits = model(tokens, **state, logits_to_keep=1).logits[:, -1]  # (rows, V)
         chosen = choose(logits, temperature, top_p, block[:, step % BLOCK, None])  # (rows,)
         stopped = torch.isin(chosen, stops).tolist()
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
@@ -103,14 +100,6 @@ def generate_tokens(
             rows = [row for row, end in zip(rows, ended, strict=True) if not end]
             ended = [False] * len(rows)
     return answers
-
-
-def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids padded on the left, and the mask of the real tokens; both (B, width)."""
-    width = max(map(len, prompts))
-    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
 def draw(seeds: list[int], block: int) -> torch.Tensor:

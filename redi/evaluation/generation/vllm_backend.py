@@ -7,23 +7,49 @@ numbers depends on what else is running, and two runs agree in distribution only
 """
 
 import os
-import queue
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Queue, get_context
-from multiprocessing.process import BaseProcess
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 
 import torch
-from vllm import LLM, SamplingParams, TokensPrompt
-from vllm.sampling_params import RequestOutputKind
 
-from redi.evaluation.generation.gpus import gpu_groups, visible_gpus
-from redi.evaluation.generation.model import SamplingModel
+from redi.evaluation.generation.model import Sample, SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Prompt, Request, Sample, group_by_prompt, seed_of
+from redi.evaluation.generation.requests import Prompt, Request, group_by_prompt, seed_of
 from redi.runs.errors import UsageError
 
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples
+
+
+def visible_gpus() -> list[str]:
+    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
+    """How many engines of `tensor_parallel_size` GPUs use all visible ones; 1 if there are too few, or none."""
+    return max(1, num_gpus // tensor_parallel_size)
+
+
+def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
+    """The CUDA_VISIBLE_DEVICES of each data-parallel engine; empty strings if there are no GPUs.
+
+    Raises:
+        UsageError: there are GPUs, but fewer than needed.
+    """
+    wanted = data_parallel_size * tensor_parallel_size
+    if 0 < len(devices) < wanted:
+        raise UsageError(
+            f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {tensor_parallel_size} needs "
+            f"{wanted} GPUs, and {len(devices)} are visible"
+        )
+    size = tensor_parallel_size
+    return [",".join(devices[first : first + size]) for first in range(0, wanted, size)]
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,9 @@ class Job:
 
     def run(self) -> Iterator[Answers]:
         """Samples all batches, and yields each when its last sample ends."""
+        from vllm import LLM, SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
         engine = LLM(
             model=self.model,
             seed=self.seed,
@@ -74,72 +103,55 @@ def sample(
     """Samples all requests; yields those of one prompt and their samples together, as they finish."""
     groups = gpu_groups(visible_gpus(), options.data_parallel_size, options.tensor_parallel_size)
     batches = group_by_prompt(requests)
-    numbered = list(enumerate(batches))
-    # Dealt out in turn, so that every engine gets prompts of all lengths.
-    shares = [numbered[first :: options.data_parallel_size] for first in range(options.data_parallel_size)]
-    jobs = [
-        Job(
-            model.path,
-            model.stop_token_ids,
-            options,
-            [(number, batch[0].prompt, len(batch)) for number, batch in share],
-            seed_of([request for _, batch in share for request in batch]) % 2**31,  # numpy's seeds have 32 bits
-        )
-        for share in shares
-        if share
-    ]
-    for number, answers in jobs[0].run() if len(jobs) == 1 else _run_all(jobs, groups):
+    jobs = []
+    for first in range(min(options.data_parallel_size, len(batches))):
+        # Dealt out in turn, so that every engine gets prompts of all lengths.
+        share = list(enumerate(batches))[first :: options.data_parallel_size]
+        seed = seed_of([request for _, batch in share for request in batch]) % 2**31  # numpy's seeds have 32 bits
+        numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
+        jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
+    for number, answers in jobs[0].run() if len(jobs) == 1 else run_all(jobs, groups):
         yield batches[number], model.decode(answers)
 
 
-def _run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
-    """Runs each job in a separate process."""
+def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
+    """Runs each job in a separate process, which sees its group of GPUs alone; refuses to go on without one."""
     context = get_context("spawn")
-    answers: Queue[Answers | None] = context.Queue()
-    processes = [_start(context, job, group, answers) for job, group in zip(jobs, groups, strict=False)]
-    running = len(processes)
+    engines, before = {}, os.environ.get("CUDA_VISIBLE_DEVICES")
+    for job, group in zip(jobs, groups, strict=False):
+        answers, theirs = context.Pipe(duplex=False)
+        engines[answers] = context.Process(target=_run_in_process, args=(job, theirs))
+        if group:  # set before the process starts, since its imports may read it
+            os.environ["CUDA_VISIBLE_DEVICES"] = group
+        engines[answers].start()
+        theirs.close()
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
     try:
+        running = dict(engines)
         while running:
-            try:
-                answer = answers.get(timeout=1)
-            except queue.Empty:
-                _check_alive(processes)
-                continue
-            if answer is None:
-                running -= 1
-            else:
-                yield answer
+            for answers in wait(running):
+                try:
+                    yield answers.recv()
+                except EOFError:  # the engine has ended
+                    process = running.pop(answers)
+                    process.join()
+                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
     finally:
-        for process in processes:
-            if running:
-                process.terminate()
+        for process in engines.values():
+            process.terminate()
             process.join()
 
 
-def _start(context, job: Job, group: str, answers: "Queue[Answers | None]") -> BaseProcess:
-    process = context.Process(target=_run_in_process, args=(job, answers, os.getpid()))
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if group:  # set before the process starts, since its imports may read it
-        os.environ["CUDA_VISIBLE_DEVICES"] = group
-    process.start()
-    if group:
-        os.environ.pop("CUDA_VISIBLE_DEVICES")
-        os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
-    return process
+def _check(exitcode: int, number: int, num_engines: int) -> None:
+    if exitcode:
+        raise UsageError(
+            f"--data-parallel-size {num_engines}: engine {number} ended with exit code {exitcode} for the reason "
+            "printed above; what was sampled is kept, and the same command resumes"
+        )
 
 
-def _check_alive(processes: list[BaseProcess]) -> None:
-    for number, process in enumerate(processes, start=1):
-        if process.exitcode:
-            raise UsageError(
-                f"--data-parallel-size {len(processes)}: engine {number} ended with exit code {process.exitcode} for "
-                "the reason printed above; what was sampled is kept, and the same command resumes"
-            )
-
-
-def _run_in_process(job: Job, answers: "Queue[Answers | None]", parent: int) -> None:
-    for answer in job.run():
-        answers.put(answer)
-        if os.getppid() != parent:  # the parent was killed, and nobody stores the rest
-            raise SystemExit(1)
-    answers.put(None)
+def _run_in_process(job: Job, answers: Connection) -> None:
+    with suppress(BrokenPipeError):  # the parent was killed, and nobody stores the rest
+        for answer in job.run():
+            answers.send(answer)

@@ -2,8 +2,8 @@
 
 graded folders -> arrays   scores.py
 arrays -> numbers          statistics.py, summary.py
-numbers -> tables          tables.py, latex_table.py
-numbers -> figures         plots.py, svg_charts.py
+numbers -> tables          tables.py
+numbers -> figures         figures.py
 all of it in a folder      report.py; html_report.py for the page
 the paper's numbers        reproduce.py, training_dynamics.py
 """

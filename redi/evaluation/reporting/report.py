@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from redi.evaluation.files import GRADED, read_samples
+from redi.evaluation.reporting.figures import plot_pass_at_1
 from redi.evaluation.reporting.html_report import write_page
-from redi.evaluation.reporting.latex_table import latex
 from redi.evaluation.reporting.scores import GradedFolder, check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.summary import summarize
-from redi.evaluation.reporting.tables import markdown
+from redi.evaluation.reporting.tables import latex, markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.manifest import write_manifest
@@ -35,8 +35,6 @@ def report(
         max_responses: most responses to include in `report.html`.
         show_disagreements: also print every answer on which the two verdicts differ.
     """
-    from redi.evaluation.reporting.plots import plot_pass_at_1
-
     started = time.time()
     paths = _with_baselines([str(each) for each in inputs], baselines)
     folders = [read_graded(path, name) for name, path in paths.items()]

@@ -6,21 +6,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-
 from redi.evaluation.files import GRADED
-from redi.evaluation.reporting.plots import COLORS
+from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, plot_panels
 from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.summary import summarize_scores
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import parse_line
 
-CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
 LOGGED = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
 UPDATE_NORM, GRAD_NORM = "update norm", "gradient norm, before clipping"
 EVALUATED = {
@@ -30,9 +23,6 @@ EVALUATED = {
     "waits_per_token": '"Wait" per 1,000 tokens',
 }
 FACTORS = {"pass_at_1": 100, "waits_per_token": 1000}
-
-Points = list[tuple[int, float]]
-Panels = dict[str, dict[str, Points]]  # title -> label of the run -> points
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
@@ -124,7 +114,7 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: s
     accuracy, *responses = evaluated
     panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {title: evaluated[title] for title in responses}
     output.mkdir(parents=True, exist_ok=True)
-    draw(panels, output / "training_dynamics.png", columns=4)
+    plot_panels(panels, output / "training_dynamics.png", columns=4)
     write_text(output / "training_dynamics.json", json.dumps(panels, indent=1) + "\n")
     print(f"wrote {output / 'training_dynamics.png'} and training_dynamics.json")
 
@@ -132,47 +122,4 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: s
 def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
     """Draws logged quantities of labelled runs to a PNG, one panel per quantity and one line per run."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    draw(logged_panels(runs), output, columns=3)
-
-
-def draw(panels: Panels, path: Path, columns: int) -> None:
-    """Draws panels in rows of `columns`, with one legend."""
-    labels = list(next(iter(panels.values())))
-    num_rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        num_rows, columns, figsize=(4.2 * columns, 3.4 * num_rows + 0.3), layout="constrained", squeeze=False
-    )
-    last = 1.02 * max(step for lines in panels.values() for line in lines.values() for step, _ in line)
-    axes = dict(zip(panels, grid.flat, strict=False))
-    for axis in grid.flat[len(panels) :]:
-        axis.set_axis_off()
-    for title, axis in axes.items():
-        _lines(axis, panels[title])
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlim(0, last)
-        if title not in (CHOSEN, REJECTED):
-            axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
-    # Both LogPS share a scale, so the two can be compared by eye.
-    limits = [axes[title].get_ylim() for title in (CHOSEN, REJECTED)]
-    for title in (CHOSEN, REJECTED):
-        axes[title].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    if len(labels) > 1:
-        handles = next(iter(axes.values())).get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
-    else:
-        figure.suptitle(labels[0], fontsize=11)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _lines(axis: Axes, lines: dict[str, Points]) -> None:
-    """Draws one line per run; few points get markers."""
-    for number, (label, points) in enumerate(lines.items()):
-        color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
-        marker = "o" if len(points) <= 30 else None
-        steps, values = [step for step, _ in points], [value for _, value in points]
-        look = {"color": color, "linestyle": style, "linewidth": 1.6, "marker": marker, "markersize": 3}
-        axis.plot(steps, values, label=label, **look)
+    plot_panels(logged_panels(runs), output, columns=3)

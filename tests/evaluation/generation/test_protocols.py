@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.evaluation import main, refusal, rows_of, write_benchmark
 
-from redi.evaluation.generation.protocols import PROTOCOL_FOLDER, read_protocol
+from redi.evaluation.generation.options import PROTOCOL_FOLDER, read_protocol
 from redi.evaluation.options import parse
 
 SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
