@@ -31,15 +31,14 @@ def read_log(run: Path) -> list[dict[str, float]]:
     Raises:
         UsageError: the folder has no trainer_state.json, it is damaged, or the log has no pair metrics.
     """
-    steps = {step: path for path in run.glob("checkpoint-*") if (step := path.name[11:]).isdecimal()}
-    checkpoints = [steps[step] for step in sorted(steps, key=int, reverse=True)]
-    states = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
-    path = next(filter(Path.is_file, states), None)
+    checkpoints = [path for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    checkpoints.sort(key=lambda path: -int(path.name[11:]))
+    paths = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
+    path = next(filter(Path.is_file, paths), None)
     if path is None:
         raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
-    log = [
-        entry for entry in parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"] if "loss" in entry
-    ]
+    history = parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"]
+    log = [entry for entry in history if "loss" in entry]
     # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
         raise UsageError(f"{path} has no per-token LogPS; only REDI and SimPO runs log them")
