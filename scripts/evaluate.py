@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def download(options: argparse.Namespace) -> None:
-    from redi.evaluation.download_benchmarks import download
+    from redi.evaluation.benchmarks import download
 
     download(options.benchmark, options.benchmark_folder)
 

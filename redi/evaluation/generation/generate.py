@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from redi.evaluation.benchmarks import Benchmark
-from redi.evaluation.files import read_samples, read_sampling, sampling_file
+from redi.evaluation.files import read_samples, read_sampling
 from redi.evaluation.generation.model import Sample, SamplingModel, load_model
 from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.generation.requests import Request, make_prompts, make_requests
@@ -115,8 +115,7 @@ def _with_batch_size(options: SamplingOptions, model: SamplingModel, output: Pat
     """Fills in a batch size; a resumed run keeps its own, so it samples in the same batches."""
     if options.backend != "transformers" or options.batch_size is not None:
         return options
-    begun = read_sampling(output) if sampling_file(output) else {}
-    size = begun.get("batch_size") or model.default_batch_size(options.max_tokens, options.dtype)
+    size = read_sampling(output).get("batch_size") or model.default_batch_size(options.max_tokens, options.dtype)
     return replace(options, batch_size=size)
 
 

@@ -53,9 +53,8 @@ class SampleStore:
             UsageError: the folder holds something else, or samples with other options.
         """
         self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
-        self._begun: dict[str, Any] = {}
+        self._begun = read_sampling(folder)
         if sampling_file(folder) is not None:
-            self._begun = read_sampling(folder)
             _check_same(self._begun, config, folder)
         elif folder.exists() and (not folder.is_dir() or any(not _is_shard(path) for path in folder.iterdir())):
             raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from redi.evaluation.benchmarks import KNOWN, SECOND_GOLDS, read_asked
-from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_samples, read_sampling, sampling_file, texts_of
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_samples, read_sampling, texts_of
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
 from redi.runs.manifest import read_manifest
@@ -100,7 +100,7 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     graded = grading.get("generations_sha256")
     if graded is not None and graded != fingerprint(folder / GENERATIONS):
         raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
-    config = read_sampling(folder) if sampling_file(folder) else {}
+    config = read_sampling(folder)
     asked = read_asked(folder / BENCHMARK)
     questions: dict[str, dict[str, Question]] = defaultdict(dict)
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
