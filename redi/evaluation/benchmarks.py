@@ -70,9 +70,7 @@ class Benchmark:
 def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmark:
     """Loads a benchmark from a JSONL file, or by a known name from `folder`.
 
-    Raises:
-        UsageError: an unknown name, a missing or malformed file, a row without text or answer, a duplicate id, or a
-            known name whose file does not have as many rows as the paper's.
+    Refuses an unknown name, malformed rows, an id that occurs twice, and other numbers of rows than the paper's.
     """
     path, num_rows = Path(name_or_path), _NUM_ROWS.get(name_or_path)
     names = ", ".join(_NUM_ROWS)
@@ -96,11 +94,7 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
 
 
 def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Benchmark]:
-    """Loads several benchmarks, whose names must differ.
-
-    Raises:
-        UsageError: two have the same name, or as `load_benchmark`.
-    """
+    """Loads several benchmarks, as `load_benchmark`; refuses two of the same name."""
     loaded: dict[str, tuple[str, Benchmark]] = {}
     for given in names:
         benchmark = load_benchmark(given, folder)
@@ -133,12 +127,7 @@ def _read_problems(path: Path) -> list[Problem]:
 def read_asked(path: Path, golds: bool = False) -> dict[str, dict[str, Problem]]:
     """The problems in a folder's `benchmark.jsonl` by benchmark and id; empty if there is no such file.
 
-    Args:
-        path: of the file.
-        golds: each row must have reference answers; otherwise they are not looked at.
-
-    Raises:
-        UsageError: a malformed row, or a problem occurs twice.
+    Refuses malformed rows and a problem that occurs twice. Reference answers are looked at only if `golds`.
     """
     asked: dict[str, dict[str, Problem]] = {}
     for number, _, row in iter_lines(path, ("benchmark", "id", *["answer"] * golds)) if path.is_file() else ():
@@ -153,11 +142,7 @@ def read_asked(path: Path, golds: bool = False) -> dict[str, dict[str, Problem]]
 
 
 def reference_answer(row: dict[str, Any], where: str) -> str | list[str]:
-    """The reference answers of a benchmark's row; of GSM8K's worked solutions, what follows `####`.
-
-    Raises:
-        UsageError: a value of the row is of the wrong kind; the message begins with `where`.
-    """
+    """The reference answers of a benchmark's row, which is checked; of GSM8K's solutions, what follows `####`."""
     check(row, where, KINDS | {"answer": TEXTS})
     golds = []
     for gold in texts_of(row["answer"]):
@@ -176,11 +161,7 @@ def _check_text(text: str, key: str, where: str) -> None:
 
 
 def download(names: list[str], folder: Path) -> None:
-    """Writes `NAME.jsonl` with `id, problem, answer` for each name; an existing file is kept.
-
-    Raises:
-        UsageError: an unknown name, a dataset that cannot be loaded, or one with other rows or columns than known.
-    """
+    """Writes `NAME.jsonl` for each name, unless it exists; refuses unknown names, and other rows or columns."""
     for name in names:
         if name not in SOURCES:
             hint = f"(known names: {', '.join(SOURCES)}){nearest(name, list(SOURCES))}"
@@ -210,8 +191,7 @@ def _load(name: str, source: Source) -> list[dict[str, Any]]:
 def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list becomes one text.
 
-    Raises:
-        UsageError: the number of rows is not the known one, or a column is missing.
+    Refuses another number of rows than the known one, and rows without a column.
     """
     if len(rows) != source.num_rows:
         raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")

@@ -39,11 +39,7 @@ SampleKey = tuple[str, str, int]  # benchmark, id as text, sample index
 
 
 def check(row: dict[str, Any], where: str, kinds: dict[str, Kind] = KINDS) -> None:
-    """Checks the values of a row.
-
-    Raises:
-        UsageError: a value is of the wrong kind; the message begins with `where` and names the key.
-    """
+    """Refuses a row with a value of the wrong kind; the message begins with `where` and names the key."""
     for key, value in row.items():
         words, holds = kinds.get(key, ("", lambda _: True))
         if not holds(value):
@@ -59,8 +55,7 @@ def sample_key(row: dict[str, Any]) -> SampleKey:
 def read_samples(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[SampleKey, dict[str, Any]]]:
     """Yields the rows of `generations.jsonl` or `graded.jsonl` with their keys.
 
-    Raises:
-        UsageError: a row lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
+    Refuses a row that lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
     """
     seen: dict[SampleKey, int] = {}
     for number, _, row in iter_lines(path, ("benchmark", "id", "sample_idx", *fields)):

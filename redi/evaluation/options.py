@@ -4,22 +4,13 @@ import argparse
 from pathlib import Path
 
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, SECOND_GOLDS
-from redi.evaluation.generation.options import (
-    add_benchmark_option,
-    add_sampling_options,
-    protocol_names,
-    read_protocol,
-)
+from redi.evaluation.generation import options as generation
 from redi.evaluation.run import find_models, usual_protocol
 from redi.runs.cli import StrictParser, positive_int
 
 
 def parse(argv: list[str], description: str) -> argparse.Namespace:
-    """The options of a command. Those that its protocol sets are defaults, which the command line overrides.
-
-    Raises:
-        UsageError: an unknown option, a bad value, or a protocol that does not exist.
-    """
+    """The options of a command. Those that its protocol sets are defaults, which the command line overrides."""
     parser = StrictParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
     for add_options in (_run, _download, _generate, _grade, _report):
@@ -36,7 +27,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
             models=models, every_checkpoint=every_checkpoint, usual_protocol=usual, protocol=protocol
         )
     if protocol is not None:
-        commands.choices[options.command].set_defaults(**read_protocol(protocol))
+        commands.choices[options.command].set_defaults(**generation.read_protocol(protocol))
     return parser.parse_args(argv)
 
 
@@ -64,18 +55,18 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(protocol_names())
+    names = ", ".join(generation.protocol_names())
     protocol_help = f"a file of options, or a name: {names}; its options replace the defaults below, "
     protocol_help += "and the command line overrides both"
     parser.add_argument("--protocol", metavar="NAME_OR_YAML", help=protocol_help)
     _add_benchmarks(parser)
     limit_help = "only the first N problems of each benchmark; a run without --limit adds the others"
     parser.add_argument("--limit", type=positive_int, metavar="N", help=limit_help)
-    add_sampling_options(parser)
+    generation.add_sampling_options(parser)
 
 
 def _add_benchmarks(parser: argparse.ArgumentParser) -> None:
-    add_benchmark_option(parser)
+    generation.add_benchmark_option(parser)
     _add_benchmark_folder(parser)
 
 

@@ -8,9 +8,10 @@ transformers back end, each sample has its own random numbers, from its key and 
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import import_module
-from importlib.metadata import distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +28,7 @@ from redi.evaluation.generation.requests import Request, make_prompts, make_requ
 from redi.evaluation.generation.sample_store import SampleStore, shard_folder
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import fingerprint, signals_raise
-from redi.runs.manifest import PACKAGES, write_manifest
+from redi.runs.manifest import write_manifest
 
 DEFAULT_SEED = 42
 _MISSING = {
@@ -56,7 +57,9 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
     options = _with_batch_size(options, loaded, output)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
-    config = asdict(options) | run | _provenance(loaded, benchmarks)
+    config = asdict(options) | run | {"model": loaded.path, "max_positions": loaded.max_positions}
+    config |= {"chat_template_sha256": loaded.template_sha256}
+    config["benchmarks"] = {task.name: fingerprint(task.path) for task in benchmarks}
     with SampleStore(output, config, benchmarks, prompts) as store:
         asked = store.asked()
         requests = make_requests(asked[shard[0] - 1 :: shard[1]] if shard else asked, options.n)
@@ -122,9 +125,10 @@ def _with_batch_size(options: SamplingOptions, model: SamplingModel, output: Pat
 def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:
     """What decides the samples besides a prompt and the room after it: part of every sample's key."""
     names = ("temperature", "top_p", "seed", "dtype", "api")
-    engine = "openai"  # a server's version is unknown
-    if options.backend != "openai":
-        engine = f"{options.backend} {next(iter(_versions((options.backend, f'{options.backend}-cpu')).values()))}"
+    engine = options.backend
+    for package in (engine, f"{engine}-cpu") if engine != "openai" else ():  # a server's version is unknown
+        with suppress(PackageNotFoundError):
+            engine = f"{options.backend} {version(package)}"
     return {
         # With token ids, a server is a way to run the model in the folder; with messages, the server is the model.
         "server": [options.base_url, options.served_model_name] if options.api == "chat" else None,
@@ -132,22 +136,6 @@ def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:
         "engine": engine,
         "stop_token_ids": list(model.stop_token_ids),
     } | {name: getattr(options, name) for name in names}
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    installed = {distribution.name for distribution in distributions()}
-    return {name: version(name) for name in packages if name in installed}
-
-
-def _provenance(model: SamplingModel, benchmarks: list[Benchmark]) -> dict[str, Any]:
-    """Where the model and the benchmarks are, and the packages that the run was begun with."""
-    return {
-        "model": model.path,
-        "chat_template_sha256": model.template_sha256,
-        "max_positions": model.max_positions,
-        "benchmarks": {task.name: fingerprint(task.path) for task in benchmarks},
-        "packages": _versions(PACKAGES),
-    }
 
 
 def _sample(

@@ -83,10 +83,7 @@ def load_model(
     """Loads a model's configuration and tokenizer, and checks that its weights are complete.
 
     A Hub id is downloaded to the Hub's cache, without weights if they are not needed here. `chat_template` replaces
-    the tokenizer's own; see `read_chat_template`.
-
-    Raises:
-        UsageError: the model does not exist, lacks weights or a chat template, or its weights are cut off.
+    the tokenizer's own. Refuses a model that does not exist, lacks weights or a chat template, or is cut off.
     """
     folder, identity = _locate(model, revision, weights)
     is_model = (folder / "config.json").is_file()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.runs.cli import StrictParser
+from redi.runs.cli import StrictParser, positive_int
 from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import CONFIGS
 from redi.text.prompts import FORCE_THINK, STYLES
@@ -17,7 +17,9 @@ from redi.text.prompts import FORCE_THINK, STYLES
 PROTOCOL_FOLDER = CONFIGS / "eval"
 AMOUNT = ("benchmark", "n")  # how much is sampled; every other option of a protocol decides what the samples are
 MIN_TEMPERATURE = 1e-5  # logits divided by less overflow; vLLM too takes less as greedy
-_COUNT = {"type": int, "metavar": "N"}
+_COUNT = {"type": positive_int, "metavar": "N"}
+
+_APIS = "token ids (completions; vLLM and SGLang), or messages (chat; any server)"
 
 
 def _option(default: Any, help_text: str, backend: str = "", **settings: Any) -> Any:
@@ -33,10 +35,10 @@ class SamplingOptions:
     The fields before `backend` decide the samples of a model. A protocol may set these and `benchmark`.
     """
 
-    n: int = _option(16, "samples per problem; a larger n adds to earlier samples", type=int)
+    n: int = _option(16, "samples per problem; a larger n adds to earlier samples", **_COUNT)
     temperature: float = _option(0.6, "0 is greedy", type=float)
     top_p: float = _option(0.95, "nucleus; there is no top-k", type=float)
-    max_tokens: int = _option(32768, "most new tokens; the model may have less room", type=int)
+    max_tokens: int = _option(32768, "most new tokens; the model may have less room", **_COUNT)
     prompt: str = _option("paper", "bare is the problem alone", choices=STYLES)
     force_think: str = _option(
         "none",
@@ -56,12 +58,7 @@ class SamplingOptions:
     data_parallel_size: int | None = _option(None, "engines; by default as many as the GPUs allow", "vllm", **_COUNT)
     base_url: str | None = _option(None, "the server, such as http://localhost:8000/v1", "openai", metavar="URL")
     served_model_name: str | None = _option(None, "the server's name for the model", "openai", metavar="NAME")
-    api: str | None = _option(
-        None,
-        "send token ids (completions; vLLM and SGLang), or messages (chat; any server)",
-        "openai",
-        choices=("completions", "chat"),
-    )
+    api: str | None = _option(None, f"send {_APIS}", "openai", choices=("completions", "chat"))
     concurrency: int | None = _option(None, "requests at a time, default 64", "openai", **_COUNT)
 
     shard: tuple[int, int] | None = None  # (i, n): only the i-th of n parts, into a separate folder
@@ -69,10 +66,6 @@ class SamplingOptions:
     protocol: str | None = None  # its description, to be recorded
 
     def __post_init__(self):
-        for name in ("n", "max_tokens", "batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{option_name(name)} {value} must be at least 1")
         if self.temperature and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}")
         if not 0 < self.top_p <= 1:
@@ -141,11 +134,7 @@ def protocol_file(name_or_path: str) -> Path:
 
 
 def read_protocol(name_or_path: str) -> dict[str, Any]:
-    """The options that a protocol sets, each checked as the command line checks it.
-
-    Raises:
-        UsageError: there is no such protocol, or it has an unknown key or a bad value.
-    """
+    """The options that a protocol sets; refuses an unknown protocol or key, and what the command line refuses."""
     path = protocol_file(name_or_path)
     broken = (yaml.YAMLError, UnicodeDecodeError)
     with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", *broken):

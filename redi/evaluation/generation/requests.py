@@ -42,10 +42,7 @@ def make_prompts(
     """Renders and encodes the prompt of every problem, the longest first: memory runs out early.
 
     Without a tokenizer, the prompts are the users' messages. `run` is what decides the samples besides prompt and
-    length; it is part of every key.
-
-    Raises:
-        UsageError: a prompt does not fit the model's positions.
+    length; it is part of every key. A prompt that does not fit the model's positions is refused.
     """
     prompts = []
     for name, problem in ((task.name, problem) for task in benchmarks for problem in task.problems):

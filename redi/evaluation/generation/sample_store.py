@@ -26,7 +26,7 @@ from redi.runs.manifest import MANIFEST
 # A model or benchmark may move, more may be asked for, and another machine may continue. Every other option is in the
 # samples' keys too; comparing it first gives a message that names the option.
 _NOT_COMPARED = (
-    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n", "limit"),
+    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "n", "limit"),
     *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
 )
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
@@ -39,7 +39,7 @@ class SampleStore:
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], prompts: list[Prompt]):
-        """Looks at a new folder, or at that of an earlier run.
+        """Looks at a new folder, or at that of an earlier run; refuses other contents, and samples with other options.
 
         Args:
             folder: of the run.
@@ -48,9 +48,6 @@ class SampleStore:
                 those that an earlier run asked stay asked.
             benchmarks: what is asked.
             prompts: of all problems of the benchmarks.
-
-        Raises:
-            UsageError: the folder holds something else, or samples with other options.
         """
         self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
         self._begun = read_sampling(folder)
@@ -142,8 +139,7 @@ class SampleStore:
     def begin(self) -> None:
         """Writes options and problems, and removes what further samples or changed reference answers make stale.
 
-        Raises:
-            UsageError: a benchmark is unfinished, and fewer samples or problems of it are asked for than before.
+        Refuses to finish a benchmark with fewer samples or problems than were asked for before.
         """
         old_folders = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
         begun, n = self._begun.get("samples_per_problem", old_folders), self.config["n"]

@@ -37,11 +37,7 @@ def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
 
 
 def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
-    """The CUDA_VISIBLE_DEVICES of each data-parallel engine; empty strings if there are no GPUs.
-
-    Raises:
-        UsageError: there are GPUs, but fewer than needed.
-    """
+    """The CUDA_VISIBLE_DEVICES of each engine; empty strings if there are no GPUs. Refuses too few GPUs."""
     wanted = data_parallel_size * tensor_parallel_size
     if 0 < len(devices) < wanted:
         raise UsageError(

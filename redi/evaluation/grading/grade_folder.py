@@ -36,6 +36,8 @@ def grade_folder(
 ) -> None:
     """Writes `graded.jsonl`, adds the counts to the manifest, and prints them.
 
+    Refuses malformed files, a sample that occurs twice, and a problem without a reference answer.
+
     Args:
         folder: holds `generations.jsonl` and, if `generate` made it, `benchmark.jsonl` with the reference answers.
         benchmarks: names or files with the reference answers, for a folder without `benchmark.jsonl`. Known names can
@@ -46,9 +48,6 @@ def grade_folder(
             graded by these, in separate rows under this name.
         whole_responses: also grade responses without `</think>`, by their last box. Without it, only those whose
             prompt has closed the thought are.
-
-    Raises:
-        UsageError: a file is missing or malformed, a sample occurs twice, or a problem has no reference answer.
     """
     started, path = time.time(), folder / GENERATIONS
     names = {benchmark for (benchmark, *_), _ in read_samples(path, ("response",))}  # checks every row

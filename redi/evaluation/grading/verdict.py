@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from redi.evaluation.grading.answer import THINK_END, last_box
-from redi.evaluation.grading.compare import equal
+from redi.evaluation.grading.compare import any_of, equal
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS
 from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
-from redi.evaluation.grading.worker_pool import symbolic_verdict
+from redi.evaluation.grading.worker_pool import Comparison, symbolic_verdict
 from redi.runs.files import cpus
 
 STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
@@ -41,14 +40,6 @@ class Grade:
     correct_rllm_style: bool
 
 
-class Comparison(NamedTuple):
-    """An answer and the reference answers to compare it with. Many samples share one."""
-
-    golds: tuple[str, ...]
-    box: str
-    rllm_style: bool = False
-
-
 def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comparison, Comparison | None]:
     """What to compare for both verdicts. The first is a grade already if the response's form alone decides it."""
     golds = tuple(last_box(text) or text for text in ([gold] if isinstance(gold, str) else gold))
@@ -66,8 +57,7 @@ def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comp
 @lru_cache(maxsize=50_000)  # samples of one problem repeat each other's answers
 def _compare(comparison: Comparison) -> bool | None:
     compare = rllm_equal if comparison.rllm_style else equal
-    verdicts = [compare(gold, comparison.box) for gold in comparison.golds]
-    return True if True in verdicts else None if None in verdicts else False
+    return any_of(compare(gold, comparison.box) for gold in comparison.golds)
 
 
 def _decide(comparison: Comparison) -> bool | None:
@@ -93,10 +83,6 @@ def _grade(first: Grade | Comparison, second: Comparison | None, ask: Callable[[
     return Grade(reply["correct"], status, first.box.strip(), rllm)
 
 
-def _ask_worker(comparison: Comparison) -> dict:
-    return symbolic_verdict(*comparison)
-
-
 def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
     """Grades one response. Never raises on model text, and returns within seconds.
 
@@ -106,7 +92,7 @@ def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
         response: the decoded response, with `</think>` before the final answer.
         gold: the reference answer, or a list of alternatives, any of which counts; LaTeX with or without `$` or a box.
     """
-    return _grade(*_comparisons(response, gold), _ask_worker)
+    return _grade(*_comparisons(response, gold), symbolic_verdict)
 
 
 def grade_many(
@@ -128,7 +114,7 @@ def grade_many(
             if isinstance(comparison, Comparison) and _decide(comparison) is None:
                 undecided[comparison] = None
     with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
-        answers = threads.map(_ask_worker, undecided)
+        answers = threads.map(symbolic_verdict, undecided)
         bar = tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden)
         replies = dict(zip(undecided, bar, strict=True))
     return [_grade(first, second, replies.__getitem__) for first, second in compared]

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from subprocess import DEVNULL
+from typing import NamedTuple
 
 from redi.runs.files import cpus
 
@@ -15,6 +15,14 @@ START_LIMIT = 120.0  # seconds for the imports, on a busy machine
 # Seconds of processor time for a request, and of wall time until its worker is killed. The worker enforces the first
 # limit itself, except inside a single long C call; the second allows for a busy machine.
 LIMITS = {False: (2.0, 6.0), True: (1.0, 3.0)}  # by rllm_style; both requests of a response together take under 10 s
+
+
+class Comparison(NamedTuple):
+    """An answer and the reference answers to compare it with. Many samples share one."""
+
+    golds: tuple[str, ...]
+    box: str
+    rllm_style: bool = False
 
 
 class Worker:
@@ -62,13 +70,8 @@ def _take(idle: list[Worker]) -> Worker:
     return Worker()
 
 
-def symbolic_verdict(golds: Sequence[str], answer: str, rllm_style: bool = False) -> dict:
-    """Asks a worker whether `answer` equals any of `golds`. Safe in threads and in forked children.
-
-    Args:
-        golds: the reference answers.
-        answer: the content of the box.
-        rllm_style: compare with `rllm_equal` instead of `equal`.
+def symbolic_verdict(comparison: Comparison) -> dict:
+    """Asks a worker for the verdict of a comparison. Safe in threads and in forked children.
 
     Returns:
         `correct`, and `status` ("timeout" or "error") if there is no verdict. It takes no longer than `LIMITS`, plus
@@ -76,8 +79,8 @@ def symbolic_verdict(golds: Sequence[str], answer: str, rllm_style: bool = False
     """
     idle = _idle[os.getpid()]
     worker = _take(idle)
-    cpu_limit, limit = LIMITS[rllm_style]
-    reply = worker.ask({"golds": golds, "answer": answer, "rllm_style": rllm_style, "limit": cpu_limit}, limit)
+    cpu_limit, limit = LIMITS[comparison.rllm_style]
+    reply = worker.ask(comparison._asdict() | {"limit": cpu_limit}, limit)
     if worker.process.returncode is None and len(idle) < cpus():
         idle.append(worker)
     else:

@@ -43,11 +43,7 @@ def read_paper() -> dict[str, Any]:
 
 
 def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, GradedFolder]:
-    """Reads graded folders by row. A run is ROW=DIR, or DIR if the folder has the row's name.
-
-    Raises:
-        UsageError: the table has no such row, a row is given twice, or a folder cannot be read.
-    """
+    """Reads graded folders by row, each once. A run is ROW=DIR, or DIR if the folder has the row's name."""
     rows = paper["tables"][table]["rows"]
     folders: dict[str, GradedFolder] = {}
     for run in runs:

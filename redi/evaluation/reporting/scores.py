@@ -60,10 +60,7 @@ def name_folders(inputs: list[str], option: str = "--input") -> dict[str, Path]:
     """The folders by name. An input is NAME=DIR, or a folder with its own name, which may have `=` in its path.
 
     Where names are equal, the parent folders that tell them apart are added: `runs/sft/evaluation/M` and
-    `runs/redi/evaluation/M` are `sft/M` and `redi/M`.
-
-    Raises:
-        UsageError: two have the same name.
+    `runs/redi/evaluation/M` are `sft/M` and `redi/M`. The same name twice is refused.
     """
     given = [each.partition("=") if "=" in each and not Path(each).is_dir() else ("", "", each) for each in inputs]
     unnamed = [Path(path).resolve() for name, _, path in given if not name]
@@ -88,11 +85,7 @@ def _distinct(path: Path, others: list[Path]) -> str:
 
 
 def read_graded(folder: Path, name: str) -> GradedFolder:
-    """Reads one graded folder.
-
-    Raises:
-        UsageError: it is not graded, changed after grading, was cut, or lacks samples or problems.
-    """
+    """Reads a folder; refuses one that is not graded, changed since, was cut, or lacks samples or problems."""
     file = folder / GRADED
     if not file.is_file():
         raise UsageError(f"--input {folder} has no {GRADED}; run `evaluate.py grade --input {folder}` first")

@@ -14,23 +14,16 @@ from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import parse_line
 
-LOGGED = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
-UPDATE_NORM, GRAD_NORM = "update norm", "gradient norm, before clipping"
-EVALUATED = {
-    "pass_at_1": "{} pass@1 (%)",
-    "mean_tokens": "mean tokens a response",
-    "waits_per_response": '"Wait" a response',
-    "waits_per_token": '"Wait" per 1,000 tokens',
+EVALUATED = {  # title and factor
+    "pass_at_1": ("{} pass@1 (%)", 100),
+    "mean_tokens": ("mean tokens a response", 1),
+    "waits_per_response": ('"Wait" a response', 1),
+    "waits_per_token": ('"Wait" per 1,000 tokens', 1000),
 }
-FACTORS = {"pass_at_1": 100, "waits_per_token": 1000}
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
-    """The logged steps of a finished run or of its latest checkpoint.
-
-    Raises:
-        UsageError: the folder has no trainer_state.json, it is damaged, or the log has no pair metrics.
-    """
+    """The logged steps of a finished run or of its latest checkpoint; refuses a log that has no pair metrics."""
     checkpoints = [path for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
     checkpoints.sort(key=lambda path: -int(path.name[11:]))
     paths = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
@@ -49,7 +42,8 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
     """LogPS of both sides, and a norm: `update_norm` (the paper's gradient step size) if every run logged it."""
     logs = {label: read_log(folder) for label, folder in runs.items()}
     has_updates = all("update_norm" in log[-1] for log in logs.values())
-    keys = LOGGED | ({"update_norm": UPDATE_NORM} if has_updates else {"grad_norm": GRAD_NORM})
+    keys = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
+    keys |= {"update_norm": "update norm"} if has_updates else {"grad_norm": "gradient norm, before clipping"}
     return {
         title: {  # alpha 0 logs no rejected LogPS
             label: [(entry["step"], entry[key]) for entry in log if key in entry] for label, log in logs.items()
@@ -61,10 +55,9 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
 def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None = None) -> Panels:
     """Accuracy, length and "Wait" of the checkpoints that `evaluate.py run RUN --every-checkpoint` evaluated.
 
-    Raises:
-        UsageError: no checkpoint of any run is graded, or their protocols or problems differ.
+    Refuses runs without any graded checkpoint, and checkpoints whose protocols or problems differ.
     """
-    panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title in EVALUATED.values()}
+    panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title, _ in EVALUATED.values()}
     first = None
     for label, run in runs.items():
         for step, folder in evaluation_folders(run, suffix):
@@ -75,15 +68,13 @@ def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None =
             first = first or graded
             check_comparable(first, graded)
             numbers = summarize_scores(graded.scores[benchmark])
-            for key, title in EVALUATED.items():
+            for key, (title, factor) in EVALUATED.items():
                 if numbers[key] is not None:
-                    value = numbers[key] * FACTORS.get(key, 1)
-                    panels[title.format(benchmark)][label].append((step, value))
+                    panels[title.format(benchmark)][label].append((step, numbers[key] * factor))
     if first is None:
-        raise UsageError(
-            f"--runs: no graded checkpoint in {', '.join(str(run.parent / 'evaluation') for run in runs.values())}; "
-            "run `evaluate.py run RUN --every-checkpoint` first"
-        )
+        places = ", ".join(str(run.parent / "evaluation") for run in runs.values())
+        remedy = "run `evaluate.py run RUN --every-checkpoint` first"
+        raise UsageError(f"--runs: no graded checkpoint in {places}; {remedy}")
     return panels
 
 
@@ -100,9 +91,8 @@ def evaluation_folders(run: Path, suffix: str | None = None) -> list[tuple[int, 
     if suffix is None and "" not in found and len(found) == 1:
         suffix = next(iter(found))
     if found and (suffix or "") not in found:
-        raise UsageError(
-            f"--suffix {suffix or 'is needed'}: {run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
-        )
+        with_options = f"{run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
+        raise UsageError(f"--suffix {suffix or 'is needed'}: {with_options}")
     return sorted(found.get(suffix or "", []))
 
 
