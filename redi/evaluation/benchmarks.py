@@ -55,7 +55,8 @@ class Problem:
 
     id: str | int
     problem: str
-    answer: str | list[str]
+    answer: str | list[str] | None
+    prompt: str = ""  # that a model was given, where it is known
 
 
 @dataclass(frozen=True)

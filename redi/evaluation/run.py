@@ -77,17 +77,15 @@ def find_models(target: str, output_dir: str | None = None) -> list[str]:
     if not is_recipe(target):
         if output_dir is not None:
             raise UsageError(f"--output_dir {output_dir} is for a recipe folder, and {target} has no config.yaml")
-        return [_absolute(target)]
+        return [os.path.abspath(target) if Path(target).is_dir() else target]
     output_dir = output_dir or read_config(config).get("output_dir")
     if output_dir is None:
         raise UsageError(f"{config} sets no output_dir; pass --output_dir")
-    points = [str(path.parent) for path in sorted(Path(output_dir).glob(f"*/{MANIFEST}"))]
-    is_sweep = points and not (Path(output_dir) / MANIFEST).is_file()
-    return [_absolute(path) for path in (points if is_sweep else [output_dir])]
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if Path(path).is_dir() else path
+    if not Path(output_dir).is_dir():
+        return [output_dir]
+    run = os.path.abspath(output_dir)
+    points = [str(path.parent) for path in sorted(Path(run).glob(f"*/{MANIFEST}"))]
+    return points if points and not (Path(run) / MANIFEST).is_file() else [run]
 
 
 def usual_protocol(model: str, every_checkpoint: bool) -> str:

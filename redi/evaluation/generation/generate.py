@@ -53,8 +53,14 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         raise UsageError(f"--backend {options.backend}: {_MISSING[options.backend]}")
     backend = import_module(f"redi.evaluation.generation.{options.backend}_backend")
     options = _with_defaults(options, backend)
-    loaded = _load_model(model, options)
-    options = _with_batch_size(options, loaded, output)
+    if options.api == "chat":
+        loaded = SamplingModel(path=model, identity=f"served:{model}")
+    else:
+        loaded = load_model(model, options.revision, options.chat_template, weights=options.backend != "openai")
+    if options.backend == "transformers" and options.batch_size is None:  # a resumed run keeps its batches
+        size = read_sampling(output).get("batch_size")
+        size = size or loaded.default_batch_size(options.max_tokens, options.dtype)
+        options = replace(options, batch_size=size)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
     config = asdict(options) | run | {"model": loaded.path, "max_positions": loaded.max_positions}
@@ -106,20 +112,6 @@ def _with_defaults(options: SamplingOptions, backend: Any) -> SamplingOptions:
             print(f"vllm: {engines} engines on {engines * tensor} GPUs; --data-parallel-size sets how many")
         options = replace(options, tensor_parallel_size=tensor, data_parallel_size=engines)
     return options
-
-
-def _load_model(model: str, options: SamplingOptions) -> SamplingModel:
-    if options.api == "chat":
-        return SamplingModel(path=model, identity=f"served:{model}")
-    return load_model(model, options.revision, options.chat_template, weights=options.backend != "openai")
-
-
-def _with_batch_size(options: SamplingOptions, model: SamplingModel, output: Path) -> SamplingOptions:
-    """Fills in a batch size; a resumed run keeps its own, so it samples in the same batches."""
-    if options.backend != "transformers" or options.batch_size is not None:
-        return options
-    size = read_sampling(output).get("batch_size") or model.default_batch_size(options.max_tokens, options.dtype)
-    return replace(options, batch_size=size)
 
 
 def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:

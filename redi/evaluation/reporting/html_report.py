@@ -61,10 +61,10 @@ def _packed(name: str, content: Any) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
     body = "".join(
         f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, *cells in table.rows
+        for name, *cells in table[1]
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -84,8 +84,8 @@ def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[li
             if (benchmark, problem, index) not in chosen:
                 continue
             scores, key = folder.scores[benchmark], f"{benchmark} {problem}"
-            question = scores.questions[scores.ids.index(problem)]
-            problems.setdefault(key, [question.problem or question.prompt, " | ".join(question.golds or ())])
+            asked = scores.problems[scores.ids.index(problem)]
+            problems.setdefault(key, [asked.problem or asked.prompt, " | ".join(asked.answer or ())])
             second, answer = row.get("correct_rllm_style"), row.get("answer")
             verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]
             head = [number, benchmarks.index(benchmark), key, index]

@@ -11,7 +11,7 @@ from redi.evaluation.files import GRADED, read_samples
 from redi.evaluation.reporting.figures import plot_pass_at_1
 from redi.evaluation.reporting.html_report import write_page
 from redi.evaluation.reporting.scores import GradedFolder, check_comparable, name_folders, read_graded
-from redi.evaluation.reporting.summary import summarize
+from redi.evaluation.reporting.statistics import summarize
 from redi.evaluation.reporting.tables import latex, markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text

@@ -4,11 +4,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from redi.evaluation.benchmarks import KNOWN, SECOND_GOLDS, read_asked
+from redi.evaluation.benchmarks import KNOWN, SECOND_GOLDS, Problem, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_samples, read_sampling, texts_of
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint
@@ -18,14 +18,6 @@ FIELDS = ("finish_reason", "num_tokens", "correct", "status")
 PROTOCOL = ("protocol", "n", "limit", "temperature", "top_p", "max_tokens", "prompt", "force_think", "chat_template")
 PROTOCOL += ("backend", "dtype", "seed")
 MAY_DIFFER = ("protocol", "n", "limit", "chat_template", "backend", "dtype", "seed")  # samples are compared themselves
-
-
-class Question(NamedTuple):
-    """What was asked, and the answers it was graded by; empty or None where the folder does not say."""
-
-    problem: str
-    golds: tuple[str, ...] | None
-    prompt: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Scores:
     no_answer: np.ndarray  # (P, n), includes no_think_end
     num_timeouts: int
     num_errors: int
-    questions: tuple[Question, ...] = ()  # (P)
+    problems: tuple[Problem, ...] = ()  # (P); text empty, answers None where the folder does not say
 
 
 @dataclass(frozen=True)
@@ -95,13 +87,14 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
         raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
     config = read_sampling(folder)
     asked = read_asked(folder / BENCHMARK)
-    questions: dict[str, dict[str, Question]] = defaultdict(dict)
+    problems: dict[str, dict[str, Problem]] = defaultdict(dict)
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for (benchmark, problem, index), row in read_samples(file, FIELDS):
-        if problem not in questions[benchmark]:
+        if problem not in problems[benchmark]:
             known = (asked.get(benchmark) or asked.get(SECOND_GOLDS.get(benchmark), {})).get(problem)
-            golds = tuple(texts_of(row["gold"])) if "gold" in row else None
-            questions[benchmark][problem] = Question(known.problem if known else "", golds, row.get("prompt", ""))
+            golds = texts_of(row["gold"]) if "gold" in row else None
+            text = known.problem if known else ""
+            problems[benchmark][problem] = Problem(problem, text, golds, row.get("prompt", ""))
         waits = row["response"].count("Wait") if "response" in row else None
         cell = {key: row.get(key) for key in (*FIELDS, "correct_rllm_style")} | {"num_waits": waits}
         cells[benchmark][problem, index] = cell
@@ -110,16 +103,16 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     if found != expected:
         raise UsageError(f"{file} has {found} rows of {expected}: it was cut; grade the folder again")
     for benchmark, problem in ((name, each) for name in asked for each in asked[name]):
-        if problem not in questions[benchmark]:
+        if problem not in problems[benchmark]:
             raise UsageError(f"{file}: no samples of {benchmark} '{problem}'; finish generate, then grade again")
     protocol = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
     order = [name for name in KNOWN if name in cells] + sorted(cells.keys() - KNOWN)
-    scores = {each: _scores(cells[each], questions[each], f"{file}, {each}") for each in order}
+    scores = {each: _scores(cells[each], problems[each], f"{file}, {each}") for each in order}
     return GradedFolder(name, folder, protocol, scores, config.get("chat_template_sha256"), grading)
 
 
-def _scores(cells: dict[tuple[str, int], dict[str, Any]], questions: dict[str, Question], where: str) -> Scores:
-    ids, num_samples = sorted(questions), len({index for _, index in cells})
+def _scores(cells: dict[tuple[str, int], dict[str, Any]], problems: dict[str, Problem], where: str) -> Scores:
+    ids, num_samples = sorted(problems), len({index for _, index in cells})
     for name, index in product(ids, range(num_samples)):
         if (name, index) not in cells:
             raise UsageError(f"{where}: sample {index} of '{name}' is missing; finish generate, then grade again")
@@ -141,7 +134,7 @@ def _scores(cells: dict[tuple[str, int], dict[str, Any]], questions: dict[str, Q
         no_answer=np.isin(status, ("no_answer", "no_think_end")),
         num_timeouts=int((status == "timeout").sum()),
         num_errors=int((status == "error").sum()),
-        questions=tuple(questions[name] for name in ids),
+        problems=tuple(problems[name] for name in ids),
     )
 
 
@@ -174,8 +167,8 @@ def check_same_problems(first: GradedFolder, other: GradedFolder) -> None:
         what = f"{first.name} and {other.name} have different problems in {benchmark}"
         if ours.ids != theirs.ids:
             raise UsageError(f"{what}, such as '{min(set(ours.ids) ^ set(theirs.ids))}'")
-        for name, one, two in zip(ours.ids, ours.questions, theirs.questions, strict=False):
-            same_golds = None in (one.golds, two.golds) or one.golds == two.golds
+        for name, one, two in zip(ours.ids, ours.problems, theirs.problems, strict=False):
+            same_golds = None in (one.answer, two.answer) or one.answer == two.answer
             if not same_golds or not _same_text(one, two, first.template == other.template):
                 raise UsageError(
                     f"{what}: the {'text' if same_golds else 'reference answer'} of '{name}' differs, so their "
@@ -183,8 +176,8 @@ def check_same_problems(first: GradedFolder, other: GradedFolder) -> None:
                 )
 
 
-def _same_text(one: Question, two: Question, same_template: bool) -> bool:
-    """Whether two questions are the same text, as far as it is known."""
+def _same_text(one: Problem, two: Problem, same_template: bool) -> bool:
+    """Whether two problems are the same text, as far as it is known."""
     if one.problem and two.problem:
         return one.problem == two.problem
     if not (one.problem or two.problem):  # the prompts of different templates differ

@@ -2,21 +2,15 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from redi.runs.markdown import grid
 
+Table = tuple[list[str], list[list[str]]]  # header and rows, formatted
 PLUS_MINUS, MINUS = "\N{PLUS-MINUS SIGN}", "\N{MINUS SIGN}"
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", PLUS_MINUS: r"$\pm$", MINUS: "$-$"}
 _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
-
-
-class Table(NamedTuple):
-    """A table's cells, formatted."""
-
-    header: list[str]
-    rows: list[list[str]]
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -34,8 +28,8 @@ def latex(summary: dict[str, Any]) -> str:
 
 
 def _tabular(table: Table) -> str:
-    header, *rows = (" & ".join(map(escape, row)) + r" \\" for row in (table.header, *table.rows))
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}"
+    header, *rows = (" & ".join(map(escape, row)) + r" \\" for row in (table[0], *table[1]))
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
     return "\n".join([begin, r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -59,7 +53,7 @@ def _overview(summary: dict[str, Any], benchmarks: list[str]) -> Table:
         cells = [_with_error(row["benchmarks"][name]) for name in benchmarks]
         differences = [_difference(row["average_differences"].get(baseline)) for baseline in summary["baselines"]]
         rows.append([row["name"], *cells, _with_error(row["average"]), *differences])
-    return Table(header, rows)
+    return header, rows
 
 
 def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
@@ -87,7 +81,7 @@ def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
         [row["name"], *(show(cell) for show in columns.values())]
         for row, cell in zip(summary["rows"], cells, strict=True)
     ]
-    return Table([f"{name} ({cells[0]['num_problems']})", *columns], rows)
+    return [f"{name} ({cells[0]['num_problems']})", *columns], rows
 
 
 def _percent(share: float) -> str:

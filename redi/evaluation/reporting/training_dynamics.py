@@ -9,7 +9,7 @@ from pathlib import Path
 from redi.evaluation.files import GRADED
 from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, plot_panels
 from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
-from redi.evaluation.reporting.summary import summarize_scores
+from redi.evaluation.reporting.statistics import summarize_scores
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import parse_line
