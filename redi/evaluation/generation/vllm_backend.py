@@ -9,9 +9,9 @@ numbers depends on what else is running, and two runs agree in distribution only
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from typing import NamedTuple
 
 import torch
 
@@ -39,17 +39,14 @@ def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
 def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
     """The CUDA_VISIBLE_DEVICES of each engine; empty strings if there are no GPUs. Refuses too few GPUs."""
     wanted = data_parallel_size * tensor_parallel_size
-    if 0 < len(devices) < wanted:
-        raise UsageError(
-            f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {tensor_parallel_size} needs "
-            f"{wanted} GPUs, and {len(devices)} are visible"
-        )
     size = tensor_parallel_size
+    if 0 < len(devices) < wanted:
+        product = f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {size}"
+        raise UsageError(f"{product} needs {wanted} GPUs, and {len(devices)} are visible")
     return [",".join(devices[first : first + size]) for first in range(0, wanted, size)]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What one engine samples. A batch is the missing samples of one prompt."""
 
     model: str
@@ -58,39 +55,33 @@ class Job:
     batches: list[tuple[int, Prompt, int]]  # number of the batch, its prompt, how many samples
     seed: int
 
-    def run(self) -> Iterator[Answers]:
-        """Samples all batches, and yields each when its last sample ends."""
-        from vllm import LLM, SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
 
-        engine = LLM(
-            model=self.model,
-            seed=self.seed,
-            dtype=self.options.dtype,
-            max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in self.batches),
-            tensor_parallel_size=self.options.tensor_parallel_size,
-            generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
-            enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
-        ).llm_engine
-        copies = {}
-        for number, prompt, num_samples in self.batches:
-            copies[str(number)] = num_samples if self.options.temperature == 0 else 1
-            parameters = SamplingParams(
-                n=num_samples // copies[str(number)],  # vLLM samples a greedy answer only once
-                temperature=self.options.temperature,
-                top_p=self.options.top_p,
-                top_k=-1,
-                max_tokens=prompt.max_tokens,
-                stop_token_ids=list(self.stop_token_ids),
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                answers = sorted(output.outputs, key=lambda answer: answer.index)
-                token_ids = [list(answer.token_ids) for answer in answers]
-                yield int(output.request_id), token_ids * copies[output.request_id]
+def run(job: Job) -> Iterator[Answers]:
+    """Samples all batches of a job, and yields each when its last sample ends."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.sampling_params import RequestOutputKind
+
+    engine = LLM(
+        model=job.model,
+        seed=job.seed,
+        dtype=job.options.dtype,
+        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in job.batches),
+        tensor_parallel_size=job.options.tensor_parallel_size,
+        generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
+        enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
+    ).llm_engine
+    sampling = {"temperature": job.options.temperature, "top_p": job.options.top_p, "top_k": -1}
+    sampling |= {"stop_token_ids": list(job.stop_token_ids), "detokenize": False}
+    greedy = job.options.temperature == 0  # vLLM samples a greedy answer only once
+    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in job.batches}
+    for number, prompt, num_samples in job.batches:
+        amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
+        parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
+        engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            answers = sorted(output.outputs, key=lambda answer: answer.index)
+            yield int(output.request_id), [list(each.token_ids) for each in answers] * copies[output.request_id]
 
 
 def sample(
@@ -106,7 +97,7 @@ def sample(
         seed = seed_of([request for _, batch in share for request in batch]) % 2**31  # numpy's seeds have 32 bits
         numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
         jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
-    for number, answers in jobs[0].run() if len(jobs) == 1 else run_all(jobs, groups):
+    for number, answers in run(jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
         yield batches[number], model.decode(answers)
 
 
@@ -132,22 +123,18 @@ def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
                 except EOFError:  # the engine has ended
                     process = running.pop(answers)
                     process.join()
-                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
+                    if process.exitcode:
+                        number = list(engines).index(answers) + 1
+                        what = f"engine {number} ended with exit code {process.exitcode} for the reason printed above"
+                        kept = "what was sampled is kept, and the same command resumes"
+                        raise UsageError(f"--data-parallel-size {len(engines)}: {what}; {kept}") from None
     finally:
         for process in engines.values():
             process.terminate()
             process.join()
 
 
-def _check(exitcode: int, number: int, num_engines: int) -> None:
-    if exitcode:
-        raise UsageError(
-            f"--data-parallel-size {num_engines}: engine {number} ended with exit code {exitcode} for the reason "
-            "printed above; what was sampled is kept, and the same command resumes"
-        )
-
-
 def _run_in_process(job: Job, answers: Connection) -> None:
     with suppress(BrokenPipeError):  # the parent was killed, and nobody stores the rest
-        for answer in job.run():
+        for answer in run(job):
             answers.send(answer)

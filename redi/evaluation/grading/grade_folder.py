@@ -52,9 +52,8 @@ def grade_folder(
     started, path = time.time(), folder / GENERATIONS
     names = {benchmark for (benchmark, *_), _ in read_samples(path, ("response",))}  # checks every row
     second_golds = list(dict.fromkeys(second_golds))
-    for name in second_golds:
-        if SECOND_GOLDS[name] not in names:
-            raise UsageError(f"--second-golds {name}: {folder} has no answers to {SECOND_GOLDS[name]}")
+    if without := [name for name in second_golds if SECOND_GOLDS[name] not in names]:
+        raise UsageError(f"--second-golds {without[0]}: {folder} has no answers to {SECOND_GOLDS[without[0]]}")
     if (folder / BENCHMARK).is_file() and not benchmarks:
         problems = read_asked(folder / BENCHMARK, golds=True)
     else:
@@ -72,19 +71,18 @@ def grade_folder(
         num_closed += closed
     grades = grade_many(parts, golds, workers)
     counts, endless = _write_graded(folder, second_golds, golds, grades)
-    manifest = (read_manifest(folder) or {}) | {
-        "grading": {
-            "second_golds": second_golds,
-            "whole_responses": whole_responses,
-            "thoughts_closed_by_prompt": num_closed,
-            "generations_sha256": fingerprint(path),
-            "counts": counts,
-            "git_revision": git_revision(),
-            "packages": {"math-verify": version("math-verify"), "sympy": version("sympy")},
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "wall_seconds": round(time.time() - started, 1),
-        }
+    grading = {
+        "second_golds": second_golds,
+        "whole_responses": whole_responses,
+        "thoughts_closed_by_prompt": num_closed,
+        "generations_sha256": fingerprint(path),
+        "counts": counts,
+        "git_revision": git_revision(),
+        "packages": {name: version(name) for name in ("math-verify", "sympy")},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "wall_seconds": round(time.time() - started, 1),
     }
+    manifest = (read_manifest(folder) or {}) | {"grading": grading}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     print(grid(["benchmark", *COLUMNS], [[name, *count.values()] for name, count in counts.items()]))
     _explain(endless, len(grades), num_closed, whole_responses)

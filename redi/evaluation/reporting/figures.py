@@ -26,26 +26,11 @@ TEXT, GRID = "#000001", "#000002"
 LINES = [f"#0000{number}0" for number in range(1, 8)]
 _PAGE_STYLE = {"'DejaVu Sans'": "inherit", TEXT: "var(--soft)", GRID: "var(--line)"}
 _PAGE_STYLE |= {color: f"var(--c{number})" for number, color in enumerate(LINES)}
-_RC = {
-    "axes.autolimit_mode": "round_numbers",
-    "axes.axisbelow": True,
-    "axes.edgecolor": "none",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": TEXT,
-    "axes.xmargin": 0,
-    "axes.ymargin": 0,
-    "font.family": "DejaVu Sans",
-    "font.size": 8.25,
-    "grid.color": GRID,
-    "grid.linewidth": 0.75,
-    "svg.fonttype": "none",  # text stays text
-    "xtick.color": TEXT,
-    "xtick.major.pad": 6,
-    "xtick.major.size": 0,
-    "ytick.color": TEXT,
-    "ytick.major.size": 0,
-}
+_RC = {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.edgecolor": "none"}
+_RC |= {"axes.autolimit_mode": "round_numbers", "axes.xmargin": 0, "axes.ymargin": 0, "xtick.major.pad": 6}
+_RC |= {"grid.color": GRID, "grid.linewidth": 0.75, "xtick.major.size": 0, "ytick.major.size": 0}
+_RC |= {"font.family": "DejaVu Sans", "font.size": 8.25, "svg.fonttype": "none"}  # text stays text
+_RC |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), TEXT)
 
 
 def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
