@@ -90,11 +90,7 @@ def find_models(target: str, output_dir: str | None = None) -> list[str]:
 
 def usual_protocol(model: str, every_checkpoint: bool) -> str:
     """The protocol of a model if none is given, which adds nothing to the names of folders."""
-    return "paper_intermediate" if every_checkpoint or _is_checkpoint(Path(model)) else "paper_final"
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return path.name.startswith("checkpoint-")
+    return "paper_intermediate" if every_checkpoint or Path(model).name.startswith("checkpoint-") else "paper_final"
 
 
 def folder_suffix(options: argparse.Namespace) -> str:
@@ -112,7 +108,7 @@ def answers_folder(model: str, suffix: str, root: Path | None = None, from_recip
     """Where the answers of a model go; `root` gets evaluation/ and report/, wherever the model lies."""
     path = Path(model)
     run, name = path, path.name
-    if _is_checkpoint(path):
+    if name.startswith("checkpoint-"):
         run, name = path.parent, f"{path.parent.name}_{path.name}"
     if not path.is_dir():
         name = model.replace("/", "_")

@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from redi.evaluation.benchmarks import Benchmark
 from redi.evaluation.files import read_samples, read_sampling
-from redi.evaluation.generation.model import Sample, SamplingModel, load_model
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, make_prompts, make_requests
+from redi.evaluation.generation.requests import Request, Sample, SamplingModel, load_model, make_prompts, make_requests
 from redi.evaluation.generation.sample_store import SampleStore, shard_folder
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import fingerprint, signals_raise

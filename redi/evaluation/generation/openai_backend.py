@@ -9,17 +9,16 @@ any such server understands; the server's template renders the prompt.
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import openai
 
-from redi.evaluation.generation.model import Sample, SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, seed_of
-from redi.runs.errors import UsageError
+from redi.evaluation.generation.requests import Request, Sample, SamplingModel, seed_of
+from redi.runs.errors import UsageError, usage_errors
 
 CONCURRENCY = 64
 MAX_RETRIES = 8  # the client waits 0.5, 1, 2, 4, 8, 8, ... seconds, or as long as the server says
@@ -30,9 +29,8 @@ def with_defaults(options: SamplingOptions) -> SamplingOptions:
     """Fills in the options of this back end that were not given."""
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
-        raise UsageError(
-            "--backend openai needs --base-url (or OPENAI_BASE_URL), such as http://localhost:8000/v1 of `vllm serve`"
-        )
+        example = "such as http://localhost:8000/v1 of `vllm serve`"
+        raise UsageError(f"--backend openai needs --base-url (or OPENAI_BASE_URL), {example}")
     api, concurrency = options.api or "completions", options.concurrency or CONCURRENCY
     return replace(options, base_url=base_url.rstrip("/"), api=api, concurrency=concurrency)
 
@@ -129,15 +127,16 @@ def _only_choice(answer: Any) -> tuple[Any, int]:
     return answer.choices[0], answer.usage.completion_tokens
 
 
-@contextmanager
-def _plain_errors(base_url: str) -> Iterator[None]:
-    try:
-        yield
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise UsageError(f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})") from error
-    except openai.APIConnectionError as error:
-        what = f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url"
-        raise UsageError(f"{what} correct? What was sampled is kept.") from error
-    except openai.APIStatusError as error:
+def _plain_errors(base_url: str) -> AbstractContextManager:
+    """Turns the client's errors into `UsageError`s."""
+
+    def message(error: Exception) -> str:
+        if isinstance(error, openai.APIConnectionError):
+            what = f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url"
+            return f"{what} correct? What was sampled is kept."
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})"
         kept = "what was sampled is kept, and the same command resumes"
-        raise UsageError(f"{base_url} refuses a request ({error.message}); {kept}") from error
+        return f"{base_url} refuses a request ({error.message}); {kept}"
+
+    return usage_errors(message, openai.APIConnectionError, openai.APIStatusError)

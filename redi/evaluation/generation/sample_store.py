@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 from redi.evaluation import files
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
-from redi.evaluation.generation.model import Sample
-from redi.evaluation.generation.requests import Prompt, Request
+from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import line, parse_line
@@ -93,9 +92,8 @@ class SampleStore:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(
-                f"--output {self.folder}: another process is sampling into it; give each its part with --shard"
-            ) from None
+            what = "another process is sampling into it; give each its part with --shard"
+            raise UsageError(f"--output {self.folder}: {what}") from None
         except OSError:
             pass  # a file system without locks
         return stream
@@ -128,10 +126,8 @@ class SampleStore:
     def _request(self, row: dict[str, Any], where: str) -> Request:
         prompt, name = self._prompts.get((row["benchmark"], str(row["id"]))), f"{row['benchmark']} '{row['id']}'"
         if prompt is None:
-            raise UsageError(
-                f"{where}: a sample of {name}, which is no longer in the benchmark; put the problem back, or choose "
-                "another folder with --output"
-            )
+            remedy = "put the problem back, or choose another folder with --output"
+            raise UsageError(f"{where}: a sample of {name}, which is no longer in the benchmark; {remedy}")
         if prompt.key != row["key"]:
             raise UsageError(f"{where}: {name} was sampled from another prompt; {_remedy(self.folder)}")
         return Request(prompt, row["sample_idx"])
@@ -148,10 +144,9 @@ class SampleStore:
             limits = num_problems, self._limit or num_problems
             for what, before, now in (("n", begun.get(name, n), n), ("limit", *limits)):
                 if before > now:
-                    raise UsageError(
-                        f"--output {self.folder} was begun with {what} {before} for {name}, now it is {now}; ask for "
-                        "at least as many, or choose another folder with --output"
-                    )
+                    remedy = "ask for at least as many, or choose another folder with --output"
+                    begun_with = f"{what} {before} for {name}, now it is {now}"
+                    raise UsageError(f"--output {self.folder} was begun with {begun_with}; {remedy}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stream = self._stream or self._open()
         write_text(self.folder / BENCHMARK, self._problems())
@@ -193,8 +188,7 @@ class SampleStore:
         os.fsync(self._stream.fileno())
 
     def _shards(self) -> list[Path]:
-        found = self.folder.iterdir() if self.folder.is_dir() else []
-        return sorted(path for path in found if _is_shard(path) and sampling_file(path) is not None)
+        return sorted(path for path in self.folder.glob("*") if _is_shard(path) and sampling_file(path) is not None)
 
     def gather(self) -> None:
         """Copies the samples of finished and unfinished shards that are not here yet."""
@@ -222,10 +216,8 @@ def _is_shard(path: Path) -> bool:
 def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     for key, value in config.items():
         if key not in _NOT_COMPARED and begun.get(key) != value:
-            raise UsageError(
-                f"--output {folder} was begun with {key} {json.dumps(begun.get(key))}, now it is {json.dumps(value)}; "
-                f"{_remedy(folder)}"
-            )
+            before, now = json.dumps(begun.get(key)), json.dumps(value)
+            raise UsageError(f"--output {folder} was begun with {key} {before}, now it is {now}; {_remedy(folder)}")
 
 
 def _remedy(folder: Path) -> str:

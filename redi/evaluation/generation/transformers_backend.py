@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from redi.evaluation.generation.model import Sample, SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, seed_of
+from redi.evaluation.generation.requests import Request, Sample, SamplingModel, seed_of
 from redi.runs.model_folder import attention_of
 
 TINY = 20_000_000  # parameters; up to this size one thread is as fast as several, and does not wait for busy cores
@@ -61,10 +60,8 @@ def generate_tokens(
     Args:
         model: a causal language model.
         prompts: (B) token ids; padded on the left here, with a mask from their lengths, since pad may be eos.
-        stop_ids: tokens that end an answer.
-        max_tokens: (B) most new tokens of each answer.
-        temperature: 0 is greedy.
-        top_p: nucleus; 1 is all tokens.
+        stop_ids: tokens that end an answer; `max_tokens`, (B), are the most new tokens of each.
+        temperature: 0 is greedy; `top_p` is the nucleus, 1 all tokens.
         seeds: (B) of each answer's random numbers.
     """
     width = max(map(len, prompts))

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from redi.evaluation.generation.model import Sample, SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Prompt, Request, group_by_prompt, seed_of
+from redi.evaluation.generation.requests import Prompt, Request, Sample, SamplingModel, group_by_prompt, seed_of
 from redi.runs.errors import UsageError
 
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples

@@ -14,7 +14,7 @@ from typing import Any
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, Problem, load_benchmarks, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_samples
-from redi.evaluation.grading.answer import THINK_END, graded_part
+from redi.evaluation.grading.answer import THINK_END
 from redi.evaluation.grading.verdict import STATUSES, Grade, grade_many
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
@@ -65,8 +65,8 @@ def grade_folder(
         if problem is None:
             raise UsageError(f"{path}: no reference answer for {row['benchmark']} '{row['id']}'")
         closed = closes_thought(row.get("prompt", ""), problem.problem)
-        whole = (whole_responses or closed) and THINK_END not in row["response"]
-        parts.append(THINK_END + row["response"] if whole else graded_part(row["response"]))
+        thought, end, final = row["response"].partition(THINK_END)
+        parts.append(THINK_END + thought if not end and (whole_responses or closed) else end + final)
         golds.append(problem.answer)
         num_closed += closed
     grades = grade_many(parts, golds, workers)

@@ -28,12 +28,9 @@ def report(
 ) -> None:
     """Writes the tables, the plot and the page of the graded folders `inputs` to `output`, and prints the tables.
 
-    Args:
-        inputs: graded folders, one row each, or NAME=DIR. Benchmarks that only some of them have are left out.
-        output: gets the files and a manifest.
-        baselines: folders, or names of rows, to compute differences to; by default the first of several inputs.
-        max_responses: most responses to include in `report.html`.
-        show_disagreements: also print every answer on which the two verdicts differ.
+    An input, a folder or NAME=DIR, is one row; benchmarks that only some of them have are left out. Differences are to
+    the rows that `baselines` name, by folder or row, or to the first of several. `report.html` gets at most
+    `max_responses`. `show_disagreements` also prints every answer on which the two verdicts differ.
     """
     started = time.time()
     paths = _with_baselines([str(each) for each in inputs], baselines)
@@ -96,8 +93,8 @@ def disagreements(folders: list[GradedFolder]) -> str:
     if not found:
         return "The two verdicts agree on every answer."
     rows = [
-        [name, benchmark, problem, _short(gold), _short(answer), "correct" if correct else "wrong", count]
-        for (name, benchmark, problem, gold, answer, correct), count in found.items()
+        [*where, _short(gold), _short(answer), "correct" if correct else "wrong", count]
+        for (*where, gold, answer, correct), count in found.items()
     ]
     return grid(["model", "benchmark", "id", "gold", "answer", "verdict, rllm style differs", "times"], rows)
 

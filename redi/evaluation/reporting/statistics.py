@@ -54,14 +54,16 @@ def interval(correct: np.ndarray) -> tuple[float, float]:
     return limits(draw_differences(correct, np.zeros_like(correct)))
 
 
-def paired_difference(ours: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
+def paired_difference(ours: list[np.ndarray], baseline: list[np.ndarray]) -> dict[str, float]:
     """The difference in pass@1 on the same problems, ours - baseline, and its 95 % bootstrap interval.
 
-    Args:
-        ours: (P, n).
-        baseline: (P, n), with the problems in the same order.
+    Both hold an array (P, n) for each benchmark, with the problems in the same order. The difference is that of the
+    benchmarks' averages; each benchmark has independent draws.
     """
-    return float(ours.mean() - baseline.mean()), *limits(draw_differences(ours, baseline))
+    pairs = list(zip(ours, baseline, strict=True))
+    draws = np.mean([draw_differences(*pair, seed=seed) for seed, pair in enumerate(pairs)], axis=0)
+    low, high = limits(draws)
+    return {"mean": float(np.mean([one.mean() - other.mean() for one, other in pairs])), "low": low, "high": high}
 
 
 def limits(draws: np.ndarray) -> tuple[float, float]:
@@ -140,29 +142,19 @@ def _row(
     folder: GradedFolder, baselines: list[GradedFolder], benchmarks: list[str], averaged: list[str]
 ) -> dict[str, Any]:
     others = [baseline for baseline in baselines if baseline is not folder]
-    cells = {}
-    for name in benchmarks:
-        correct = folder.scores[name].correct
-        differences = {other.name: _named(paired_difference(correct, other.scores[name].correct)) for other in others}
-        cells[name] = summarize_scores(folder.scores[name]) | {"differences": differences}
+
+    def differences(names: list[str]) -> dict[str, dict[str, float]]:
+        arrays = {each.name: [each.scores[name].correct for name in names] for each in [folder, *others]}
+        return {other.name: paired_difference(arrays[folder.name], arrays[other.name]) for other in others}
+
+    cells = {name: summarize_scores(folder.scores[name]) | {"differences": differences([name])} for name in benchmarks}
     mean, sem = mean_of_benchmarks([(cells[name]["pass_at_1"], cells[name]["sem"]) for name in averaged])
     return {
         "name": folder.name,
         "average": {"pass_at_1": mean, "sem": sem},
-        "average_differences": {other.name: _average_difference(folder, other, averaged) for other in others},
+        "average_differences": differences(averaged),
         "benchmarks": cells,
     }
-
-
-def _named(difference: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), difference, strict=True))
-
-
-def _average_difference(folder: GradedFolder, other: GradedFolder, averaged: list[str]) -> dict[str, float]:
-    """The difference of the averages. Each benchmark has independent bootstrap draws."""
-    pairs = [(folder.scores[name].correct, other.scores[name].correct) for name in averaged]
-    draws = np.mean([draw_differences(*pair, seed=seed) for seed, pair in enumerate(pairs)], axis=0)
-    return _named((float(np.mean([ours.mean() - base.mean() for ours, base in pairs])), *limits(draws)))
 
 
 def summarize_scores(scores: Scores) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from redi.evaluation.files import GRADED
-from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, plot_panels
+from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, Points, plot_panels
 from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.statistics import summarize_scores
 from redi.runs.errors import UsageError
@@ -44,12 +44,11 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
     has_updates = all("update_norm" in log[-1] for log in logs.values())
     keys = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
     keys |= {"update_norm": "update norm"} if has_updates else {"grad_norm": "gradient norm, before clipping"}
-    return {
-        title: {  # alpha 0 logs no rejected LogPS
-            label: [(entry["step"], entry[key]) for entry in log if key in entry] for label, log in logs.items()
-        }
-        for key, title in keys.items()
-    }
+
+    def points(log: list[dict[str, float]], key: str) -> Points:
+        return [(entry["step"], entry[key]) for entry in log if key in entry]  # alpha 0 logs no rejected LogPS
+
+    return {title: {label: points(log, key) for label, log in logs.items()} for key, title in keys.items()}
 
 
 def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None = None) -> Panels:
