@@ -196,19 +196,15 @@ def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[
     """
     if len(rows) != source.num_rows:
         raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")
-    missing = {source.problem, source.answer, source.id or source.problem} - rows[0].keys()
-    if missing:
-        raise UsageError(
-            f"--benchmark {name}: {source.dataset} has no column '{min(missing)}'; it has {', '.join(rows[0])}"
-        )
-    return [
-        {
-            "id": f"{name}/{row[source.id] if source.id else number}",
-            "problem": row[source.problem],
-            "answer": _text(row[source.answer]),
-        }
-        for number, row in enumerate(rows)
-    ]
+    if missing := {source.problem, source.answer, source.id or source.problem} - rows[0].keys():
+        columns = f"no column '{min(missing)}'; it has {', '.join(rows[0])}"
+        raise UsageError(f"--benchmark {name}: {source.dataset} has {columns}")
+    converted = []
+    for number, row in enumerate(rows):
+        name_in_row = row[source.id] if source.id else number
+        texts = {"problem": row[source.problem], "answer": _text(row[source.answer])}
+        converted.append({"id": f"{name}/{name_in_row}"} | texts)
+    return converted
 
 
 def _text(answer: Any) -> str:

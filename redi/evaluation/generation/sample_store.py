@@ -13,9 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from redi.evaluation import files
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
-from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
+from redi.evaluation.files import (
+    BENCHMARK,
+    GENERATIONS,
+    GRADED,
+    SAMPLING,
+    check,
+    read_sampling,
+    repeated,
+    sample_key,
+    sampling_file,
+)
 from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
@@ -45,8 +54,7 @@ class SampleStore:
             config: this run's sampling options; `sampling.json` gets them, with the benchmarks of earlier runs. `n`
                 is null there if it differs by benchmark. `limit` is how many problems of each benchmark are asked;
                 those that an earlier run asked stay asked.
-            benchmarks: what is asked.
-            prompts: of all problems of the benchmarks.
+            benchmarks: what is asked; `prompts` are those of all their problems.
         """
         self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
         self._begun = read_sampling(folder)
@@ -116,10 +124,10 @@ class SampleStore:
                     continue
                 where = f"{path}, line {number}"
                 row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
-                files.check(row, where)
-                key = files.sample_key(row)
+                check(row, where)
+                key = sample_key(row)
                 if seen.setdefault(key, number) != number:
-                    raise UsageError(f"{where}: {files.repeated(key, seen[key])}")
+                    raise UsageError(f"{where}: {repeated(key, seen[key])}")
                 if row["benchmark"] in self._asked:
                     yield self._request(row, where), text
 

@@ -107,16 +107,10 @@ def draw(seeds: list[int], block: int) -> torch.Tensor:
 
 
 def choose(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
-    """Chooses one token a row from the nucleus of probability `top_p`, or the most likely one at temperature 0.
+    """Chooses one token a row, (B,), from `logits`, (B, V): from the nucleus, or the most likely at temperature 0.
 
-    Args:
-        logits: (B, V).
-        temperature: divides the logits.
-        top_p: the most likely tokens are kept as long as those before them hold less than this.
-        uniform: (B, 1) random numbers in [0, 1), each a position in its row's nucleus.
-
-    Returns:
-        (B,) token ids.
+    The nucleus are the most likely tokens, as long as those before them hold less than `top_p`. `uniform`, (B, 1), are
+    random numbers in [0, 1), each a position in its row's nucleus.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)

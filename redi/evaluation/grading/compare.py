@@ -42,15 +42,9 @@ _PERCENT = read_unit("percent").powers
 
 
 def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> Verdict:
-    """Whether two answers are equal.
+    """Whether a reference answer, in LaTeX with or without dollar signs, equals the content of a model's box.
 
-    Args:
-        gold: the reference answer, in LaTeX, with or without dollar signs.
-        answer: the content of the model's box.
-        symbolic: decides the expressions (gold, answer) that text and numbers cannot.
-
-    Returns:
-        True or False; None if undecided, which never happens with `symbolic`.
+    `symbolic` decides the expressions (gold, answer) that text and numbers cannot. Without it, None is undecided.
     """
     gold, answer = gold.strip(), answer.strip()
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS or not answer:

@@ -71,11 +71,10 @@ def _take(idle: list[Worker]) -> Worker:
 
 
 def symbolic_verdict(comparison: Comparison) -> dict:
-    """Asks a worker for the verdict of a comparison. Safe in threads and in forked children.
+    """A worker's verdict, `correct`, and `status` ("timeout" or "error") if there is none.
 
-    Returns:
-        `correct`, and `status` ("timeout" or "error") if there is no verdict. It takes no longer than `LIMITS`, plus
-        1 to 2 s if a worker must be started: at first, and after one was killed.
+    Safe in threads and in forked children. It takes no longer than `LIMITS`, plus 1 to 2 s if a worker is started:
+    at first, and after one was killed.
     """
     idle = _idle[os.getpid()]
     worker = _take(idle)

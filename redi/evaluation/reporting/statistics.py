@@ -76,10 +76,7 @@ def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS,
     """Two-level bootstrap draws of the difference in pass@1.
 
     Problems are drawn with replacement, then sample indices within each problem. Both models get the same draws, so
-    equal inputs never differ.
-
-    Returns:
-        (draws,) differences ours - baseline.
+    equal inputs never differ. Returns the differences ours - baseline, (draws,).
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"{ours.shape} problems and samples against {baseline.shape}")
