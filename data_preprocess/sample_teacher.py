@@ -12,7 +12,7 @@ from pathlib import Path
 
 from redi.data.reading.rows import open_rows
 from redi.data.teacher_traces import read_problems, refuse_other_output, write_traces
-from redi.evaluation.generation.options import add_engine_options, add_protocol_options, parse_shard, sampling_options
+from redi.evaluation.generation.options import add_sampling_options, sampling_options
 from redi.runs.dataset_options import rows_parser
 from redi.runs.errors import entry_point
 from redi.runs.files import check_output
@@ -23,21 +23,19 @@ def main(argv: list[str]) -> None:
     parser = rows_parser(__doc__.splitlines()[0], "folder for the corpus with the traces added")
     parser.add_argument("--model", required=True, metavar="PATH", help="the teacher: folder or Hub id")
     parser.add_argument("--samples", type=Path, metavar="DIR", help="where samples are kept; DIR.samples by default")
-    add_protocol_options(parser)
-    add_engine_options(parser)
+    add_sampling_options(parser)
     parser.set_defaults(n=4, prompt="bare")
     options = parser.parse_args(argv)
     samples = options.samples or options.output.with_name(f"{options.output.name}.samples")
     sampling = sampling_options(options)
-    shard = parse_shard(options.shard)
     check_output(options.output, [options.source, options.model, samples])
     if not options.overwrite:
         refuse_other_output(options.output, samples)
     problems = read_problems(open_rows(options.source))
     from redi.evaluation.generation.generate import generate  # imports torch
 
-    generate(options.model, [problems], samples, sampling, shard)
-    if shard is None:
+    generate(options.model, [problems], samples, sampling)
+    if sampling.shard is None:
         config = {"model": options.model} | {k: v for k, v in asdict(sampling).items() if v is not None}
         print(write_traces(options.source, samples, options.output, config))
 

@@ -35,7 +35,7 @@ def small_protocols(tmp_path, monkeypatch) -> None:
     benchmark = write_benchmark(tmp_path / "small.jsonl")
     (folder / "paper_final.yaml").write_text(f"benchmark: [{benchmark}]\n{SMALL}")
     (folder / "paper_intermediate.yaml").write_text(f"benchmark: [{benchmark}]\n{SMALL}".replace("n: 2", "n: 1"))
-    monkeypatch.setattr("redi.evaluation.generation.protocols.PROTOCOL_FOLDER", folder)
+    monkeypatch.setattr("redi.evaluation.generation.options.PROTOCOL_FOLDER", folder)
     monkeypatch.chdir(tmp_path)
 
 
@@ -292,7 +292,7 @@ def test_a_run_without_a_complete_checkpoint_is_refused(small_protocols, tmp_pat
 @pytest.fixture
 def child_arguments(tiny_model, tmp_path) -> tuple:
     """Of a run that takes minutes."""
-    options = SamplingOptions("transformers", 400, 0.6, 0.95, 400, "bare", batch_size=2)
+    options = SamplingOptions(400, max_tokens=400, prompt="bare", backend="transformers", batch_size=2)
     return (
         str(tiny_model),
         load_benchmarks([str(write_benchmark(tmp_path / "small.jsonl"))]),
