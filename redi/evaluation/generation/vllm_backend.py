@@ -116,21 +116,30 @@ def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
     try:
         running = dict(engines)
         while running:
-            for answers in wait(running):
+            wait([*running, *(process.sentinel for process in running.values())])
+            for answers, process in list(running.items()):
+                ended = process.exitcode is not None  # before the look into its pipe, which may hold its last answers
                 try:
-                    yield answers.recv()
-                except EOFError:  # the engine has ended
-                    process = running.pop(answers)
+                    if answers.poll():
+                        yield answers.recv()
+                        continue
+                except EOFError:  # it has closed the pipe and is about to end
                     process.join()
-                    if process.exitcode:
-                        number = list(engines).index(answers) + 1
-                        what = f"engine {number} ended with exit code {process.exitcode} for the reason printed above"
-                        kept = "what was sampled is kept, and the same command resumes"
-                        raise UsageError(f"--data-parallel-size {len(engines)}: {what}; {kept}") from None
+                    ended = True
+                if ended:
+                    del running[answers]
+                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
     finally:
         for process in engines.values():
             process.terminate()
             process.join()
+
+
+def _check(exitcode: int, number: int, num_engines: int) -> None:
+    if exitcode:
+        what = f"engine {number} ended with exit code {exitcode} for the reason printed above"
+        kept = "what was sampled is kept, and the same command resumes"
+        raise UsageError(f"--data-parallel-size {num_engines}: {what}; {kept}")
 
 
 def _run_in_process(job: Job, answers: Connection) -> None:
