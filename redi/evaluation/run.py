@@ -23,6 +23,7 @@ from redi.evaluation.generation.options import SamplingOptions, option_name, par
 from redi.evaluation.generation.protocols import AMOUNT, changes, describe_protocol, protocol_file
 from redi.runs.cli import positive_float
 from redi.runs.errors import UsageError, usage_errors
+from redi.runs.lock import lock_owner
 from redi.runs.manifest import MANIFEST, read_manifest
 from redi.runs.recipe import read_config
 
@@ -161,16 +162,17 @@ def evaluate_checkpoints(
 ) -> None:
     """Samples and grades each complete checkpoint of a run, and reports all of them after each.
 
-    With `watch`, waits for further checkpoints until the run is finished.
+    With `watch`, waits for further checkpoints until the run is finished, or has stopped before its end.
     """
-    from redi.runs.checkpoints import complete_checkpoints
+    from redi.runs.checkpoints import STARTED, complete_checkpoints
 
     if not run.is_dir():
         raise UsageError(f"--every-checkpoint: {run} is not the folder of a run")
     seconds = _watch_seconds()
     done: dict[Path, Path] = {}  # checkpoint -> its answers
     while True:
-        finished = (run / MANIFEST).is_file()  # written last: no checkpoint appears after this look
+        # After this look no checkpoint appears: the manifest is written last, and a run holds its lock until it ends.
+        ended = (run / MANIFEST).is_file() or ((run / STARTED).is_file() and not lock_owner(run, inside=True))
         complete, incomplete = complete_checkpoints(run)
         new = [checkpoint for checkpoint in complete if checkpoint not in done]
         for checkpoint in new:
@@ -179,10 +181,12 @@ def evaluate_checkpoints(
             done[checkpoint] = folder
             if not evaluation.shard:
                 _report(f"{run.name}_checkpoints{suffix}", list(done.values()))
-        if not watch or (finished and not new):
+        if not watch or (ended and not new):
             break
         if not new:
             time.sleep(seconds)
+    if watch and not (run / MANIFEST).is_file():
+        print(f"note: the training of {run} stopped before its end", file=sys.stderr)
     if incomplete:
         print(f"note: skipped incomplete checkpoints: {', '.join(map(str, incomplete))}", file=sys.stderr)
     if not done:

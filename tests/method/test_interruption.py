@@ -157,12 +157,12 @@ def test_resuming_with_different_options_or_inputs_is_refused(long_run, model_pa
     start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
     (tmp_path / "out" / "started.json").write_text(json.dumps(start))
     (tmp_path / "out" / "manifest.json").unlink()  # as if killed
-    assert "holds checkpoints of a run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
-    assert "holds checkpoints of a run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
-    assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
+    assert "holds an unfinished run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
+    assert "holds an unfinished run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
+    assert "holds an unfinished run with per_device_train_batch_size=3, not 2" in refusal(
         "--per_device_train_batch_size", "2"
     )
-    assert f"holds checkpoints of a run from another model: {model} has changed" in refusal()
+    assert f"holds an unfinished run from another model: {model} has changed" in refusal()
     shutil.copy(Path(model_path) / "config.json", model)
     train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12
