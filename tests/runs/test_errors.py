@@ -24,7 +24,7 @@ def test_user_errors_are_one_line_and_exit_code_2(capsys):
 
 
 def test_what_checks_options_does_not_import_torch():
-    modules = ["errors", "cli", "files", "manifest", "hub", "jsonl", "markdown", "recipe", "launch"]
+    modules = ["errors", "cli", "files", "manifest", "lock", "jsonl", "markdown", "recipe", "launch"]
     code = f"import sys, {', '.join(f'redi.runs.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
