@@ -92,7 +92,7 @@ def test_checkpoints_before_the_explosion_are_kept(model_path, rows_file, tmp_pa
     assert [entry["step"] for entry in log_of(out)] == [1, 2, 3, 4]
 
 
-# --- secrets -----------------------------------------------------------------------------------------------------------
+# --- secrets --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config, trainer", [(REDIConfig, REDITrainer), (SFTConfig, PackedSFTTrainer)])
