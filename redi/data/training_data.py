@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.dataset
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id
@@ -23,8 +23,9 @@ def load_rows(name: str, split: str) -> Dataset:
     if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):
         raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
     kinds = (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError, AssertionError)
+    kinds += (DatasetGenerationError,)  # which says nothing: its cause does, such as a full disk
     where = f"dataset_name={name}, dataset_train_split={split}"
-    with usage_errors(lambda error: f"{where} cannot be loaded: {error}", *kinds):
+    with usage_errors(lambda error: f"{where} cannot be loaded: {error.__cause__ or error}", *kinds):
         if all(files.values()):
             paths = {part: list(map(str, found)) for part, found in files.items()}
             return load_dataset("parquet", data_files=paths, split=split)

@@ -21,6 +21,7 @@ from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
 from redi.evaluation.generation.options import AMOUNT, changes, option_name, protocol_file, sampling_options
 from redi.runs.cli import positive_float
 from redi.runs.errors import UsageError, usage_errors
+from redi.runs.lock import lock_owner
 from redi.runs.manifest import MANIFEST, read_manifest
 from redi.runs.recipe import read_config
 
@@ -138,9 +139,9 @@ def set_card(model: Path, table: Path, is_usual: bool) -> None:
 def evaluate_checkpoints(run: Path, evaluate: Callable[[str], Path], report_name: str | None, watch: bool) -> None:
     """Evaluates each complete checkpoint of a run, and reports all of them after each, if the report has a name.
 
-    With `watch`, waits for further checkpoints until the run is finished: WATCH_SECONDS, by default a minute.
+    With `watch`, waits for further checkpoints, WATCH_SECONDS (60) at a time, until the run is finished or has stopped.
     """
-    from redi.runs.checkpoints import complete_checkpoints
+    from redi.runs.checkpoints import STARTED, complete_checkpoints
 
     if not run.is_dir():
         raise UsageError(f"--every-checkpoint: {run} is not the folder of a run")
@@ -149,17 +150,20 @@ def evaluate_checkpoints(run: Path, evaluate: Callable[[str], Path], report_name
         seconds = positive_float(text)
     done: dict[Path, Path] = {}  # checkpoint -> its answers
     while True:
-        finished = (run / MANIFEST).is_file()  # written last: no checkpoint appears after this look
+        # After this look no checkpoint appears: the manifest is written last, and a run holds its lock until it ends.
+        ended = (run / MANIFEST).is_file() or ((run / STARTED).is_file() and not lock_owner(run, inside=True))
         complete, incomplete = complete_checkpoints(run)
         new = [checkpoint for checkpoint in complete if checkpoint not in done]
         for checkpoint in new:
             done[checkpoint] = evaluate(str(checkpoint))
             if report_name:
                 report(report_name, list(done.values()))
-        if not watch or (finished and not new):
+        if not watch or (ended and not new):
             break
         if not new:
             time.sleep(seconds)
+    if watch and not (run / MANIFEST).is_file():
+        print(f"note: the training of {run} stopped before its end", file=sys.stderr)
     if incomplete:
         print(f"note: skipped incomplete checkpoints: {', '.join(map(str, incomplete))}", file=sys.stderr)
     if not done:

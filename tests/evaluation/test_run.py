@@ -23,6 +23,7 @@ from redi.evaluation.run import find_models, usual_protocol
 from redi.runs.checkpoints import complete_checkpoints
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.lock import folder_lock
 
 SMALL = "n: 2\ntemperature: 0.6\ntop_p: 0.95\nmax_tokens: 4\nprompt: bare\n"
 
@@ -74,6 +75,38 @@ def test_watching_a_run_evaluates_complete_checkpoints_until_it_is_finished(
     assert table["protocol"]["protocol"] == "paper_intermediate"
     points = evaluated_panels({"a run": folder}, "small")["small pass@1 (%)"]["a run"]
     assert [step for step, _ in points] == [2, 10]
+
+
+@pytest.mark.parametrize("still_trains", [True, False])
+def test_watching_ends_with_a_training_that_stopped_before_its_end(
+    small_protocols, tiny_model, tmp_path, monkeypatch, capsys, still_trains
+):
+    """The collapse guard, a crash and kill -9 leave no manifest; only a run that is alive holds its lock."""
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_model, folder / "checkpoint-2")
+    (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    (folder / "started.json").write_text("{}")
+    monkeypatch.setenv("WATCH_SECONDS", "0.2")
+    first = tmp_path / "evaluation" / "run_checkpoint-2"
+
+    def train():
+        with folder_lock(folder, inside=True):
+            locked.set()
+            deadline = time.monotonic() + 120
+            while not (first / "graded.jsonl").is_file() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            time.sleep(1)
+            shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
+
+    locked, thread = threading.Event(), threading.Thread(target=train)
+    if still_trains:
+        thread.start()
+        locked.wait()
+    run("run", "--watch")
+    assert not thread.is_alive()
+    assert f"note: the training of {folder} stopped before its end" in capsys.readouterr().err
+    names = [path.name for path in (tmp_path / "evaluation").iterdir()]
+    assert sorted(names) == ["run_checkpoint-2", "run_checkpoint-4"][: 1 + still_trains]
 
 
 @pytest.mark.parametrize(
