@@ -139,7 +139,7 @@ def set_card(model: Path, table: Path, is_usual: bool) -> None:
 def evaluate_checkpoints(run: Path, evaluate: Callable[[str], Path], report_name: str | None, watch: bool) -> None:
     """Evaluates each complete checkpoint of a run, and reports all of them after each, if the report has a name.
 
-    With `watch`, waits for further checkpoints, WATCH_SECONDS (60) at a time, until the run is finished or has stopped.
+    With `watch`, waits for further checkpoints, WATCH_SECONDS (60) at a time, until the run has ended.
     """
     from redi.runs.checkpoints import STARTED, complete_checkpoints
 
