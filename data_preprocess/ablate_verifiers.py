@@ -7,7 +7,7 @@ DIR gets three datasets: `sft` (half 1 positive, half 2 negative, and the other 
 and `inverted` (pairs of half 2, the negative chosen). --expect-rows counts the rows of all three.
 """
 
-from redi.data.lengths.length_filter import MAX_RESPONSE_TOKENS
+from redi.data.lengths.length_rules import MAX_RESPONSE_TOKENS
 from redi.data.verifier_ablation import ablate
 from redi.runs.dataset_options import corpus_parser, whole_number
 from redi.runs.errors import entry_point

@@ -8,8 +8,7 @@ DIR gets `report.json` and `manifest.json`, and with --drop the other rows as `t
 
 from pathlib import Path
 
-from redi.data.decontamination import decontaminate
-from redi.data.overlap_index import NGRAM_WORDS
+from redi.data.decontamination import NGRAM_WORDS, decontaminate
 from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN
 from redi.runs.dataset_options import rows_parser, whole_number
 from redi.runs.errors import entry_point

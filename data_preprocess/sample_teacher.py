@@ -1,23 +1,21 @@
 """Samples traces of a teacher for the problems of a corpus: the first step of REDI in a new domain.
 
 python data_preprocess/sample_teacher.py --model TEACHER --input problems.jsonl --output data/traces --n 4
-python data_preprocess/verify.py --input data/traces --output data/verified
-python data_preprocess/build_positives.py --input data/verified --output data/positives
-python data_preprocess/build_pairs.py --input data/verified --output data/pairs
 
-The input has `problem` and `answer`. It may be a corpus with another teacher's generations: new traces are added after
-them. The samples are kept in DIR.samples, so a stopped run resumes, and a larger --n or more problems add to them.
+Next, verify.py labels the traces, and build_positives.py and build_pairs.py select from them. The input has `problem`
+and `answer`. It may be a corpus with another teacher's generations: new traces are added after them. The samples are
+kept in DIR.samples, so a stopped run resumes, and a larger --n or more problems add to them.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 
-from redi.data.dataset_folder import refuse_output_over_input
-from redi.data.reading.local_files import open_rows
+from redi.data.reading.rows import open_rows
 from redi.data.teacher_traces import read_problems, refuse_other_output, write_traces
-from redi.evaluation.generation.options import add_engine_options, add_protocol_options, parse_shard, sampling_options
+from redi.evaluation.generation.options import add_sampling_options, sampling_options
 from redi.runs.dataset_options import rows_parser
 from redi.runs.errors import entry_point
+from redi.runs.files import check_output
 
 
 @entry_point
@@ -25,21 +23,19 @@ def main(argv: list[str]) -> None:
     parser = rows_parser(__doc__.splitlines()[0], "folder for the corpus with the traces added")
     parser.add_argument("--model", required=True, metavar="PATH", help="the teacher: folder or Hub id")
     parser.add_argument("--samples", type=Path, metavar="DIR", help="where samples are kept; DIR.samples by default")
-    add_protocol_options(parser)
-    add_engine_options(parser)
+    add_sampling_options(parser)
     parser.set_defaults(n=4, prompt="bare")
     options = parser.parse_args(argv)
     samples = options.samples or options.output.with_name(f"{options.output.name}.samples")
     sampling = sampling_options(options)
-    shard = parse_shard(options.shard)
-    refuse_output_over_input(options.output, {"corpus": options.source, "model": options.model, "samples": samples})
+    check_output(options.output, [options.source, options.model, samples])
     if not options.overwrite:
         refuse_other_output(options.output, samples)
     problems = read_problems(open_rows(options.source))
     from redi.evaluation.generation.generate import generate  # imports torch
 
-    generate(options.model, [problems], samples, sampling, shard)
-    if shard is None:
+    generate(options.model, [problems], samples, sampling)
+    if sampling.shard is None:
         config = {"model": options.model} | {k: v for k, v in asdict(sampling).items() if v is not None}
         print(write_traces(options.source, samples, options.output, config))
 

@@ -16,21 +16,13 @@ from redi.runs.errors import entry_point
 @entry_point
 def main(argv: list[str]) -> None:
     parser = rows_parser(__doc__.splitlines()[0], "folder to write")
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        choices=VERIFIERS,
-        default=list(VERIFIERS),
-        metavar="NAME",
-        help=f"verifier columns to fill if a row has none, of {', '.join(VERIFIERS)}",
-    )
+    help_text = f"verifier columns to fill if a row has none, of {', '.join(VERIFIERS)}"
+    names = {"nargs": "+", "choices": VERIFIERS, "default": list(VERIFIERS), "metavar": "NAME"}
+    parser.add_argument("--columns", **names, help=help_text)
     parser.add_argument("--overwrite-labels", action="store_true", help="also fill them if a row has one")
     parser.add_argument("--report-only", action="store_true", help="grade and compare, but write no corpus")
-    parser.add_argument(
-        "--whole-traces",
-        action="store_true",
-        help="grade a trace without </think> from its beginning: for teachers that do not think aloud",
-    )
+    help_text = "grade a trace without </think> from its beginning: for teachers that do not think aloud"
+    parser.add_argument("--whole-traces", action="store_true", help=help_text)
     parser.add_argument("--workers", type=whole_number, metavar="N", help="of the grader; one per core by default")
     parser.add_argument("--show", type=whole_number, default=0, metavar="N", help="print N disagreements of each kind")
     print(verify(**vars(parser.parse_args(argv))))

@@ -20,6 +20,7 @@ class CheckedTrainer:
     - `training_step`, `_get_grad_norm`: a loss or gradient norm that is NaN or infinite ends the training before the
       optimizer's step. DeepSpeed steps inside `backward`, so there it ends right after the step.
     - `save_model`: weights that are NaN or infinite are not saved.
+    - `_save`: training_args.bin holds no `hub_token`.
 
     All ranks end alike, with a `FloatingPointError`. In float16 with a gradient scaler, infinite gradients are normal:
     the scaler skips the step.
@@ -68,6 +69,13 @@ class CheckedTrainer:
                 norms.append(torch.linalg.vector_norm(shard, dtype=torch.float32))
         self._require_finite(not norms or torch.stack(norms).isfinite().all().item(), "weights")
         super().save_model(*args, **kwargs)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
         if self.args.world_size > 1:

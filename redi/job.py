@@ -1,12 +1,15 @@
 """A training job as its command line describes it: reads the options and checks what needs no model and no data."""
 
+import copy
+import importlib.util
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import HubStrategy
 
 from redi.runs.checkpoints import is_finished_run, refuse_foreign_folder
@@ -111,6 +114,7 @@ def check_job(job: Job, num_processes: int) -> Job:
         job.args.hub_strategy = HubStrategy.END  # pushes only once, at the end
     batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
     refuse_foreign_folder(folder, job.run.inputs)
+    _check_parts(job.args)
     lora = lora_config(job.run)
     # train.sh's first process compares the inputs, alone: hashing a large model takes a while.
     finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs=num_processes == 1)
@@ -139,6 +143,54 @@ def _split_global_batch(job: Job, num_processes: int) -> str:
     return f"global batch of {size} = {factors} (processes x per device x accumulation)"
 
 
+def _check_parts(args: TrainingArguments) -> None:
+    """Makes what the trainer makes at its start and needs no model: optimizer, schedule, kernels and trackers."""
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"{name}={getattr(args, name)} must be at least 1")
+    if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        raise UsageError("use_liger_kernel=True needs the package liger-kernel: install it, or remove the option")
+    layer, tried = torch.nn.Linear(1, 1), copy.copy(args)
+    tried.optim_target_modules = args.optim_target_modules and "all-linear"
+    kinds = (ImportError, ValueError, TypeError, KeyError, RuntimeError)  # NotImplementedError is a RuntimeError
+    with usage_errors(
+        lambda error: f"optim={args.optim.value}, learning_rate={args.learning_rate:g}: {error}", *kinds
+    ):
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(tried, layer)
+        if not kind.__module__.startswith("torch.optim"):  # others may need a GPU
+            kind, options = torch.optim.SGD, {"lr": args.learning_rate}
+        optimizer = kind(layer.parameters(), **options)
+    schedule = f"lr_scheduler_type={args.lr_scheduler_type.value}, lr_scheduler_kwargs={args.lr_scheduler_kwargs}"
+    with usage_errors(lambda error: f"{schedule}: {error}", *kinds):
+        warmup = args.get_warmup_steps(100)
+        get_scheduler(args.lr_scheduler_type, optimizer, warmup, 100, args.lr_scheduler_kwargs)
+    with usage_errors(lambda error: f"report_to={args.report_to}: {error}", *kinds):
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()
+
+
+def check_kernel(attention: str | None) -> None:
+    """Refuses flash-attention without its package. Raises `UsageError`."""
+    packages = ("flash_attn", "flash_attn_interface", "kernels")
+    if (attention or "").startswith("flash_attention") and not any(map(importlib.util.find_spec, packages)):
+        raise UsageError(f"attn_implementation={attention} needs the package flash-attn: install it, or use sdpa")
+
+
+def check_adapters(path: str, lora: "LoraConfig") -> None:
+    """Adds adapters to a model without data. Raises `UsageError` if they fit no module, or could not be merged."""
+    from peft import get_peft_model
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    with usage_errors(lambda error: f"lora_target_modules={lora.target_modules}: {error}", ValueError):
+        model = get_peft_model(model, copy.deepcopy(lora), low_cpu_mem_usage=True).get_base_model()
+    if model.config.get_text_config().tie_word_embeddings and hasattr(model.get_input_embeddings(), "lora_A"):
+        raise UsageError(
+            "lora_target_modules: the model's embeddings are also its head, so adapters on them cannot be merged; "
+            "leave them out"
+        )
+
+
 def lora_config(run: RunArguments) -> "LoraConfig | None":
     """The adapters that the options ask for. Raises `UsageError` if one has no effect, or peft is missing."""
     if run.lora_r is None:
@@ -148,13 +200,14 @@ def lora_config(run: RunArguments) -> "LoraConfig | None":
         return None
     if run.lora_r < 1:
         raise UsageError(f"lora_r={run.lora_r} must be at least 1")
+    targets = run.lora_target_modules or ["all-linear"]
     missing = "lora_r needs the package peft: .venv/bin/python -m pip install -e '.[peft]'"
     with usage_errors(lambda error: missing, ImportError):
         from peft import LoraConfig
     return LoraConfig(
         r=run.lora_r,
         lora_alpha=run.lora_alpha or 2 * run.lora_r,
-        target_modules=run.lora_target_modules or "all-linear",
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
         task_type="CAUSAL_LM",
     )
 

@@ -2,32 +2,39 @@
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import upload_folder
+from datasets import Dataset
+from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
 from redi.data.training_data import load_rows
 from redi.engine.agreement import TOLERANCE, relative_error, short_traces
-from redi.job import Job, check_job, lost_updates, read_job
+from redi.job import Job, check_adapters, check_job, check_kernel, lost_updates, read_job
 from redi.runs.checkpoints import (
     STARTED,
+    is_finished_run,
     last_complete_checkpoint,
     planned_steps,
     read_start,
     refuse_other_world_size,
+    run_lock,
     write_start,
 )
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.launch import launch_options
+from redi.runs.lock import lock_owner
 from redi.runs.manifest import write_manifest
 from redi.runs.model_card import write_model_card
 from redi.runs.model_folder import attention_of, load_tokenizer
 from redi.text.encoding import TODAY, writes_date
+
+UNPUSHED = Path(".cache", "not_pushed")  # exists in a finished run until it is pushed; it must not change its hash
 
 
 def train(stage: str, argv: list[str]) -> None:
@@ -50,9 +57,14 @@ def run_training(job: Job) -> None:
     """
     started = time.time()
     run, args = job.run, job.args
+    folder, is_main = Path(args.output_dir), args.process_index == 0
+    if run.tokenize_only and (owner := lock_owner(folder, inside=True)):
+        raise UsageError(f"output_dir={folder} is being written by {owner}; wait for it, or stop it")
     job = check_job(job, args.world_size)
     if job.is_finished:
         _say(args, f"{args.output_dir} is finished already: nothing to do")
+        if is_main and not run.check_only and (folder / UNPUSHED).is_file():
+            _push(folder, args)
         return
     if run.check_only:
         _say(args, "the options can be used")
@@ -62,7 +74,11 @@ def run_training(job: Job) -> None:
     if not run.tokenize_only:
         _say(args, job.batch)
     _set_loading(job)
+    if not run.tokenize_only or torch.cuda.is_available() or job.given.get("use_cpu"):  # trains here
+        check_kernel(run.attn_implementation)
     tokenizer = load_tokenizer(run.model_name_or_path)
+    if job.lora is not None and "LOCAL_RANK" not in os.environ:  # once, before the launch
+        check_adapters(run.model_name_or_path, job.lora)
     if not run.tokenize_only:
         _say(args, _check_weights_dtype(job))
     dataset = load_rows(run.dataset_name, run.dataset_train_split)
@@ -73,10 +89,18 @@ def run_training(job: Job) -> None:
         if launch_file:
             Path(launch_file).write_text("".join(f"{option}\n" for option in launch), encoding="utf-8")
         return
-    with usage_errors(str, ValueError), usage_errors(_hub_error, HfHubHTTPError, ConnectionError):
+    with run_lock(folder) if is_main else nullcontext():
+        if is_main and is_finished_run(folder, job.given, run.inputs, check_inputs=False):
+            raise UsageError(f"output_dir={folder} was finished by another process meanwhile: nothing to do")
+        _run(job, rows, counts, tokenizer, started)
+
+
+def _run(job: Job, rows: Dataset, counts: dict[str, int], tokenizer: PreTrainedTokenizerBase, started: float) -> None:
+    """Trains on the prepared rows and writes the result."""
+    with usage_errors(str, ValueError, ImportError), usage_errors(_hub_error, HfHubHTTPError, ConnectionError):
         trainer = job.stage.trainer(
-            model=run.model_name_or_path,
-            args=args,
+            model=job.run.model_name_or_path,
+            args=job.args,
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=job.lora,
@@ -84,7 +108,7 @@ def run_training(job: Job) -> None:
     if job.lora is not None:
         _check_adapters(trainer)
     if trainer.is_world_process_zero():
-        write_start(Path(args.output_dir), job.given, run.inputs, args.world_size)
+        write_start(Path(job.args.output_dir), job.given, job.run.inputs, job.args.world_size)
     extra = {"template_date": str(TODAY)} if writes_date(tokenizer) else {}
     with usage_errors(str, FloatingPointError):  # losses, gradients or weights that are NaN or infinite
         _train(trainer)
@@ -132,12 +156,6 @@ def _check_adapters(trainer: Trainer) -> None:
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
         raise UsageError("lora_r needs unsharded weights: use accelerate_config single_gpu, ddp or zero2")
-    base = trainer.model.get_base_model()
-    if base.config.get_text_config().tie_word_embeddings and hasattr(base.get_input_embeddings(), "lora_A"):
-        raise UsageError(
-            "lora_target_modules: the model's embeddings are also its head, so adapters on them cannot be merged; "
-            "leave them out"
-        )
 
 
 def _train(trainer: Trainer) -> None:
@@ -188,6 +206,9 @@ def _finish(trainer: Trainer, job: Job, prepared: dict[str, int], extra: dict[st
             **prepared,
         }
         start = read_start(folder)
+        if pushes:
+            (folder / UNPUSHED).parent.mkdir(exist_ok=True)
+            (folder / UNPUSHED).touch()
         known = {name: entry["sha256"] for name, entry in start["inputs"].items()}
         write_manifest(
             folder,
@@ -203,7 +224,7 @@ def _finish(trainer: Trainer, job: Job, prepared: dict[str, int], extra: dict[st
         write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
         if pushes:
-            _push(folder, trainer.hub_model_id, args)
+            _push(folder, args)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
@@ -247,15 +268,18 @@ def merge_adapters(model: torch.nn.Module, token_ids: list[int]) -> PreTrainedMo
     return merged
 
 
-def _push(folder: Path, repository: str, args: TrainingArguments) -> None:
-    remedy = f"the model is complete in {folder}: hf upload {repository} {folder} --exclude 'checkpoint-*'"
+def _push(folder: Path, args: TrainingArguments) -> None:
+    name = args.hub_model_id or folder.resolve().name
+    remedy = f"the model is complete in {folder}, and the same command pushes it again"
     with usage_errors(lambda error: f"push_to_hub=True: {error}; {remedy}", HfHubHTTPError, ConnectionError):
+        repository = create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True).repo_id
         upload_folder(
             repo_id=repository,
             folder_path=folder,
-            ignore_patterns=["_*", "checkpoint-*"],
+            ignore_patterns=["_*", ".*", "checkpoint-*"],
             commit_message="Trained model, manifest and card",
             token=args.hub_token,
             revision=args.hub_revision,
         )
+    (folder / UNPUSHED).unlink()
     print(f"pushed to {repository}", flush=True)

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def download(options: argparse.Namespace) -> None:
-    from redi.evaluation.download_benchmarks import download
+    from redi.evaluation.benchmarks import download
 
     download(options.benchmark, options.benchmark_folder)
 
@@ -37,15 +37,13 @@ def download(options: argparse.Namespace) -> None:
 def generate(options: argparse.Namespace) -> None:
     from redi.evaluation.benchmarks import load_benchmarks
     from redi.evaluation.generation.generate import generate
-    from redi.evaluation.generation.options import parse_shard, sampling_options
-    from redi.evaluation.generation.protocols import describe_protocol
+    from redi.evaluation.generation.options import sampling_options
 
-    sampling, shard = sampling_options(options), parse_shard(options.shard)
+    sampling = sampling_options(options)
     if not options.benchmark:
         raise UsageError("--benchmark or a --protocol that names benchmarks is required")
     benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
-    protocol = describe_protocol(options)
-    generate(options.model, benchmarks, options.output, sampling, shard, protocol, options.limit)
+    generate(options.model, benchmarks, options.output, sampling)
 
 
 def grade(options: argparse.Namespace) -> None:

@@ -1,32 +1,78 @@
-"""The output folder of a data command: never over its input, not built twice, with a card and a manifest."""
+"""The output folder of a data command: not made twice, and finished with a report, a card and a manifest."""
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-from redi.data.dataset_card import write_card
-from redi.data.lengths.dataset_lengths import DatasetLengths
+from redi.data.lengths.dataset_lengths import DatasetLengths, length_tables, summarise
 from redi.runs.errors import UsageError
-from redi.runs.files import check_output
+from redi.runs.files import CARD, check_output, fingerprint, new_folder, write_text
 from redi.runs.manifest import is_finished, read_manifest, write_manifest
+from redi.runs.markdown import grid
+
+PLOT = "lengths.png"
+REPORT = "report.json"
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")  # the Hub's names
+
+Inputs = Mapping[str, str | Path]  # name -> path or Hub id
 
 
-def refuse_output_over_input(output: Path, inputs: Mapping[str, str | Path]) -> None:
-    """Raises a `UsageError`, before any work, if `output` cannot be written or holds an input (`check_output`)."""
+class NewDataset:
+    """A dataset that is being written into `folder`, which becomes `output`. Its inputs are hashed meanwhile."""
+
+    def __init__(self, folder: Path, output: Path, config: dict[str, Any], inputs: Inputs):
+        self.folder, self._output, self._config, self._inputs = folder, output, config, inputs
+        self._started, self._hashes = time.time(), {}
+        self._hashing = Thread(target=self._hash_inputs, daemon=True)  # a command that fails does not wait for it
+        self._hashing.start()
+
+    def _hash_inputs(self) -> None:
+        with suppress(OSError):  # the manifest hashes what is missing, and reports the error
+            self._hashes = {name: fingerprint(path) for name, path in self._inputs.items()}
+
+    def finish(
+        self,
+        counts: dict[str, Any],
+        summary: str | None = None,
+        *,
+        lengths: DatasetLengths | None = None,
+        report: dict[str, Any] | None = None,
+        part: str = "",
+    ) -> None:
+        """Writes `report.json` if one is given, a card if there is a `summary` of the rows, and `manifest.json`.
+
+        `counts` are as `write_card` needs them, with `files`; `part` is the dataset's subfolder, if there are several.
+        """
+        folder, config = self.folder / part, self._config | ({"set": part} if part else {})
+        about = {"config": config, "inputs": self._inputs, "counts": counts}
+        if report is not None:
+            write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+        if summary is not None:
+            write_card(folder, title=(self._output.resolve() / part).name, summary=summary, **about, lengths=lengths)
+        self._hashing.join()
+        options = {"seed": config.get("seed"), "started": self._started, "fingerprints": self._hashes}
+        write_manifest(folder, **about, **options)
+
+
+@contextmanager
+def new_dataset(output: Path, config: dict[str, Any], inputs: Inputs, overwrite: bool) -> Iterator[NewDataset]:
+    """A dataset to be written and finished, in a `redi.runs.files.new_folder`: if the body fails, nothing is left."""
+    with new_folder(output, overwrite, inputs.values()) as folder:
+        yield NewDataset(folder, output, config, inputs)
+
+
+def is_done(output: Path, config: dict[str, Any], inputs: Inputs, overwrite: bool) -> bool:
+    """Whether the same options on the same inputs are finished, with all files; a `UsageError` as `check_output`."""
     check_output(output, inputs.values())
-
-
-def is_complete(output: Path, config: dict[str, Any], inputs: Mapping[str, str | Path]) -> bool:
-    """Whether `output` is the finished result of the same options and inputs, with all its shards."""
-    return is_finished(output, config, inputs)
+    return not overwrite and is_finished(output, config, inputs)
 
 
 def already_done(output: Path, expect_rows: int | None) -> str:
-    """What to print for a complete dataset.
-
-    Raises:
-        UsageError: as `check_expected`.
-    """
+    """What to print for a finished dataset; raises as `check_expected`."""
     num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
     check_expected(expect_rows, num_rows)
     return f"{output}: already done, {num_rows} rows"
@@ -38,33 +84,6 @@ def check_expected(expected: int | None, num_rows: int) -> None:
         raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
 
 
-def write_card_and_manifest(
-    folder: Path,
-    output: Path,
-    summary: str,
-    *,
-    config: dict[str, Any],
-    inputs: Mapping[str, str | Path],
-    counts: dict[str, Any],
-    started: float,
-    lengths: DatasetLengths | None = None,
-    fingerprints: dict[str, str] | None = None,
-) -> None:
-    """Finishes a folder of `train-*.parquet` that is going to be renamed to `output`.
-
-    Args:
-        folder: holds the shards.
-        output: its later path, whose name is the card's title.
-        summary: what the rows are, in a sentence or two.
-        config, inputs, started, fingerprints: as in `redi.runs.manifest.write_manifest`; `config` may hold `seed`.
-        counts: as `redi.data.dataset_card.write_card` needs them, and `files`.
-        lengths: of the rows, for the card.
-    """
-    about = {"config": config, "inputs": inputs, "counts": counts}
-    write_card(folder, title=output.resolve().name, summary=summary, **about, lengths=lengths)
-    write_manifest(folder, **about, seed=config.get("seed"), started=started, fingerprints=fingerprints)
-
-
 def count_table(counts: dict[str, Any]) -> str:
     """The counts of a build as aligned lines: the input, the drops for each reason, the rows kept."""
     lines = {"input rows": counts["input_rows"]}
@@ -72,3 +91,64 @@ def count_table(counts: dict[str, Any]) -> str:
     lines["kept"] = counts["rows"]
     lines |= {f"  truncated, {role}": count for role, count in counts.get("truncated", {}).items()}
     return "\n".join(f"{name:<26}{count:>9,}" for name, count in lines.items())
+
+
+def write_card(
+    folder: Path,
+    *,
+    title: str,
+    summary: str,
+    config: Mapping[str, Any],
+    inputs: Inputs,
+    counts: Mapping[str, Any],
+    lengths: DatasetLengths | None = None,
+) -> None:
+    """Writes `README.md`, and `lengths.png` if lengths are given, into a folder of `train-*.parquet`.
+
+    `load_dataset(folder)` and the Hub find the rows by that name. `counts` holds `input_rows`, `dropped` (reason ->
+    rows) and `rows`, and optionally `truncated` (role -> traces cut at the token limit) and `sources` (name -> `input`
+    and `kept` rows).
+    """
+    made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
+    options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())
+    rows = [["input", counts["input_rows"]]]
+    rows += [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
+    rows += [["kept", counts["rows"]]]
+    rows += [[f"kept, {role} cut at the token limit", count] for role, count in counts.get("truncated", {}).items()]
+    size = SIZES[min(max(0, len(str(counts["rows"])) - 3), len(SIZES) - 1)]
+    parts = [
+        # No `configs` here: with them, datasets 5.2 identifies a local folder by its name and this text alone. It then
+        # returns what it cached for another folder of that name, or for this one before it was rebuilt.
+        f"---\nsize_categories:\n- {size}\ntask_categories:\n- text-generation\n---",
+        f"# {title}",
+        summary,
+        f"Made from {made_from}, with the options {options}. `manifest.json` holds the hashes of the inputs and the "
+        "versions of the libraries.",
+        "## Rows",
+        grid(["", "rows"], rows),
+    ]
+    if "sources" in counts:
+        rows = [
+            [name, found["input"], found["kept"], f"{100 * found['kept'] / counts['rows']:.1f} %"]
+            for name, found in counts["sources"].items()
+        ]
+        parts += ["## Sources", grid(["source", "input", "kept", "of all kept"], rows)]
+    if lengths is not None:
+        from redi.data.lengths.plots import plot_lengths  # imports matplotlib, which `--help` does not need
+
+        plot_lengths(lengths, folder / PLOT, config.get("max_prompt_tokens"), config.get("max_response_tokens"))
+        parts += ["## Lengths", f"![Distributions of the lengths in {lengths.unit}]({PLOT})"]
+        parts.append(length_tables(summarise(lengths)).rstrip())
+    write_text(folder / CARD, "\n\n".join(parts) + "\n")
+
+
+def write_parent_card(folder: Path, title: str, summaries: Mapping[str, str]) -> None:
+    """Writes the card of a folder of finished datasets (name -> summary); `load_dataset(folder, name)` finds each."""
+    lines = ["---", "configs:"]
+    for name in summaries:
+        # The description makes `datasets` tell other rows apart, which it would not (see `write_card`).
+        lines += [f"- config_name: {name}", f"  data_files: {name}/train-*.parquet"]
+        lines += [f"  description: rows {fingerprint(folder / name)}"]
+    lines += ["---", "", f"# {title}", ""]
+    lines += [f"- `{name}`: {summary}" for name, summary in summaries.items()]
+    write_text(folder / CARD, "\n".join(lines) + "\n")

@@ -1,29 +1,93 @@
-"""Reports which rows share text with the benchmarks, and drops them on request."""
+"""Reports which rows share text with the benchmarks, by word n-grams as the original counts it, and can drop them.
+
+Texts are compared in lower case with folded white space (`text.lower().split()`) and otherwise unchanged, so
+punctuation and LaTeX are parts of their words. Two texts overlap if they share 8 consecutive words. Normalisation and
+rule are those of decontaminate.py in https://github.com/huggingface/open-r1, which the paper's repository ships. A
+question of fewer than 8 words has no such n-gram, so that rule never finds it (32 of MATH-500's 500). Here, a problem
+of exactly the same words overlaps with it.
+"""
 
 import json
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from redi.data.dataset_folder import count_table, is_complete, refuse_output_over_input, write_card_and_manifest
-from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
-from redi.data.reading.local_files import open_rows
+from redi.data.dataset_folder import REPORT, count_table, is_done, new_dataset
+from redi.data.reading.rows import open_rows
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import load_benchmarks
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder, write_text
 from redi.runs.jsonl import iter_jsonl
-from redi.runs.manifest import read_manifest, write_manifest
+from redi.runs.manifest import read_manifest
 from redi.runs.markdown import grid
 
-REPORT = "report.json"
+NGRAM_WORDS = 8
 SUMMARY = "The rows of a dataset whose problem shares no n-gram with a question of the benchmarks, unchanged."
 OVERLAPS = "overlaps a benchmark"  # the reason for a drop
+COUNTED = ("questions", "short_questions", "questions_hit", "overlapping_rows")  # of each benchmark
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of a benchmark."""
+
+    benchmark: str
+    id: str | int
+    text: str
+
+
+class OverlapIndex:
+    """The n-grams, of `num_words` words, of the questions of any number of benchmarks.
+
+    Nearly all problems are decided without looking at their n-grams. A problem is cut into blocks of half an n-gram,
+    so far apart that every n-gram holds exactly one block. If no block occurs in any question, no n-gram does. This
+    reads a fifth as many tuples, in C.
+    """
+
+    def __init__(self, questions: Iterable[Question], num_words: int = NGRAM_WORDS):
+        if num_words < 1:
+            raise ValueError(f"num_words={num_words} must be at least 1")
+        self.num_words = num_words
+        self.questions = tuple(questions)
+        self._block_words = max(1, num_words // 2)
+        self._stride = num_words - self._block_words + 1
+        self._blocks: set[tuple[str, ...]] = set()
+        self._numbers_of: dict[tuple[str, ...], list[int]] = {}  # n-gram -> positions in `questions`
+        for number, question in enumerate(self.questions):
+            words = question.text.lower().split()
+            self._blocks.update(_ngrams(words, self._block_words))
+            # A question shorter than an n-gram is stored under all of its words; no n-gram has that length.
+            for ngram in set(_ngrams(words, num_words)) if len(words) >= num_words else [tuple(words)]:
+                self._numbers_of.setdefault(ngram, []).append(number)
+
+    def is_short(self, question: Question) -> bool:
+        """Whether the question has no n-gram, so only a problem of the same words overlaps with it."""
+        return len(question.text.split()) < self.num_words
+
+    def find(self, problem: str | None) -> dict[Question, str]:
+        """The questions that a problem overlaps with, each with the first words they share, in lower case."""
+        if not problem:
+            return {}
+        words = problem.lower().split()
+        if len(words) < self.num_words:
+            ngrams = [tuple(words)]
+        else:
+            blocks = zip(*(words[k :: self._stride] for k in range(self._block_words)), strict=False)
+            ngrams = [] if self._blocks.isdisjoint(blocks) else _ngrams(words, self.num_words)
+        first: dict[int, tuple[str, ...]] = {}
+        for ngram in ngrams:
+            for number in self._numbers_of.get(ngram, ()):
+                first.setdefault(number, ngram)
+        return {self.questions[number]: " ".join(ngram) for number, ngram in first.items()}
+
+
+def _ngrams(words: list[str], num_words: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[k:] for k in range(num_words)), strict=False)
 
 
 def decontaminate(
@@ -40,74 +104,33 @@ def decontaminate(
 ) -> str:
     """Writes `report.json` and `manifest.json` to `output`, and with `drop` the rows without overlaps.
 
-    Args:
-        source: rows with `problem`, or positives or pairs.
-        output: the folder.
-        benchmark, benchmark_folder, jsonl: the questions, as in `load_questions`.
-        ngram_words: consecutive words that make an overlap.
-        drop: write the remaining rows.
-        overwrite: check again, and replace `output`.
-        show: overlaps per benchmark in the text returned.
-
-    Returns:
-        The report as text, to be printed.
+    The source has `problem`, or holds positives or pairs. `benchmark` are known names, looked up in
+    `benchmark_folder`, or files with `id, problem, answer`; of `jsonl` only `problem` is read, and any `id`. Returns
+    the report as text, with `show` overlaps per benchmark.
     """
     if ngram_words == 0:
         raise UsageError("--ngram-words 0: an overlap has at least 1 word; the original's has 8")
-    questions = load_questions(benchmark, benchmark_folder, jsonl)
+    questions = _questions(benchmark, benchmark_folder, jsonl)
     inputs = {"corpus": source} | {path.stem: str(path) for path in questions}
     config = {"ngram_words": ngram_words, "drop": drop, "benchmarks": [path.stem for path in questions]}
-    refuse_output_over_input(output, inputs)
-    if (output / REPORT).is_file() and not overwrite and is_complete(output, config, inputs):
+    if is_done(output, config, inputs, overwrite):
         return f"{output}: already done\n{_describe(output, drop, show)}"
-    started = time.time()
-    rows = open_rows(source)
-    column = problem_column(rows.schema, source)
-    index = OverlapIndex(chain(*questions.values()), ngram_words)
-    tally, files = OverlapTally(), {}
-    with new_folder(output, overwrite, inputs.values()) as folder:
-        kept = without_overlaps(rows.batches(None if drop else [column]), column, index, tally)
+    with new_dataset(output, config, inputs, overwrite) as new:
+        rows = open_rows(source)
+        column = _problem_column(rows.schema, source)
+        index, tally, overlaps = OverlapIndex(chain(*questions.values()), ngram_words), Counter(), []
+        kept = _without_overlaps(rows.batches(None if drop else [column]), column, index, tally, overlaps)
+        files = write_shards(kept if drop else (table.slice(0, 0) for table in kept), new.folder)
+        counts = {"input_rows": tally["rows"], "overlapping_rows": tally["overlapping_rows"], "files": files}
         if drop:
-            files = write_shards(kept, folder)
             if not files:
-                raise UsageError(f"--input {source}: no rows are left of {tally.num_rows}; nothing is written")
-        list(kept)  # checks the rows if none are written
-        write_text(folder / REPORT, json.dumps(make_report(tally, index), indent=1) + "\n")
-        counts = {"input_rows": tally.num_rows, "overlapping_rows": len(tally.overlaps), "files": files}
-        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        if drop:
-            counts |= {"dropped": {OVERLAPS: len(tally.overlaps)}, "rows": sum(files.values())}
-            write_card_and_manifest(folder, output, SUMMARY, **about)
-        else:
-            write_manifest(folder, **about)
+                raise UsageError(f"--input {source}: no rows are left of {tally['rows']}; nothing is written")
+            counts |= {"dropped": {OVERLAPS: tally["overlapping_rows"]}, "rows": sum(files.values())}
+        new.finish(counts, SUMMARY if drop else None, report=_report(index, tally, overlaps))
     return _describe(output, drop, show)
 
 
-def _describe(output: Path, drop: bool, show: int) -> str:
-    found = json.loads((output / REPORT).read_text(encoding="utf-8"))
-    parts = [report_table(found)]
-    if found["rows_without_problem"]:
-        parts.append(f"Rows without a problem, with nothing to compare: {found['rows_without_problem']:,}")
-    if show and found["overlaps"]:
-        parts.append(examples(found, show))
-    if drop:
-        parts.append(
-            count_table(read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")["counts"])
-        )
-    return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
-
-
-def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) -> dict[Path, list[Question]]:
-    """The questions of benchmarks, by file.
-
-    Args:
-        names: known names, looked up in `folder`, or files with `id, problem, answer`.
-        folder: of the known benchmarks.
-        jsonl: files of which only `problem` is read, and `id` if they have it.
-
-    Raises:
-        UsageError: a benchmark is missing or malformed, or two have the same name.
-    """
+def _questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) -> dict[Path, list[Question]]:
     benchmarks = load_benchmarks(list(names), folder)
     found = {b.path: [Question(b.name, row.id, row.problem) for row in b.problems] for b in benchmarks}
     for path in jsonl:
@@ -123,12 +146,8 @@ def load_questions(names: Sequence[str], folder: Path, jsonl: Sequence[Path]) ->
     return found
 
 
-def problem_column(schema: pa.Schema, source: str) -> str:
-    """The column with the problem: `problem`, or the user turn of `messages` (positives), or `prompt` (pairs).
-
-    Raises:
-        UsageError: none of these columns exists, or it holds neither text nor messages.
-    """
+def _problem_column(schema: pa.Schema, source: str) -> str:
+    """The column with the problem: `problem`, or the user turn of `messages` (positives), or `prompt` (pairs)."""
     for name in ("problem", "messages", "prompt"):
         if name in schema.names:
             type_ = schema.field(name).type
@@ -142,77 +161,72 @@ def problem_column(schema: pa.Schema, source: str) -> str:
     )
 
 
-def problem_text(value: str | list[dict[str, str]] | None) -> str | None:
+def _text(problem: str | list[dict[str, str]] | None) -> str | None:
     """The problem in such a column: the text itself, or the first user turn's."""
-    if isinstance(value, list):
-        return next((message["content"] for message in value if message and message["role"] == "user"), None)
-    return value
+    if isinstance(problem, list):
+        return next((message["content"] for message in problem if message and message["role"] == "user"), None)
+    return problem
 
 
-@dataclass
-class OverlapTally:
-    """Rows checked, those without any text to compare, and by row number its problem and the questions it hits."""
-
-    num_rows: int = 0
-    without_problem: int = 0
-    overlaps: dict[int, tuple[str, dict[Question, str]]] = field(default_factory=dict)
-
-
-def without_overlaps(
-    batches: Iterator[pa.RecordBatch], column: str, index: OverlapIndex, tally: OverlapTally
+def _without_overlaps(
+    batches: Iterable[pa.RecordBatch],
+    column: str,
+    index: OverlapIndex,
+    tally: Counter[str],
+    overlaps: list[tuple[int, str, Question, str]],
 ) -> Iterator[pa.Table]:
-    """Yields the rows that overlap with no question, with all columns unchanged, and counts into `tally`."""
+    """Yields the rows without overlaps, all columns unchanged; notes `(row, problem, question, shared words)`."""
     for batch in batches:
-        problems = list(map(problem_text, batch[column].to_pylist()))
-        found = find_overlaps(problems, index)
-        tally.without_problem += sum(not (problem or "").strip() for problem in problems)
-        for number, (problem, questions) in enumerate(zip(problems, found, strict=True), tally.num_rows):
-            if questions:
-                tally.overlaps[number] = (problem, questions)
-        tally.num_rows += len(batch)
-        kept = [not questions for questions in found]
-        yield pa.Table.from_batches([batch]).filter(pa.array(kept, pa.bool_()))
+        problems = list(map(_text, batch[column].to_pylist()))
+        found = list(map(index.find, problems))
+        for row, (problem, questions) in enumerate(zip(problems, found, strict=True), tally["rows"]):
+            overlaps += [(row, problem, question, shared) for question, shared in questions.items()]
+        blank = sum(not (problem or "").strip() for problem in problems)
+        tally.update(rows=len(batch), rows_without_problem=blank, overlapping_rows=sum(map(bool, found)))
+        yield pa.Table.from_batches([batch]).filter(pa.array([not questions for questions in found], pa.bool_()))
 
 
-def make_report(tally: OverlapTally, index: OverlapIndex) -> dict[str, Any]:
+def _report(
+    index: OverlapIndex, tally: Counter[str], overlaps: list[tuple[int, str, Question, str]]
+) -> dict[str, Any]:
     """The content of `report.json`: counts per benchmark, and every overlap with the first shared words."""
-    benchmarks, overlaps = {}, []
+    benchmarks = {}
     for name in dict.fromkeys(question.benchmark for question in index.questions):
-        questions = {question for question in index.questions if question.benchmark == name}
-        hits = [questions & found.keys() for _, found in tally.overlaps.values()]
-        benchmarks[name] = {
-            "questions": sum(question.benchmark == name for question in index.questions),
-            "short_questions": sum(index.is_short(q) for q in index.questions if q.benchmark == name),
-            "questions_hit": len(set().union(*hits)),
-            "overlapping_rows": sum(map(bool, hits)),
-        }
-    for row, (problem, found) in tally.overlaps.items():
-        for question, shared in found.items():
-            place = {"row": row, "benchmark": question.benchmark, "id": question.id}
-            overlaps.append(place | {"shared": shared, "problem": problem, "question": question.text})
-    return {
-        "ngram_words": index.num_words,
-        "rows": tally.num_rows,
-        "rows_without_problem": tally.without_problem,
-        "overlapping_rows": len(tally.overlaps),
-        "benchmarks": benchmarks,
-        "overlaps": overlaps,
-    }
+        questions = [question for question in index.questions if question.benchmark == name]
+        hits = [(row, question) for row, _, question, _ in overlaps if question.benchmark == name]
+        hit_rows, hit_questions = (len(set(column)) for column in zip(*hits, strict=True)) if hits else (0, 0)
+        values = (len(questions), sum(map(index.is_short, questions)), hit_questions, hit_rows)
+        benchmarks[name] = dict(zip(COUNTED, values, strict=True))
+    keys = ("rows", "rows_without_problem", "overlapping_rows")
+    listed = [
+        {"row": row, "benchmark": question.benchmark, "id": question.id}
+        | {"shared": shared, "problem": problem, "question": question.text}
+        for row, problem, question, shared in overlaps
+    ]
+    counts = {key: tally[key] for key in keys}
+    return {"ngram_words": index.num_words, **counts, "benchmarks": benchmarks, "overlaps": listed}
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """The counts of a report as a Markdown table, one row per benchmark."""
-    keys = ("questions", "short_questions", "questions_hit", "overlapping_rows")
-    counts = {name: [counts[key] for key in keys] for name, counts in report["benchmarks"].items()}
+def _describe(output: Path, drop: bool, show: int) -> str:
+    report = json.loads((output / REPORT).read_text(encoding="utf-8"))
+    counts = {name: [found[key] for key in COUNTED] for name, found in report["benchmarks"].items()}
     # A row that overlaps with two benchmarks counts once.
     counts["any"] = [*map(sum, list(zip(*counts.values(), strict=True))[:-1]), report["overlapping_rows"]]
     under = f"under {report['ngram_words']} words"
     header = ["benchmark", "questions", under, "questions hit", "rows hit", "% of rows"]
     lines = [[name, *numbers, f"{100 * numbers[-1] / max(1, report['rows']):.2f}"] for name, numbers in counts.items()]
-    return grid(header, lines)
+    parts = [grid(header, lines)]
+    if report["rows_without_problem"]:
+        parts.append(f"Rows without a problem, with nothing to compare: {report['rows_without_problem']:,}")
+    if show and report["overlaps"]:
+        parts.append(_examples(report, show))
+    if drop:
+        manifest = read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")
+        parts.append(count_table(manifest["counts"]))
+    return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
 
 
-def examples(report: dict[str, Any], number: int) -> str:
+def _examples(report: dict[str, Any], number: int) -> str:
     """The first overlaps with each benchmark: the shared words, and both texts cut to a line each."""
     return "\n".join(
         f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}\n"

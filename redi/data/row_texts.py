@@ -7,13 +7,12 @@ import pyarrow as pa
 from redi.runs.errors import UsageError
 from redi.text.encoding import Message, split_row
 
-PAIRS = {"chosen": "chosen", "rejected": "rejected"}  # column -> what its response is called
-POSITIVES = {"messages": "response"}
+SIDES = {"pairs": {"chosen": "chosen", "rejected": "rejected"}, "positives": {"messages": "response"}}
 
 
 def side_columns(names: list[str]) -> dict[str, str]:
-    """`PAIRS` or `POSITIVES`, whichever a dataset's columns hold; a `UsageError` for neither."""
-    for columns in (PAIRS, POSITIVES):
+    """Column -> what its response is called, of pairs or of positives; a `UsageError` for neither."""
+    for columns in SIDES.values():
         if columns.keys() <= set(names):
             return columns
     raise UsageError(
@@ -25,16 +24,13 @@ def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message
     """The prompt of each row, as messages with text, and its responses: `chosen` and `rejected`, or `response`.
 
     Rows have the shapes of `redi.text.encoding.split_row`. Besides, a side may be text after a `prompt`, and content a
-    list of text parts.
-
-    Args:
-        batch: rows with the columns of `side_columns`, and optionally `prompt`.
-        first_row: its place in the dataset, for messages.
+    list of text parts. The first row of the batch is row `first_row` of the dataset.
 
     Raises:
         UsageError: naming the first row that cannot be read so, or whose sides have different prompts.
     """
     sides = side_columns(batch.schema.names)
+    kind = "pairs" if "chosen" in sides else "positives"
     wanted = [name for name in ("prompt", *sides) if name in batch.schema.names]
     prompts, responses = [], {name: [] for name in sides.values()}
     for number, row in enumerate(batch.select(wanted).to_pylist(), first_row):
@@ -42,12 +38,12 @@ def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message
         if any(row[column] and len(row[column]) == 1 for column in sides):  # in a conversation a text is ignored
             row["prompt"] = _messages(row.get("prompt"), "user")
         try:
-            prompt, turns = split_row(row, "pairs" if sides == PAIRS else "positives")
+            prompt, turns = split_row(row, kind)
         except ValueError as error:
             raise UsageError(f"--input: row {number}: {error}; fix or drop the row") from None
         prompts.append(prompt)
-        for name, turn in zip(responses, turns, strict=True):
-            responses[name].append(turn[0]["content"])
+        for texts, turn in zip(responses.values(), turns, strict=True):
+            texts.append(turn[0]["content"])
     return prompts, responses
 
 
@@ -57,10 +53,7 @@ def _messages(value: Any, role: str) -> Any:
         return [{"role": role, "content": value}]
     if not isinstance(value, list):
         return value
-    return [
-        turn | {"content": _text(turn["content"])} if isinstance(turn, dict) and "content" in turn else turn
-        for turn in value
-    ]
+    return [turn | {"content": _text(turn.get("content"))} if isinstance(turn, dict) else turn for turn in value]
 
 
 def _text(content: Any) -> Any:

@@ -1,13 +1,17 @@
 """Puts selected rows into shuffled order on disk, and writes them as parquet shards, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
+
+from redi.data.streams import chunks
 
 # Rows of the corpus per bucket. Memory holds the pairs of one bucket: about 100 MB at 15 kB a trace.
 BUCKET_ROWS = 4096
@@ -29,21 +33,17 @@ def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
     return place
 
 
-def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """Yields the rows of `batches` by their place, a bucket at a time.
 
-    The place of every row is known before the first is read, so each row goes directly to the bucket file of its
-    stretch of the order. A bucket is small enough to be sorted in memory. All file access is sequential.
-
-    Args:
-        batches: rows with a column `original_index`, in any order.
-        place: of each row of the corpus, `(rows in the corpus,)`; only those of the rows in `batches` matter.
-        folder: for the bucket files; each is removed once it has been read.
+    The place of every row of the corpus is known before the first is read, so each row goes directly to the bucket
+    file of its stretch of the order, in `folder`. A bucket is small enough to be sorted in memory. All file access is
+    sequential.
     """
     files: dict[int, Path] = {}
-    for batch in _collected(batches):
-        order = np.argsort(place[batch["original_index"]])
-        batch = batch.take(pa.array(order))
+    for several in chunks(batches, attrgetter("nbytes"), SCATTER_BYTES):
+        batch = pa.concat_batches(several)
+        batch = batch.take(pa.array(np.argsort(place[batch["original_index"]])))
         bucket_of = place[batch["original_index"]] // BUCKET_ROWS
         starts = np.flatnonzero(np.diff(bucket_of, prepend=-1))
         for start, end in pairwise([*starts, len(batch)]):
@@ -63,43 +63,27 @@ def ordered(batches: Iterator[pa.RecordBatch], place: np.ndarray, folder: Path) 
             yield rows.take(pa.array(np.argsort(place[rows["original_index"]])))
 
 
-def _collected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of about `SCATTER_BYTES`."""
-    pending: list[pa.RecordBatch] = []
-    num_bytes = 0
-    for batch in batches:
-        pending.append(batch)
-        num_bytes += batch.nbytes
-        if num_bytes >= SCATTER_BYTES:
-            yield pa.concat_batches(pending)
-            pending, num_bytes = [], 0
-    if pending:
-        yield pa.concat_batches(pending)
-
-
-def write_shards(tables: Iterator[pa.Table], folder: Path) -> dict[str, int]:
+def write_shards(tables: Iterable[pa.Table], folder: Path) -> dict[str, int]:
     """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
 
-    Returns:
-        Rows per file name; without rows, nothing is written and the result is empty.
+    Returns the rows per file name; without rows, nothing is written.
     """
     num_rows: list[int] = []
     num_bytes, writer = SHARD_BYTES, None
-    for table in tables:
-        for part in (table.slice(start, ROW_GROUP_ROWS) for start in range(0, len(table), ROW_GROUP_ROWS)):
-            if num_bytes >= SHARD_BYTES:
-                if writer is not None:
-                    writer.close()
-                # Traces do not repeat, so a dictionary of them would be built and discarded.
-                path = folder / f"train-{len(num_rows):05d}.parquet"
-                writer = pq.ParquetWriter(path, part.schema, use_dictionary=["source"])
-                num_rows.append(0)
-                num_bytes = 0
-            writer.write_table(part)
-            num_rows[-1] += len(part)
-            num_bytes += part.nbytes
-    if writer is not None:
-        writer.close()
+    with ExitStack() as open_writers:
+        for table in tables:
+            for part in (table.slice(start, ROW_GROUP_ROWS) for start in range(0, len(table), ROW_GROUP_ROWS)):
+                if num_bytes >= SHARD_BYTES:
+                    open_writers.close()
+                    path = folder / f"train-{len(num_rows):05d}.parquet"
+                    # Traces do not repeat, so a dictionary of them would be built and discarded.
+                    writer = pq.ParquetWriter(path, part.schema, use_dictionary=["source"])
+                    open_writers.enter_context(writer)
+                    num_rows.append(0)
+                    num_bytes = 0
+                writer.write_table(part)
+                num_rows[-1] += len(part)
+                num_bytes += part.nbytes
     names = [f"train-{shard:05d}-of-{len(num_rows):05d}.parquet" for shard in range(len(num_rows))]
     for shard, name in enumerate(names):
         (folder / f"train-{shard:05d}.parquet").rename(folder / name)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from redi.data.dataset_folder import write_card_and_manifest
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.dataset_folder import new_dataset
+from redi.data.reading.rows import Rows, open_rows
 from redi.data.reading.schema import DEFAULTS, SCHEMA, check_schema
+from redi.data.selection import CUT
 from redi.data.shuffle import write_shards
-from redi.data.truncation import CUT
 from redi.evaluation.benchmarks import Benchmark, Problem
 from redi.evaluation.files import GENERATIONS
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder
 from redi.runs.manifest import read_manifest
 from redi.text.prompts import THINK
 
@@ -33,12 +31,8 @@ def problem_id(problem: str) -> str:
 
 
 def read_problems(rows: Rows) -> Benchmark:
-    """The distinct problems of a corpus, in its order; rows without a problem are left out.
-
-    Raises:
-        UsageError: `problem` or `answer` is missing or of another type, or all problems are empty.
-    """
-    check_schema(rows.schema, str(rows.source), ("problem", "answer", "generations"), optional=("generations",))
+    """The distinct problems of a corpus, in its order; rows without a problem are left out."""
+    check_schema(rows.schema, rows.source, ("problem", "answer", "generations"), optional=("generations",))
     problems: dict[str, Problem] = {}
     for batch in rows.batches(("problem", "answer")):
         for row in batch.to_pylist():
@@ -47,21 +41,17 @@ def read_problems(rows: Rows) -> Benchmark:
                 problems.setdefault(name, Problem(name, row["problem"], row["answer"]))
     if not problems:
         raise UsageError(f"--input {rows.source} holds no problems")
-    return Benchmark(NAME, rows.source, tuple(problems.values()))
+    return Benchmark(NAME, Path(rows.source), tuple(problems.values()))
 
 
-def add_traces(rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]) -> Iterator[pa.Table]:
-    """Yields all rows in order, each with its problem's samples after the generations that it already has.
+def _add_traces(
+    rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]
+) -> Iterator[pa.Table]:
+    """All rows in order, each with its problem's samples after the generations that it already has.
 
     All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` says what ended each trace,
     null if that is not known. The verifiers' labels of a row that got traces are removed, since unlabelled traces
-    would count as negatives; `verify.py` fills them.
-
-    Args:
-        rows: the corpus.
-        generations: the `generations.jsonl` of its problems.
-        tally: gets `rows`, `rows_without_problem`, `labels_removed` and `traces_added`.
-        finish_reasons: gets what ended the traces added.
+    would count as negatives; `verify.py` fills them. The counts are added to `tally` and `finish_reasons`.
     """
     traces = _Traces(generations)
     fields = {field.name: field for field in rows.schema}
@@ -128,15 +118,13 @@ def refuse_other_output(output: Path, samples: Path) -> None:
 
 def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any]) -> str:
     """Writes the corpus with the traces of the folder `samples` to `output`; returns what to print."""
-    started = time.time()
     inputs = {"corpus": source, "samples": samples / GENERATIONS}
     tally, reasons = Counter(rows=0, rows_without_problem=0, labels_removed=0, traces_added=0), Counter()
-    with new_folder(output, overwrite=True) as folder:
-        files = write_shards(add_traces(open_rows(source), inputs["samples"], tally, reasons), folder)
+    with new_dataset(output, config, inputs, overwrite=True) as new:
+        files = write_shards(_add_traces(open_rows(source), inputs["samples"], tally, reasons), new.folder)
         counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally}
         counts |= {"finish_reasons": dict(reasons), "truncated": {"traces": reasons[CUT]}}
-        about = {"config": config, "inputs": inputs, "counts": counts, "started": started}
-        write_card_and_manifest(folder, output, SUMMARY, **about)
+        new.finish(counts, SUMMARY)
     lines = [f"{tally['rows']:,} rows, {tally['traces_added']:,} traces added {dict(reasons)}: {output}"]
     if tally["rows_without_problem"]:
         lines.append(f"{tally['rows_without_problem']:,} rows have no problem and got no traces")

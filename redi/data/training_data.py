@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.dataset
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id
@@ -23,12 +23,12 @@ def load_rows(name: str, split: str) -> Dataset:
     if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):
         raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
     kinds = (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError, AssertionError)
+    kinds += (DatasetGenerationError,)  # which says nothing: its cause does, such as a full disk
     where = f"dataset_name={name}, dataset_train_split={split}"
-    with usage_errors(lambda error: f"{where} cannot be loaded: {error}", *kinds):
+    with usage_errors(lambda error: f"{where} cannot be loaded: {error.__cause__ or error}", *kinds):
         if all(files.values()):
-            return load_dataset(
-                "parquet", data_files={part: list(map(str, files[part])) for part in files}, split=split
-            )
+            paths = {part: list(map(str, found)) for part, found in files.items()}
+            return load_dataset("parquet", data_files=paths, split=split)
         return load_dataset(name, split=split)
 
 
@@ -46,11 +46,9 @@ def split_files(name: str, split: str) -> list[Path]:
 
 
 def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
-    """The files of each split named in `train[:10]+test`.
-
-    `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
-    return the rows of another folder.
-    """
+    """The files of each split named in `train[:10]+test`."""
+    # `datasets` caches files by their times, but may know a folder by its name and its dataset card alone, and then
+    # return the rows of another folder.
     path, parts = Path(name), [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
     if not path.is_file():
         return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}

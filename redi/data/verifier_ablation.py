@@ -1,10 +1,9 @@
 """Builds the verifier ablation: the same training data with the verdicts inverted for half of the problems.
 
-The construction is that of the original's `data_preprocess/ablation_verifier_signal.py` at
+As the original's `data_preprocess/ablation_verifier_signal.py`, at
 https://github.com/Tim-Siu/reinforcement-distillation/tree/dda07d2. A negative is a generation that neither verifier
 accepts. Problems with a positive and such a negative are put in the order of the corpus's shuffle, shuffled again and
 halved:
-
 - `sft`: the positives of half 1, the negatives of half 2, and the positives of the problems without such a negative;
 - `main`: pairs of half 1; the positive is chosen;
 - `inverted`: pairs of half 2; the negative is chosen.
@@ -14,11 +13,9 @@ The texts stay on disk throughout; problems are identified by `original_index`.
 """
 
 import random
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,25 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.dataset_card import write_parent_card
-from redi.data.dataset_folder import (
-    already_done,
-    check_expected,
-    count_table,
-    is_complete,
-    refuse_output_over_input,
-    write_card_and_manifest,
-)
-from redi.data.lengths.length_filter import MAX_RESPONSE_TOKENS, RESPONSE_TOO_LONG
-from redi.data.lengths.length_rules import load_counting_tokenizer, response_texts, turn_lengths
-from redi.data.lengths.token_counts import count_tokens
-from redi.data.reading.corpus import open_corpus, pinned_input
+from redi.data.build import check_truncated, counting_cut, with_reasons
+from redi.data.dataset_folder import already_done, check_expected, count_table, is_done, new_dataset, write_parent_card
+from redi.data.lengths import length_rules
+from redi.data.reading.rows import open_corpus, pinned_input
 from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, places_of, shuffled_places, write_shards
-from redi.data.truncation import TruncatedTraces
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder
-from redi.runs.manifest import write_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,30 +42,11 @@ SUMMARIES = {
     "main": "Pairs of the first half of the problems: chosen is a trace that both verifiers accept.",
     "inverted": "Pairs of the second half of the problems: chosen is a trace that neither verifier accepts.",
 }
-SWAPPED = {f"chosen{end}": f"rejected{end}" for end in ("", "_gen_idx", "_len")}
+SWAPPED = {f"chosen{end}": f"rejected{end}" for end in ("", "_gen_idx", "_len", "_cut")}
 SWAPPED |= {rejected: chosen for chosen, rejected in SWAPPED.items()}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The selected rows, in two files of Arrow batches in the order of the corpus.
-
-    Attributes:
-        pairs: file with the positive (`chosen`) and negative (`rejected`) of the problems that have both.
-        positives: file with the positives of the problems that have no negative.
-        paired, single: the problems in these files.
-        fitting: those of `paired` with both responses within the limit.
-        dropped: the other rows of the corpus, by reason.
-        traces: which traces were cut.
-    """
-
-    pairs: Path
-    positives: Path
-    paired: list[int] = field(default_factory=list)
-    single: list[int] = field(default_factory=list)
-    fitting: set[int] = field(default_factory=set)
-    dropped: Counter[str] = field(default_factory=Counter)
-    traces: TruncatedTraces = field(default_factory=TruncatedTraces)
+# Arrow batches in the order of the corpus, which exist while the sets are written.
+PAIRS = "pairs.arrow"  # the positive (`chosen`) and negative (`rejected`) of the problems that have both
+POSITIVES = "positives.arrow"  # the positives of the problems that have no negative
 
 
 def ablate(
@@ -99,82 +65,67 @@ def ablate(
     """Builds the three sets into folders of `output`; returns their counts, to be printed.
 
     Args:
-        source, revision: the corpus, as in `redi.data.reading.corpus.pinned_input`.
-        output: the folder; nothing is done if it holds the same sets already.
         tokenizer: drops pairs with a longer response than `max_response_tokens` (inclusive, the bare text plus 1).
-        exclude_source: sources to drop, cn_k12 by default.
-        truncated: "drop" leaves out the traces that were cut at the token limit.
-        seed: of the shuffle of the corpus.
         expect_rows: the number of rows that all three sets must have together.
-        overwrite: build again, and replace `output`.
+        source, output, revision, exclude_source, truncated, seed, overwrite: as in `redi.data.build.build`.
     """
     config = {"exclude_source": excluded_sources(exclude_source), "truncated": truncated, "seed": seed}
     config["split_seed"] = SPLIT_SEED
     inputs = {"corpus": pinned_input(source, revision)}
     if tokenizer is not None:
-        config["max_response_tokens"] = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
+        config["max_response_tokens"] = (
+            length_rules.MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
+        )
         inputs["tokenizer"] = tokenizer
     elif max_response_tokens is not None:
         raise UsageError("--max-response-tokens needs a tokenizer to count with; pass --tokenizer with the base model")
-    refuse_output_over_input(output, inputs)
-    if not overwrite and is_complete(output, config, inputs):
+    if is_done(output, config, inputs, overwrite):
         return already_done(output, expect_rows)
-    started = time.time()
-    loaded = load_counting_tokenizer(tokenizer) if tokenizer is not None else None
-    corpus = open_corpus(inputs["corpus"])
-    with new_folder(output, overwrite, inputs.values()) as folder:
-        stored = store(corpus.batches, folder, config, loaded)
-        if truncated == "drop" and not stored.traces.counts():
-            raise UsageError(f"--truncated drop: {inputs['corpus']} has no finish_reasons, so no trace is known to be")
-        if len(stored.paired) < 2:
+    with new_dataset(output, config, inputs, overwrite) as new:
+        loaded = length_rules.load_counting_tokenizer(tokenizer) if tokenizer is not None else None
+        corpus = open_corpus(inputs["corpus"])
+        number, dropped, is_known = _store(corpus.batches, new.folder, config, loaded)
+        check_truncated(config, inputs["corpus"], is_known)
+        if number < 2:
             raise UsageError(
-                f"--input {inputs['corpus']}: {len(stored.paired)} problems have a positive and a negative; "
-                "at least two are needed, one for each half"
+                f"--input {inputs['corpus']}: {number} problems have a positive and a negative; at least two are "
+                "needed, one for each half"
             )
-        counts = write_sets(stored, shuffled_places(corpus.num_rows, seed), folder)
-        stored.pairs.unlink()
-        stored.positives.unlink()
+        place = shuffled_places(corpus.num_rows, seed)
+        counts = _write_sets(new.folder, place, dropped, config.get("max_response_tokens"), is_known)
         check_expected(expect_rows, counts["rows"])
-        about = {"inputs": inputs, "started": started}
         for name, of_set in counts["sets"].items():
-            of_config = config | {"set": name}
-            write_card_and_manifest(
-                folder / name, output / name, SUMMARIES[name], config=of_config, counts=of_set, **about
-            )
-        write_parent_card(folder, title=output.resolve().name, summaries=SUMMARIES)
-        write_manifest(folder, config=config, counts=counts, seed=seed, **about)
+            new.finish(of_set, SUMMARIES[name], part=name)
+        write_parent_card(new.folder, output.resolve().name, SUMMARIES)
+        new.finish(counts)
     return "\n\n".join(f"{output / name}\n{count_table(of_set)}" for name, of_set in counts["sets"].items())
 
 
-def store(
+def _store(
     batches: Iterable[pa.RecordBatch],
     folder: Path,
     config: dict[str, Any],
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> Stored:
-    """Selects from a corpus, read once, and writes the two files into `folder`."""
-    stored = Stored(folder / "pairs.arrow", folder / "positives.arrow")
-    sources, drop = config["exclude_source"], config["truncated"] == "drop"
-    writers: list[pa.RecordBatchWriter] = []
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> tuple[int, Counter[str], bool]:
+    """Writes the two files; returns the pairs, the rows that are in neither, and whether any has finish reasons."""
+    options = {"exclude_sources": config["exclude_source"], "drop_truncated": config["truncated"] == "drop"}
+    number, known, dropped, writers = 0, 0, Counter(), []
     with ExitStack() as stack:
-        for batch in stored.traces.noting(batches):
-            pairs, _ = select_pairs(batch, sources, "neither", drop)
-            positives, drops = select_positives(batch, "both", sources, drop)
-            stored.dropped.update(drops)
-            positives = positives.filter(pc.invert(_is_one_of(positives, pairs["original_index"])))
-            fits = np.ones(len(pairs), dtype=bool)
-            if tokenizer is not None:
-                pairs = _with_lengths(pairs, tokenizer)
-                longest = np.maximum(pairs["chosen_len"].to_numpy(), pairs["rejected_len"].to_numpy())
-                fits = longest <= config["max_response_tokens"]
-            stored.fitting.update(pairs["original_index"].to_numpy()[fits].tolist())
+        for batch in batches:
+            pairs, _ = select_pairs(batch, negatives="neither", **options)
+            positives, drops = select_positives(batch, rule="both", **options)
+            single = pc.invert(pc.is_in(positives["original_index"], value_set=pairs["original_index"]))
+            parts = {PAIRS: pairs if tokenizer is None else _with_lengths(pairs, tokenizer)}
+            parts[POSITIVES] = positives.filter(single)
+            number += len(pairs)
+            dropped.update(drops)
+            known += with_reasons(batch)
             if not writers:
-                files = {stored.pairs: pairs.schema, stored.positives: positives.schema}
-                writers = [stack.enter_context(pa.ipc.new_stream(str(path), schema)) for path, schema in files.items()]
-            for writer, part, found in zip(writers, (pairs, positives), (stored.paired, stored.single), strict=True):
+                files = [pa.ipc.new_stream(str(folder / name), part.schema) for name, part in parts.items()]
+                writers = list(map(stack.enter_context, files))
+            for writer, part in zip(writers, parts.values(), strict=True):
                 writer.write_batch(part)
-                found += part["original_index"].to_pylist()
-    return stored
+    return number, dropped, known > 0
 
 
 def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
@@ -182,83 +133,78 @@ def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -
 
     The prompt's length, which nothing depends on, is that of its turn alone through the chat template, plus 1.
     """
-    pairs = pairs.append_column("prompt_len", pa.array(turn_lengths(tokenizer, "user", pairs["prompt"].to_pylist())))
+    pairs = pairs.append_column(
+        "prompt_len", pa.array(length_rules.turn_lengths(tokenizer, "user", pairs["prompt"].to_pylist()))
+    )
     for name in ("chosen", "rejected"):
-        texts = response_texts(pa.chunked_array([pairs[name]])).to_pylist()
-        pairs = pairs.append_column(f"{name}_len", pa.array(count_tokens(tokenizer, texts) + 1))
+        texts = length_rules.response_texts(pairs[name]).to_pylist()
+        pairs = pairs.append_column(f"{name}_len", pa.array(length_rules.count_tokens(tokenizer, texts) + 1))
     return pairs
 
 
-def _is_one_of(batch: pa.RecordBatch, problems: pa.Array) -> pa.BooleanArray:
-    return pc.is_in(batch["original_index"], value_set=problems)
-
-
-def _read(path: Path, problems: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, all or those of some problems."""
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-        for batch in reader:
-            yield batch if problems is None else batch.filter(_is_one_of(batch, pa.array(problems, pa.int64())))
-
-
-def write_sets(stored: Stored, place: np.ndarray, folder: Path) -> dict[str, Any]:
-    """Writes the three sets into folders of their names.
-
-    Args:
-        stored: the selected rows.
-        place: of each row in the shuffled corpus, `(rows,)`.
-        folder: of the sets.
-
-    Returns:
-        The counts for the manifest.
-    """
-    order = sorted(stored.paired, key=place.__getitem__)
+def _write_sets(
+    folder: Path, place: np.ndarray, dropped: Counter[str], limit: int | None, cut_is_known: bool
+) -> dict[str, Any]:
+    """Writes the sets from the two files, which it removes; `place` is that of each row in the shuffled corpus."""
+    maps = (pa.memory_map(str(folder / name)) for name in (PAIRS, POSITIVES))  # the texts are not in memory
+    pairs, positives = (pa.ipc.open_stream(file).read_all() for file in maps)
+    paired, single = (table["original_index"].to_numpy() for table in (pairs, positives))
+    fitting = set(paired.tolist())
+    if limit is not None:
+        longest = np.maximum(pairs["chosen_len"].to_numpy(), pairs["rejected_len"].to_numpy())
+        fitting = set(paired[longest <= limit].tolist())
+    order = paired[np.argsort(place[paired])].tolist()
     random.Random(SPLIT_SEED).shuffle(order)
-    first, second = order[: len(order) // 2], order[len(order) // 2 :]
-    rest = sorted(stored.single, key=place.__getitem__)
-    fitting = {
-        name: [problem for problem in half if problem in stored.fitting]
-        for name, half in (("main", first), ("inverted", second))
-    }
-    size = min(map(len, fitting.values()))
+    halves = {"main": order[: len(order) // 2], "inverted": order[len(order) // 2 :]}
+    kept = {name: [problem for problem in half if problem in fitting] for name, half in halves.items()}
+    size = min(map(len, kept.values()))
     if size == 0:
-        numbers = " and ".join(f"{len(fits)} pairs of half {n}" for n, fits in enumerate(fitting.values(), 1))
+        numbers = " and ".join(f"{len(fits)} pairs of half {n}" for n, fits in enumerate(kept.values(), 1))
         raise UsageError(f"--max-response-tokens leaves {numbers}; raise it")
 
     def write(name: str, batches: Iterator[pa.RecordBatch], problems: list[int], **counts: Any) -> dict[str, Any]:
         (folder / name).mkdir()
-        of_row = places_of(np.array(problems, dtype=np.int64), len(place))
-        files = write_shards(ordered(stored.traces.counting(batches), of_row, folder / name), folder / name)
-        return counts | {"rows": sum(files.values()), "files": files} | stored.traces.counts()
+        cut, of_row = Counter(), places_of(np.array(problems, dtype=np.int64), len(place))
+        files = write_shards(counting_cut(ordered(batches, of_row, folder / name), cut), folder / name)
+        counts |= {"rows": sum(files.values()), "files": files}
+        return counts | ({"truncated": dict(cut)} if cut_is_known else {})
 
-    dropped = dict(stored.dropped)
-    batches = _sft_batches(stored, first, second)
-    sets = {"sft": write("sft", batches, [*first, *second, *rest], input_rows=len(place), dropped=dropped)}
-    for (name, fits), half in zip(fitting.items(), (first, second), strict=True):
+    problems = [*order, *single[np.argsort(place[single])].tolist()]
+    batches = _sft_batches(pairs, positives, *halves.values())
+    sets = {"sft": write("sft", batches, problems, input_rows=len(place), dropped=dict(dropped))}
+    for name, fits in kept.items():
         # Sampling also changes the order, so a half that is small enough is left as it is.
         problems = random.Random(SPLIT_SEED).sample(fits, size) if len(fits) > size else fits
-        dropped = {RESPONSE_TOO_LONG: len(half) - len(fits), SAMPLED_DOWN: len(fits) - size}
-        batches = _pair_batches(stored, problems, inverted=name == "inverted")
-        sets[name] = write(name, batches, problems, input_rows=len(half), dropped=dropped)
+        drops = {length_rules.RESPONSE_TOO_LONG: len(halves[name]) - len(fits), SAMPLED_DOWN: len(fits) - size}
+        renamed = [SWAPPED.get(n, n) if name == "inverted" else n for n in pairs.column_names]
+        batches = (batch.select(renamed).rename_columns(pairs.column_names) for batch in _of(pairs, problems))
+        sets[name] = write(name, batches, problems, input_rows=len(halves[name]), dropped=drops)
+    for name in (PAIRS, POSITIVES):
+        (folder / name).unlink()
+    numbers = zip(("half 1", "half 2", "without negative"), (*halves.values(), single), strict=True)
     return {
         "rows": sum(of_set["rows"] for of_set in sets.values()),
-        "problems": {"half 1": len(first), "half 2": len(second), "without negative": len(rest)},
+        "problems": {name: len(problems) for name, problems in numbers},
         "sets": sets,
         "files": {f"{name}/{file}": n for name, of_set in sets.items() for file, n in of_set["files"].items()},
     }
 
 
-def _sft_batches(stored: Stored, first: list[int], second: list[int]) -> Iterator[pa.RecordBatch]:
+def _of(pairs: pa.Table, problems: list[int]) -> Iterator[pa.RecordBatch]:
+    """The pairs of some problems."""
+    wanted = pa.array(problems, pa.int64())
+    return (batch.filter(pc.is_in(batch["original_index"], value_set=wanted)) for batch in pairs.to_batches())
+
+
+def _sft_batches(
+    pairs: pa.Table, positives: pa.Table, first: list[int], second: list[int]
+) -> Iterator[pa.RecordBatch]:
     """The positives of `first`, the negatives of `second` and the other positives, with the column `sft_source`."""
     for problems, role, name in ((first, "chosen", "group1_correct"), (second, "rejected", "group2_incorrect")):
-        for batch in _read(stored.pairs, problems):
+        for batch in _of(pairs, problems):
             columns = {"messages": batch[role], "chosen_gen_idx": batch[f"{role}_gen_idx"]}
             columns |= {column: batch[column] for column in ("source", "uuid", "original_index")}
-            yield pa.record_batch(columns | {"sft_source": pa.repeat(pa.scalar(name), len(batch))})
-    for batch in _read(stored.positives):
+            columns |= {"chosen_cut": batch[f"{role}_cut"], "sft_source": pa.repeat(pa.scalar(name), len(batch))}
+            yield pa.record_batch(columns)
+    for batch in positives.to_batches():
         yield batch.append_column("sft_source", pa.repeat(pa.scalar("typeB_correct"), len(batch)))
-
-
-def _pair_batches(stored: Stored, problems: list[int], inverted: bool) -> Iterator[pa.RecordBatch]:
-    for batch in _read(stored.pairs, problems):
-        names = batch.schema.names
-        yield pa.record_batch([batch[SWAPPED.get(n, n) if inverted else n] for n in names], names=names)

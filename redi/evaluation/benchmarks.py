@@ -1,4 +1,4 @@
-"""Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name.
+"""Benchmarks: JSONL files of `id, problem, answer`, by path or by a known name; some can be fetched from the Hub.
 
 A new benchmark is such a file. Multiple choice, as in GPQA, has the choices in `problem` and the letter as `answer`.
 """
@@ -7,11 +7,12 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redi.evaluation.files import KINDS, TEXTS, check, texts_of
-from redi.runs.errors import UsageError, nearest
-from redi.runs.jsonl import iter_lines
+from redi.runs.errors import UsageError, nearest, usage_errors
+from redi.runs.files import write_text
+from redi.runs.jsonl import iter_lines, line
 
 # Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
 # and 2023): every value of its pass@16 column is k/83. Other copies hold only the 40 of 2023.
@@ -25,13 +26,37 @@ DEFAULT_FOLDER = Path("data/benchmarks")
 _GSM8K = re.compile(r".*####([^\n]*)\s*", re.DOTALL)
 
 
+class Source(NamedTuple):
+    """Where a benchmark is on the Hub, and the names of its columns."""
+
+    dataset: str
+    split: str
+    num_rows: int
+    problem: str = "problem"
+    answer: str = "answer"
+    id: str | None = None
+
+
+# Three of the paper's five are on the Hub as the paper used them. The copies of the other two differ, so they have
+# other names: the reference answers of minerva_hub are likely those of the sources, and olympiadbench_hub lacks one
+# problem. The files that the paper was graded by come with the rllm repository.
+SOURCES = {
+    "math500": Source("HuggingFaceH4/MATH-500", "test", 500, id="unique_id"),
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", 30, id="id"),
+    "amc23": Source("AI-MO/aimo-validation-amc", "train", 83, id="id"),
+    "minerva_hub": Source("math-ai/minervamath", "test", 272, problem="question"),
+    "olympiadbench_hub": Source("math-ai/olympiadbench", "test", 674, problem="question", answer="final_answer"),
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """One problem; `answer` is the reference answer, or a list of alternatives, any of which counts."""
 
     id: str | int
     problem: str
-    answer: str | list[str]
+    answer: str | list[str] | None
+    prompt: str = ""  # that a model was given, where it is known
 
 
 @dataclass(frozen=True)
@@ -46,44 +71,38 @@ class Benchmark:
 def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmark:
     """Loads a benchmark from a JSONL file, or by a known name from `folder`.
 
-    Raises:
-        UsageError: an unknown name, a missing or malformed file, a row without text or answer, a duplicate id, or a
-            known name whose file does not have as many rows as the paper's.
+    Refuses an unknown name, malformed rows, an id that occurs twice, and other numbers of rows than the paper's.
     """
-    path = Path(name_or_path)
-    known = name_or_path in _NUM_ROWS and not path.is_file()
-    if known:
+    path, num_rows = Path(name_or_path), _NUM_ROWS.get(name_or_path)
+    names = ", ".join(_NUM_ROWS)
+    if path.is_file():
+        num_rows = None
+    elif num_rows:
         path = folder / f"{name_or_path}.jsonl"
         if not path.is_file():
             raise UsageError(
-                f"--benchmark {name_or_path}: {path} is missing; put a JSONL file of {_NUM_ROWS[name_or_path]} rows "
-                "with id, problem and answer there, name its folder with --benchmark-folder, or try "
-                f"`evaluate.py download` (known names: {', '.join(_NUM_ROWS)})"
+                f"--benchmark {name_or_path}: {path} is missing; put a JSONL file of {num_rows} rows with id, problem "
+                "and answer there, name its folder with --benchmark-folder, or try `evaluate.py download` (known "
+                f"names: {names})"
             )
-    elif path.suffix != ".jsonl":
-        raise UsageError(
-            f"--benchmark {name_or_path} is neither a .jsonl file nor a known name ({', '.join(_NUM_ROWS)})"
-            f"{nearest(name_or_path, list(_NUM_ROWS))}"
-        )
+    if path.suffix != ".jsonl":
+        hint = f"({names}){nearest(name_or_path, list(_NUM_ROWS))}"
+        raise UsageError(f"--benchmark {name_or_path} is neither a .jsonl file nor a known name {hint}")
     problems = _read_problems(path)
-    if known and len(problems) != _NUM_ROWS[name_or_path]:
-        raise UsageError(f"{path} has {len(problems)} rows; {name_or_path} has {_NUM_ROWS[name_or_path]}")
+    if num_rows not in (None, len(problems)):
+        raise UsageError(f"{path} has {len(problems)} rows; {name_or_path} has {num_rows}")
     return Benchmark(path.stem, path, tuple(problems))
 
 
 def load_benchmarks(names: list[str], folder: Path = DEFAULT_FOLDER) -> list[Benchmark]:
-    """Loads several benchmarks, whose names must differ.
-
-    Raises:
-        UsageError: two have the same name, or as `load_benchmark`.
-    """
-    benchmarks = [load_benchmark(name, folder) for name in names]
-    taken: dict[str, str] = {}
-    for given, benchmark in zip(names, benchmarks, strict=True):
-        if benchmark.name in taken:
-            raise UsageError(f"--benchmark {taken[benchmark.name]} and {given} are both named '{benchmark.name}'")
-        taken[benchmark.name] = given
-    return benchmarks
+    """Loads several benchmarks, as `load_benchmark`; refuses two of the same name."""
+    loaded: dict[str, tuple[str, Benchmark]] = {}
+    for given in names:
+        benchmark = load_benchmark(given, folder)
+        first, _ = loaded.setdefault(benchmark.name, (given, benchmark))
+        if loaded[benchmark.name][1] is not benchmark:
+            raise UsageError(f"--benchmark {first} and {given} are both named '{benchmark.name}'")
+    return [benchmark for _, benchmark in loaded.values()]
 
 
 def _read_problems(path: Path) -> list[Problem]:
@@ -101,23 +120,15 @@ def _read_problems(path: Path) -> list[Problem]:
     if not problems:
         raise UsageError(f"{path} has no rows")
     if num_solutions:
-        print(
-            f"note: {path}: {num_solutions} answers are solutions that end in '#### ANSWER', as in GSM8K; what "
-            "follows #### is the reference answer",
-            file=sys.stderr,
-        )
+        what = "are solutions that end in '#### ANSWER', as in GSM8K; what follows #### is the reference answer"
+        print(f"note: {path}: {num_solutions} answers {what}", file=sys.stderr)
     return list(problems.values())
 
 
 def read_asked(path: Path, golds: bool = False) -> dict[str, dict[str, Problem]]:
     """The problems in a folder's `benchmark.jsonl` by benchmark and id; empty if there is no such file.
 
-    Args:
-        path: of the file.
-        golds: each row must have reference answers; otherwise they are not looked at.
-
-    Raises:
-        UsageError: a malformed row, or a problem occurs twice.
+    Refuses malformed rows and a problem that occurs twice. Reference answers are looked at only if `golds`.
     """
     asked: dict[str, dict[str, Problem]] = {}
     for number, _, row in iter_lines(path, ("benchmark", "id", *["answer"] * golds)) if path.is_file() else ():
@@ -132,11 +143,7 @@ def read_asked(path: Path, golds: bool = False) -> dict[str, dict[str, Problem]]
 
 
 def reference_answer(row: dict[str, Any], where: str) -> str | list[str]:
-    """The reference answers of a benchmark's row; of GSM8K's worked solutions, what follows `####`.
-
-    Raises:
-        UsageError: a value of the row is of the wrong kind; the message begins with `where`.
-    """
+    """The reference answers of a benchmark's row, which is checked; of GSM8K's solutions, what follows `####`."""
     check(row, where, KINDS | {"answer": TEXTS})
     golds = []
     for gold in texts_of(row["answer"]):
@@ -149,7 +156,58 @@ def reference_answer(row: dict[str, Any], where: str) -> str | list[str]:
 def _check_text(text: str, key: str, where: str) -> None:
     if not text.strip():
         raise UsageError(f"{where}: '{key}' is empty")
-    try:
+    half = "holds half a surrogate pair at character"
+    with usage_errors(lambda error: f"{where}: '{key}' {half} {error.start + 1}", UnicodeEncodeError):
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{where}: '{key}' holds half a surrogate pair at character {error.start + 1}") from None
+
+
+def download(names: list[str], folder: Path) -> None:
+    """Writes `NAME.jsonl` for each name, unless it exists; refuses unknown names, and other rows or columns."""
+    for name in names:
+        if name not in SOURCES:
+            hint = f"(known names: {', '.join(SOURCES)}){nearest(name, list(SOURCES))}"
+            raise UsageError(f"--benchmark {name} cannot be downloaded {hint}")
+    for name in names:
+        path = folder / f"{name}.jsonl"
+        if path.is_file():
+            print(f"{path} exists")
+            continue
+        rows = convert(name, SOURCES[name], _load(name, SOURCES[name]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(map(line, rows)))
+        print(f"{len(load_benchmark(str(path)).problems)} problems: {path}")
+
+
+def _load(name: str, source: Source) -> list[dict[str, Any]]:
+    from datasets import load_dataset  # takes seconds to import
+    from datasets.exceptions import DatasetNotFoundError
+
+    def message(error: Exception) -> str:
+        return f"--benchmark {name}: {source.dataset} cannot be loaded from the Hub: {str(error).splitlines()[0]}"
+
+    with usage_errors(message, DatasetNotFoundError, OSError, ValueError):
+        return load_dataset(source.dataset, split=source.split).to_list()
+
+
+def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list becomes one text.
+
+    Refuses another number of rows than the known one, and rows without a column.
+    """
+    if len(rows) != source.num_rows:
+        raise UsageError(f"--benchmark {name}: {source.dataset} has {len(rows)} rows, not {source.num_rows}")
+    if missing := {source.problem, source.answer, source.id or source.problem} - rows[0].keys():
+        columns = f"no column '{min(missing)}'; it has {', '.join(rows[0])}"
+        raise UsageError(f"--benchmark {name}: {source.dataset} has {columns}")
+    converted = []
+    for number, row in enumerate(rows):
+        name_in_row = row[source.id] if source.id else number
+        texts = {"problem": row[source.problem], "answer": _text(row[source.answer])}
+        converted.append({"id": f"{name}/{name_in_row}"} | texts)
+    return converted
+
+
+def _text(answer: Any) -> str:
+    if isinstance(answer, list):
+        return ", ".join(map(_text, answer))
+    return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from redi.runs.errors import UsageError
 from redi.runs.jsonl import iter_lines, parse_line
@@ -11,46 +11,40 @@ GENERATIONS, GRADED, BENCHMARK, SAMPLING = "generations.jsonl", "graded.jsonl", 
 _OLD_SAMPLING = "generation_config.json"  # until 0.1; Hugging Face's name for something else
 
 
-class Kind(NamedTuple):
-    """What a value must be, in words and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-TEXT = Kind("text", lambda value: isinstance(value, str))
-TEXT_OR_NULL = Kind("text or null", lambda value: value is None or isinstance(value, str))
-ID = Kind("text or a whole number", lambda value: type(value) in (str, int))  # not bool, which is an int
-COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-FLAG_OR_NULL = Kind("true, false or null", lambda value: value is None or isinstance(value, bool))
-TEXTS = Kind(
-    "text or a list of texts, none of them empty",
-    lambda value: bool(texts := texts_of(value)) and all(isinstance(text, str) and text.strip() for text in texts),
-)
-KINDS = {
-    **dict.fromkeys(("benchmark", "problem", "prompt", "response", "finish_reason", "key", "status"), TEXT),
-    **{"id": ID, "sample_idx": COUNT, "num_tokens": COUNT, "correct": FLAG, "correct_rllm_style": FLAG_OR_NULL},
-    **{"answer": TEXT_OR_NULL, "gold": TEXTS},
-}
-SampleKey = tuple[str, str, int]  # benchmark, id as text, sample index
-
-
 def texts_of(value: Any) -> list[Any]:
     """A value that stands alone or in a list, as a list."""
     return value if isinstance(value, list) else [value]
 
 
-def check(row: dict[str, Any], where: str, kinds: dict[str, Kind] = KINDS) -> None:
-    """Checks the values of a row.
+def _is_texts(value: Any) -> bool:
+    return value != [] and all(isinstance(text, str) and text.strip() for text in texts_of(value))
 
-    Raises:
-        UsageError: a value is of the wrong kind; the message begins with `where` and names the key.
-    """
+
+# What the value of a key must be, in words and as a test.
+Kind = tuple[str, Callable[[Any], bool]]
+TEXTS: Kind = ("text or a list of texts, none of them empty", _is_texts)
+_TEXT: Kind = ("text", lambda value: isinstance(value, str))
+_COUNT: Kind = ("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("benchmark", "problem", "prompt", "response", "finish_reason", "key", "status"), _TEXT),
+    "id": ("text or a whole number", lambda value: type(value) in (str, int)),  # not bool, which is an int
+    "sample_idx": _COUNT,
+    "num_tokens": _COUNT,
+    "correct": ("true or false", lambda value: isinstance(value, bool)),
+    "correct_rllm_style": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
+    "answer": ("text or null", lambda value: value is None or isinstance(value, str)),
+    "gold": TEXTS,
+}
+SampleKey = tuple[str, str, int]  # benchmark, id as text, sample index
+
+
+def check(row: dict[str, Any], where: str, kinds: dict[str, Kind] = KINDS) -> None:
+    """Refuses a row with a value of the wrong kind; the message begins with `where` and names the key."""
     for key, value in row.items():
-        if key in kinds and not kinds[key].holds(value):
+        words, holds = kinds.get(key, ("", lambda _: True))
+        if not holds(value):
             shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-            raise UsageError(f"{where}: '{key}' must be {kinds[key].words}, not {shown}")
+            raise UsageError(f"{where}: '{key}' must be {words}, not {shown}")
 
 
 def sample_key(row: dict[str, Any]) -> SampleKey:
@@ -61,8 +55,7 @@ def sample_key(row: dict[str, Any]) -> SampleKey:
 def read_samples(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[SampleKey, dict[str, Any]]]:
     """Yields the rows of `generations.jsonl` or `graded.jsonl` with their keys.
 
-    Raises:
-        UsageError: a row lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
+    Refuses a row that lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
     """
     seen: dict[SampleKey, int] = {}
     for number, _, row in iter_lines(path, ("benchmark", "id", "sample_idx", *fields)):
@@ -88,12 +81,6 @@ def sampling_file(folder: Path) -> Path | None:
 
 
 def read_sampling(folder: Path) -> dict[str, Any]:
-    """The options that a folder's answers were sampled with.
-
-    Raises:
-        UsageError: the folder has no such file, or it is damaged.
-    """
+    """The options that a folder's answers were sampled with, empty if it has none; refuses a damaged file."""
     path = sampling_file(folder)
-    if path is None:
-        raise UsageError(f"{folder / SAMPLING} does not exist; is {folder} an output of `evaluate.py generate`?")
-    return parse_line(path.read_bytes(), str(path))
+    return {} if path is None else parse_line(path.read_bytes(), str(path))

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
-from redi.job import Job, check_job, read_job
+from redi.job import Job, check_adapters, check_job, read_job
 from redi.preflight.counting import Precision
 from redi.preflight.memory import ModelShape, Strategy, shape_of
 from redi.runs.checkpoints import last_complete_checkpoint, refuse_other_world_size
@@ -131,6 +131,8 @@ def open_model(recipe: Recipe) -> Model:
             f"{option}: its tokenizer has {size} tokens, but its embeddings have only {vocabulary} rows; resize them, "
             "or use the model's own tokenizer"
         )
+    if recipe.lora is not None:
+        check_adapters(path, recipe.lora)
     attention = attention_of(path, recipe.run.attn_implementation)
     return Model(config, tokenizer, attention, shape_of(config, recipe.lora), precision_of(recipe, config))
 

@@ -3,11 +3,14 @@
 import json
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from redi.runs.errors import UsageError
+from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import MANIFEST, fingerprint, write_text
+from redi.runs.lock import folder_lock
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
@@ -18,13 +21,25 @@ _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_im
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 
 
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Holds the lock of a run's folder, which is created, and removed again if it stays empty; see `folder_lock`."""
+    with usage_errors(lambda error: f"output_dir={folder} cannot be made: {error}; choose another folder", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_lock(folder, inside=True):
+            yield
+    finally:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
 def write_start(folder: Path, given: dict[str, Any], inputs: dict[str, str], world_size: int = 1) -> None:
     """Records the options of a run that starts or resumes, and its inputs with their fingerprints.
 
     `starts` has an entry for each start whose steps are kept: the step it went on from, and what another start may
     change.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: {"path": path, "sha256": fingerprint(path)} for name, path in inputs.items()}
     checkpoint = last_complete_checkpoint(folder)[0]
     step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -46,12 +61,10 @@ def is_finished_run(folder: Path, given: dict[str, Any], inputs: dict[str, str],
     `check_inputs` compares the content of the inputs too, which takes a while for a large model.
 
     Raises:
-        UsageError: it holds the result of another run, or checkpoints of a run with other options or inputs.
+        UsageError: it holds the result of another run, or has begun one with other options or inputs.
     """
     manifest = read_manifest(folder, "config", "inputs")
-    record, what = manifest, "a finished run"
-    if manifest is None and last_complete_checkpoint(folder)[0] is not None:
-        record, what = read_start(folder), "checkpoints of a run"
+    record, what = manifest or read_start(folder), "an unfinished run" if manifest is None else "a finished run"
     if record is None:
         return False
     remedy = "choose another output_dir or remove that one"

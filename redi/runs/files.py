@@ -68,7 +68,7 @@ def new_folder(path: Path, overwrite: bool = False, inputs: Iterable[str | Path]
     temporary, aside = place.with_name(f".{place.name}.tmp"), place.with_name(f".{place.name}.old")
     with usage_errors(lambda error: f"--output {path} cannot be made: {error}; choose another folder", OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _signals_raise(), folder_lock(path):
+    with signals_raise(), folder_lock(path):
         if aside.exists() and not place.exists():  # left by a process that was killed between two renames
             aside.rename(place)
         if not overwrite and place.is_dir() and any(place.iterdir()):
@@ -102,8 +102,8 @@ def _replace(place: Path, temporary: Path, aside: Path) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `SystemExit`, so that temporary folders are removed; in the main thread only."""
+def signals_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `SystemExit`, so that what was begun is removed or ended; in the main thread only."""
 
     def stop(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal

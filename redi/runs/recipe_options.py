@@ -88,7 +88,7 @@ def parse_options(
             arguments += _as_arguments(key, value)
         else:  # argparse has no spelling for None
             fields[key].default, fields[key].required = None, False
-    with usage_errors(str, ValueError, TypeError):  # a dataclass refuses its values
+    with usage_errors(str, ValueError, TypeError, ImportError):  # a dataclass refuses its values
         instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
     values = {name: value for instance in instances for name, value in vars(instance).items()}
     for key in needed & set(given):

@@ -27,8 +27,14 @@ PROBE = [
 ]
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a `config.json` that describes the language model: of a multimodal model its `text_config`."""
+    return config.get("text_config") or config
+
+
 def rope_theta(config: dict[str, Any]) -> float | None:
     """The rotary base in a `config.json`, spelled as in transformers 5 (`rope_parameters`, which wins) or before."""
+    config = text_config(config)
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
 
 
@@ -41,21 +47,22 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     # The only Qwen2.5 with 4,096 positions is Qwen2.5-Math.
     kind = (config["model_type"], config.get("max_position_embeddings"), rope_theta(config))
     defaults = LONG if kind == ("qwen2", 4096, 10000) else {}
-    config = json.loads(json.dumps(config))
+    wide = json.loads(json.dumps(config))
+    text = text_config(wide)
     positions = max_position_embeddings or defaults.get("max_position_embeddings")
     if positions is not None:
-        config["max_position_embeddings"] = positions
+        text["max_position_embeddings"] = positions
     theta = theta or defaults.get("rope_theta")
     if theta is None:
-        return config
-    rope = config.get("rope_parameters")
+        return wide
+    rope = text.get("rope_parameters")
     if any(isinstance(value, dict) for value in (rope or {}).values()):
         raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
         rope["rope_theta"] = theta
-    if rope is None or "rope_theta" in config:
-        config["rope_theta"] = theta
-    return config
+    if rope is None or "rope_theta" in text:
+        text["rope_theta"] = theta
+    return wide
 
 
 def set_tokens(
@@ -139,7 +146,8 @@ def prepare(
     with usage_errors(lambda error: f"--model {source}: its tokenizer cannot be loaded: {error}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(source)
     old_tokens = [tokenizer.eos_token, tokenizer.pad_token]
-    set_tokens(tokenizer, before.get("vocab_size", len(tokenizer.get_vocab())), eos_token, pad_token, source)
+    vocab_size = text_config(before).get("vocab_size", len(tokenizer.get_vocab()))
+    set_tokens(tokenizer, vocab_size, eos_token, pad_token, source)
     template = chat_template
     if template is None and tokenizer.chat_template is None:
         template = next((name for token, name in TEMPLATES.items() if token in tokenizer.get_vocab()), None)
@@ -150,7 +158,7 @@ def prepare(
     check_template(tokenizer)
     write_model(source, folder, after, tokenizer)
     return {
-        "max_position_embeddings": [each.get("max_position_embeddings") for each in (before, after)],
+        "max_position_embeddings": [text_config(each).get("max_position_embeddings") for each in (before, after)],
         "rope_theta": [rope_theta(before), rope_theta(after)],
         "eos_token": [old_tokens[0], tokenizer.eos_token],
         "pad_token": [old_tokens[1], tokenizer.pad_token],
@@ -177,7 +185,9 @@ def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "
         raise UsageError(f"--model {source} has no *.safetensors; save the model with transformers first")
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    config = config | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = json.loads(json.dumps(config))
+    for part in (config, text_config(config)):
+        part |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     has_generation = (source / "generation_config.json").is_file()
@@ -208,11 +218,15 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")
+    positions = text_config(config).get("max_position_embeddings")
+    if positions not in (None, model.config.get_text_config().max_position_embeddings):
+        raise UsageError(f"--max-position-embeddings {positions} is not what the loaded model has")
     rotary = [module for name, module in model.named_modules() if name.endswith("rotary_emb")]
     frequencies = getattr(rotary[0], "inv_freq", None) if rotary else None
-    if frequencies is not None and getattr(rotary[0], "rope_type", "default") == "default":
+    wanted = rope_theta(config)
+    if None not in (frequencies, wanted) and getattr(rotary[0], "rope_type", "default") == "default":
         # inv_freq[i] = theta ** (-i / n), i = 0 .. n - 1
         theta = frequencies[-1].double() ** (-len(frequencies) / (len(frequencies) - 1))
-        if not torch.isclose(theta, torch.tensor(float(rope_theta(config)), dtype=torch.float64), rtol=1e-3):
-            raise UsageError(f"--rope-theta {rope_theta(config)}: the loaded model computes with {theta:.0f}")
+        if not torch.isclose(theta, torch.tensor(float(wanted), dtype=torch.float64), rtol=1e-3):
+            raise UsageError(f"--rope-theta {wanted}: the loaded model computes with {theta:.0f}")
     return model.num_parameters()

@@ -52,8 +52,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from bench_corpus import make_benchmarks, make_corpus, make_tokenizer, positive
 
-from redi.data.lengths.length_filter import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS, filter_by_length
-from redi.data.lengths.length_rules import load_counting_tokenizer, response_texts
+from redi.data.lengths.length_rules import (
+    MAX_PROMPT_TOKENS,
+    MAX_RESPONSE_TOKENS,
+    filter_by_length,
+    load_counting_tokenizer,
+    response_texts,
+)
 from redi.data.shuffle import write_shards
 from redi.evaluation.benchmarks import KNOWN, load_benchmarks
 from redi.runs.cli import StrictParser

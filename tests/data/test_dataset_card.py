@@ -11,7 +11,7 @@ from datasets import load_dataset
 from helpers.corpus import ROWS, run, write_corpus
 from matplotlib.image import imread
 
-from redi.data.dataset_card import write_card
+from redi.data.dataset_folder import write_card
 from redi.data.lengths.dataset_lengths import DatasetLengths
 
 

@@ -5,9 +5,8 @@ import pyarrow as pa
 from helpers.corpus import turns
 from matplotlib.image import imread
 
-from redi.data.lengths.dataset_lengths import DatasetLengths, LengthRecorder
+from redi.data.lengths.dataset_lengths import DatasetLengths, built_lengths, joined, length_tables, summarise
 from redi.data.lengths.plots import plot_lengths
-from redi.data.lengths.tables import length_tables, summarise
 
 
 def lengths_of(prompts, chosen, rejected, sources):
@@ -31,9 +30,7 @@ def pairs_table(*rows):
 def test_characters_by_hand():
     first = pairs_table(("ab", "abc", "\u03c0", "aops"), ("a", "", "four", "amc"))
     second = pairs_table(("abc", "a", "a", None), ("abcd", "ab", "b", "amc"))
-    recorder = LengthRecorder()
-    assert list(recorder.recording([first, second])) == [first, second]
-    lengths = recorder.lengths()
+    lengths = joined([built_lengths(first), built_lengths(second)])
     assert lengths.unit == "characters"
     assert {name: values.tolist() for name, values in lengths.columns.items()} == {
         "prompt": [2, 1, 3, 4],
@@ -49,9 +46,7 @@ def test_token_counts_in_the_rows_are_used():
     table = pairs_table(("ab", "abc", "a", "aops"))
     for name, value in {"prompt_len": 11, "chosen_len": 12, "rejected_len": 13}.items():
         table = table.append_column(name, pa.array([value]))
-    recorder = LengthRecorder()
-    list(recorder.recording([table]))
-    lengths = recorder.lengths()
+    lengths = joined([built_lengths(table)])
     assert lengths.unit == "tokens"
     assert {name: values.tolist() for name, values in lengths.columns.items()} == {
         "prompt": [11],

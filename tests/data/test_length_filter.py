@@ -9,7 +9,7 @@ from helpers.corpus import ROWS, read_rows, row, run, turns, write_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from redi.data.lengths import token_counts
+from redi.data.lengths import length_rules
 from redi.data.lengths.length_rules import load_counting_tokenizer, turn_lengths
 from redi.text.training_rows import prepare_rows
 
@@ -130,7 +130,7 @@ def test_batches_leave_no_trace(monkeypatch, tokenizer):
     loaded = load_counting_tokenizer(str(tokenizer))
     texts = ["a " * count for count in (3, 0, 7, 1, 4)]
     for limit in (1, 5, 1000):
-        monkeypatch.setattr(token_counts, "BATCH_CHARACTERS", limit)
+        monkeypatch.setattr(length_rules, "BATCH_CHARACTERS", limit)
         assert turn_lengths(loaded, "assistant", texts).tolist() == [12, 9, 16, 10, 13]
     assert turn_lengths(loaded, "assistant", []).tolist() == []
 
@@ -191,8 +191,8 @@ def test_exact_lengths_are_those_of_training(tmp_path, model_path, trained_token
     ("template", "message"),
     [
         (None, "has no chat template"),
-        (ALTERNATING, "one assistant turn fails: Roles must alternate"),
-        (USER_ONLY, "one assistant turn leaves out its text"),
+        (ALTERNATING, "one assistant turn: the chat template refuses the conversation: Roles must alternate"),
+        (USER_ONLY, "one assistant turn is rendered without its text"),
     ],
 )
 def test_unfit_templates(corpus, save_tokenizer, capsys, template, message):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from redi.data.overlap_index import OverlapIndex, Question, find_overlaps
+from redi.data.decontamination import OverlapIndex, Question
 
 QUESTION = Question("bench", 7, "Let a,  B and c be\nthe three sides of a right triangle.")  # 12 words
 SHORT = Question("bench", "s", "Simplify $\\sqrt{242}$.")
@@ -47,7 +47,7 @@ def test_every_question_is_named_once_with_its_first_words():
 
 def test_missing_problems_overlap_with_nothing():
     index = OverlapIndex([QUESTION])
-    assert find_overlaps([None, "", QUESTION.text], index)[:2] == [{}, {}]
+    assert [bool(index.find(problem)) for problem in (None, "", QUESTION.text)] == [False, False, True]
 
 
 def joined_ngrams(text: str, num_words: int) -> set[str]:
@@ -65,7 +65,8 @@ def test_equals_the_original_rule(num_words, vocabulary):
 
     questions = [Question("bench", i, text()) for i in range(5)]
     problems = [text() for _ in range(300)]
-    found = find_overlaps(problems, OverlapIndex(questions, num_words))
+    index = OverlapIndex(questions, num_words)
+    found = list(map(index.find, problems))
     expected = [
         {
             question
@@ -90,4 +91,4 @@ def test_reported_benchmarks_find_themselves(shared):
     assert len(questions) == 500 + 30 + 83 + 272 + 675
     assert sum(map(index.is_short, questions)) == 36
     assert all(question in index.find(question.text) for question in questions)
-    assert not any(find_overlaps([row["problem"] for row in read("gsm8k")], index))
+    assert not any(index.find(row["problem"]) for row in read("gsm8k"))

@@ -11,9 +11,8 @@ import pytest
 from helpers.corpus import ROWS, SCHEMA, fails, read_rows, run, write_corpus, write_jsonl
 
 from redi.data.reading import text_files
-from redi.data.reading.corpus import open_corpus
 from redi.data.reading.data_files import data_files
-from redi.data.reading.local_files import open_rows
+from redi.data.reading.rows import open_corpus, open_rows
 from redi.runs.errors import UsageError
 
 PLAIN = [{"problem": f"What is {i} + 1?", "answer": str(i + 1), "level": i} for i in range(5)]

@@ -10,7 +10,7 @@ from helpers.corpus import SCHEMA, uuid_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redi.data.reading.corpus import open_corpus
+from redi.data.reading.rows import open_corpus
 from redi.data.reading.schema import SELECTION, VERIFIERS, normalised
 from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, select_pairs, select_positives
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.corpus import fails, read_rows, row, run, write_jsonl
 
-from redi.data.truncation import truncated
+from redi.data.selection import truncated
 
 T, F = True, False
 
@@ -44,7 +44,7 @@ def build(name: str, corpus, output, *arguments) -> tuple[dict[str, dict], dict]
 
 def test_which_are_cut_by_hand():
     reasons = pa.array([["stop", "length"], None, ["length"], [None, "length", "stop"]], pa.list_(pa.string()))
-    assert truncated(reasons, np.array([2, 1, 2, 3])).tolist() == [F, T, F, F, F, F, T, F]
+    assert truncated(reasons, np.array([2, 1, 2, 3])).to_pylist() == [F, T, None, None, None, None, T, F]
 
 
 def test_pairs_keep_cut_traces_and_count_them(corpus, tmp_path, capsys):
@@ -90,3 +90,15 @@ def test_drop_needs_finish_reasons(tmp_path, capsys):
         assert "--truncated drop:" in error and "has no finish_reasons" in error
     run("build_pairs", "--input", corpus, "--output", tmp_path / "out")
     assert "truncated" not in json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+
+
+def test_drop_when_no_reason_of_a_selected_trace_is_known(tmp_path):
+    """The corpus has finish reasons, if only for the row that is dropped by them."""
+    rows = [ROWS[3], ROWS[3] | {"problem": "other"}, made("cut", [T, F], ["length", "length"])]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw.parquet")
+    rows, counts = build("build_pairs", tmp_path / "raw.parquet", tmp_path / "out", "--truncated", "drop")
+    assert rows.keys() == {"unknown", "other"} and counts["truncated"] == {"chosen": 0, "rejected": 0}
+    assert counts["dropped"]["only truncated generations"] == 1
+    run("ablate_verifiers", "--input", tmp_path / "raw.parquet", "--output", tmp_path / "sets", "--truncated", "drop")
+    sets = json.loads((tmp_path / "sets" / "manifest.json").read_text())["counts"]["sets"]
+    assert sets["main"]["truncated"] == {"chosen": 0, "rejected": 0}

@@ -23,6 +23,7 @@ from redi.evaluation.run import find_models, usual_protocol
 from redi.runs.checkpoints import complete_checkpoints
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
+from redi.runs.lock import folder_lock
 
 SMALL = "n: 2\ntemperature: 0.6\ntop_p: 0.95\nmax_tokens: 4\nprompt: bare\n"
 
@@ -35,7 +36,7 @@ def small_protocols(tmp_path, monkeypatch) -> None:
     benchmark = write_benchmark(tmp_path / "small.jsonl")
     (folder / "paper_final.yaml").write_text(f"benchmark: [{benchmark}]\n{SMALL}")
     (folder / "paper_intermediate.yaml").write_text(f"benchmark: [{benchmark}]\n{SMALL}".replace("n: 2", "n: 1"))
-    monkeypatch.setattr("redi.evaluation.generation.protocols.PROTOCOL_FOLDER", folder)
+    monkeypatch.setattr("redi.evaluation.generation.options.PROTOCOL_FOLDER", folder)
     monkeypatch.chdir(tmp_path)
 
 
@@ -74,6 +75,38 @@ def test_watching_a_run_evaluates_complete_checkpoints_until_it_is_finished(
     assert table["protocol"]["protocol"] == "paper_intermediate"
     points = evaluated_panels({"a run": folder}, "small")["small pass@1 (%)"]["a run"]
     assert [step for step, _ in points] == [2, 10]
+
+
+@pytest.mark.parametrize("still_trains", [True, False])
+def test_watching_ends_with_a_training_that_stopped_before_its_end(
+    small_protocols, tiny_model, tmp_path, monkeypatch, capsys, still_trains
+):
+    """The collapse guard, a crash and kill -9 leave no manifest; only a run that is alive holds its lock."""
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_model, folder / "checkpoint-2")
+    (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    (folder / "started.json").write_text("{}")
+    monkeypatch.setenv("WATCH_SECONDS", "0.2")
+    first = tmp_path / "evaluation" / "run_checkpoint-2"
+
+    def train():
+        with folder_lock(folder, inside=True):
+            locked.set()
+            deadline = time.monotonic() + 120
+            while not (first / "graded.jsonl").is_file() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            time.sleep(1)
+            shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
+
+    locked, thread = threading.Event(), threading.Thread(target=train)
+    if still_trains:
+        thread.start()
+        locked.wait()
+    run("run", "--watch")
+    assert not thread.is_alive()
+    assert f"note: the training of {folder} stopped before its end" in capsys.readouterr().err
+    names = [path.name for path in (tmp_path / "evaluation").iterdir()]
+    assert sorted(names) == ["run_checkpoint-2", "run_checkpoint-4"][: 1 + still_trains]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +325,7 @@ def test_a_run_without_a_complete_checkpoint_is_refused(small_protocols, tmp_pat
 @pytest.fixture
 def child_arguments(tiny_model, tmp_path) -> tuple:
     """Of a run that takes minutes."""
-    options = SamplingOptions("transformers", 400, 0.6, 0.95, 400, "bare", batch_size=2)
+    options = SamplingOptions(400, max_tokens=400, prompt="bare", backend="transformers", batch_size=2)
     return (
         str(tiny_model),
         load_benchmarks([str(write_benchmark(tmp_path / "small.jsonl"))]),

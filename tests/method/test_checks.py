@@ -7,11 +7,14 @@ from helpers import architectures
 from helpers.commands import arguments, log_of, weights_of
 from helpers.oracle import config, logged, oracle_losses
 from helpers.tiny import make_model, make_pairs
+from trl import SFTConfig
 
-from redi import REDITrainer
+from redi import REDIConfig, REDITrainer
 from redi.checks import CheckedTrainer
 from redi.runs.checkpoints import last_complete_checkpoint
 from redi.runs.errors import UsageError
+from redi.sft import PackedSFTTrainer
+from redi.text.training_rows import prepare_rows
 from redi.training import train
 
 STAGES = [("sft", []), ("dpo", []), ("simpo", ["--objective", "simpo"]), ("redi", [])]
@@ -87,6 +90,23 @@ def test_checkpoints_before_the_explosion_are_kept(model_path, rows_file, tmp_pa
     assert all(weight.isfinite().all() for weight in weights_of(checkpoint).values())
     train("sft", arguments(model_path, rows_file, out, *options))
     assert [entry["step"] for entry in log_of(out)] == [1, 2, 3, 4]
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config, trainer", [(REDIConfig, REDITrainer), (SFTConfig, PackedSFTTrainer)])
+def test_a_token_given_in_python_is_in_no_file(model_path, tokenizer, rows_file, tmp_path, config, trainer):
+    args = config(str(tmp_path), hub_token="hf_of_this_test", max_steps=1, save_steps=1, use_cpu=True, bf16=False)
+    kind = "pairs" if config is REDIConfig else "positives"
+    rows = prepare_rows(Dataset.from_parquet(rows_file), (kind,), tokenizer, None)[0]
+    made = trainer(model=model_path, args=args, train_dataset=rows, processing_class=tokenizer)
+    made.train()
+    made.save_model()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == "training_args.bin"]) == 2
+    assert not [path for path in files if b"hf_of_this_test" in path.read_bytes()]  # torch.save does not compress
+    assert made.args.hub_token == "hf_of_this_test"
 
 
 # --- the model ---------------------------------------------------------------------------------------------------

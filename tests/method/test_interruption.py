@@ -21,7 +21,7 @@ from helpers.commands import CPU, started, weights_of
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
 
-from redi.runs.checkpoints import last_complete_checkpoint
+from redi.runs.checkpoints import last_complete_checkpoint, write_start
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_the_same_weights(long_run
     assert code == 143, output[-3000:]
     step = int(re.search(r"stopped by SIGTERM after step (\d+); the same command resumes", output)[1])
     checkpoint, incomplete = last_complete_checkpoint(folder)
-    assert checkpoint.name == f"checkpoint-{step}" and not incomplete
+    assert checkpoint.name == f"checkpoint-{step}" and not incomplete and not (folder / ".lock").exists()
     assert not (folder / "manifest.json").exists() and not (folder / "model.safetensors").exists()
     before = signal.getsignal(signal.SIGTERM)
     train_redi.main([*long_run, "--output_dir", str(folder)])
@@ -83,8 +83,34 @@ def test_sigkill_at_any_moment_loses_only_the_steps_since_the_last_checkpoint(lo
     assert code == -signal.SIGKILL, output[-3000:]
     start = json.loads((tmp_path / "out" / "started.json").read_text())
     assert start["config"]["max_steps"] == 80 and set(start["inputs"]) == {"model", "dataset"}
+    assert (tmp_path / "out" / ".lock").is_file()
     train_redi.main([*long_run, "--output_dir", str(tmp_path / "out")])
     assert_same_weights(tmp_path / "out", straight_run)
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_second_run_in_the_folder_of_a_running_one_is_refused(long_run, straight_run, tmp_path, monkeypatch, capsys):
+    """Also where train.sh checks the options, before it launches anything; the first run is not disturbed."""
+    monkeypatch.setenv("PMI_SIZE", "2")  # of MPI: a process that is alone does not wait for a second one
+    out = tmp_path / "out"
+    with started([], [*long_run, "--output_dir", str(out)], tmp_path) as process:
+        wait_for(out / "checkpoint-9", process, tmp_path)
+        for options in ([], ["--learning_rate", "0.5"], ["--tokenize_only", "true"]):
+            with pytest.raises(SystemExit, match="2"):
+                train_redi.main([*long_run, "--output_dir", str(out), *options])
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            other = "holds an unfinished run with learning_rate=0.001, not 0.5"
+            assert (other if "0.5" in options else f"is being written by process {process.pid} on ") in line
+    assert process.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    assert_same_weights(out, straight_run)
+
+
+def test_other_options_are_refused_where_a_run_has_only_begun(long_run, tmp_path, capsys):
+    write_start(tmp_path, {"learning_rate": 1e-3}, {})
+    with pytest.raises(SystemExit, match="2"):
+        train_redi.main([*long_run, "--output_dir", str(tmp_path)])
+    assert "holds an unfinished run with bf16=" not in (said := capsys.readouterr().err)  # bf16 may change
+    assert "holds an unfinished run with dataset_name=None, not " in said
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +207,12 @@ def test_resuming_with_different_options_or_inputs_is_refused(long_run, model_pa
     start["inputs"] = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
     (tmp_path / "out" / "started.json").write_text(json.dumps(start))
     (tmp_path / "out" / "manifest.json").unlink()  # as if killed
-    assert "holds checkpoints of a run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
-    assert "holds checkpoints of a run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
-    assert "holds checkpoints of a run with per_device_train_batch_size=3, not 2" in refusal(
+    assert "holds an unfinished run with learning_rate=0.001, not 0.5" in refusal("--learning_rate", "0.5")
+    assert "holds an unfinished run with alpha=None, not 0.5" in refusal("--alpha", "0.5")
+    assert "holds an unfinished run with per_device_train_batch_size=3, not 2" in refusal(
         "--per_device_train_batch_size", "2"
     )
-    assert f"holds checkpoints of a run from another model: {model} has changed" in refusal()
+    assert f"holds an unfinished run from another model: {model} has changed" in refusal()
     shutil.copy(Path(model_path) / "config.json", model)
     train_redi.main([*argv, "--max_steps", "12", "--save_steps", "5"])  # these may change
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["steps"] == 12

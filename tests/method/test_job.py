@@ -3,7 +3,7 @@
 import pytest
 from helpers.commands import CPU
 
-from redi.job import check_job, read_job
+from redi.job import check_adapters, check_job, check_kernel, read_job
 from redi.runs.errors import UsageError
 from redi.stages import STAGES
 
@@ -100,3 +100,53 @@ def test_an_output_dir_that_is_not_a_runs_is_refused(tmp_path):
             UsageError, match=f"output_dir={tmp_path} (holds files that are not|is the model that the)"
         ):
             check_job(read_job("redi", [*PLACES, "--output_dir", str(tmp_path), *extra]), 1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size=0 must be at least 1"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0 must be at least 1"),
+        (["--optim", "adamw_8bit"], "optim=adamw_8bit, .*install `bitsandbytes`"),
+        (["--optim", "galore_adamw", "--optim_target_modules", "q_proj"], "optim=galore_adamw, .*`galore_torch`"),
+        (["--optim", "lomo"], "optim=lomo, .*lomo"),
+        (["--learning_rate", "-1"], "learning_rate=-1: Invalid learning rate"),
+        (["--adam_beta1", "2"], "optim=adamw.*: Invalid beta"),
+        (["--lr_scheduler_type", "warmup_stable_decay"], "lr_scheduler_type=warmup_stable_decay, lr_.*decay_steps"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type=cosine_with_min_lr, lr_.*min_lr"),
+        (
+            ["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", '{"cycles": 1}'],
+            "lr_scheduler_kwargs={'cycles': 1}: .*unexpected keyword argument 'cycles'",
+        ),
+        (["--use_liger_kernel", "true"], "use_liger_kernel=True needs the package liger-kernel"),
+        (["--report_to", "trackio"], "report_to=.'trackio'.: .*trackio"),
+        (["--report_to", "nothing"], "report_to=.'nothing'.: nothing is not supported"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["sft", "redi", "dpo"])
+def test_what_only_the_trainer_would_find_is_refused_before_the_launch(stage, options, message):
+    with pytest.raises(UsageError, match=message):
+        check_job(read_job(stage, [*PLACES, *options]), 8)
+
+
+def test_flash_attention_needs_its_package_where_the_run_trains():
+    for attention in (None, "sdpa", "eager"):
+        check_kernel(attention)
+    with pytest.raises(UsageError, match="attn_implementation=flash_attention_2 needs the package flash-attn"):
+        check_kernel("flash_attention_2")
+
+
+def test_adapters_are_tried_on_a_model_without_data(model_path):
+    pytest.importorskip("peft")
+
+    def check(*modules: str) -> None:
+        options = ["--lora_r", "2", *(["--lora_target_modules", *modules] if modules else [])]
+        check_adapters(model_path, check_job(read_job("redi", [*PLACES, *options]), 1).lora)
+
+    check()
+    check("all-linear")
+    check("q_proj", "v_proj")
+    with pytest.raises(UsageError, match="lora_target_modules=.*query.*not found in the base model"):
+        check("query")
+    with pytest.raises(UsageError, match="the model's embeddings are also its head"):
+        check("embed_tokens", "q_proj")

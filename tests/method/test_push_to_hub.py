@@ -9,7 +9,9 @@ from helpers.hub_server import HubServer
 from huggingface_hub import constants, hf_api
 from safetensors.torch import load
 
+from redi import training
 from redi.runs.errors import UsageError
+from redi.runs.files import fingerprint
 from redi.training import train
 
 PUSH = ["--push_to_hub", "true", "--hub_model_id", "me/student"]
@@ -46,3 +48,29 @@ def test_a_hub_that_refuses_is_a_user_error(hub, model_path, rows_file, tmp_path
     hub.pushed = None  # every request fails
     with pytest.raises(UsageError, match="(?s)push_to_hub=True: .* set hub_model_id and log in with `hf auth login`"):
         train("redi", arguments(model_path, rows_file, tmp_path / "out", *PUSH))
+
+
+def test_a_push_that_failed_is_repeated_by_the_same_command(hub, model_path, rows_file, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    argv = arguments(model_path, rows_file, out, *PUSH)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "upload_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("redi", argv)
+    assert (out / "manifest.json").is_file() and not hub.pushed["me/student"]
+    before = fingerprint(out)
+    train("redi", [*argv, "--check_only", "true"])
+    assert not hub.pushed["me/student"]
+    train("redi", [*argv, "--tokenize_only", "true"])  # as train.sh begins
+    assert hub.pushed["me/student"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
+    assert "pushed to me/student" in capsys.readouterr().out
+    assert not [name for name in hub.pushed["me/student"] if name.startswith(".")]
+    assert fingerprint(out) == before  # a run that started from it meanwhile can still resume
+    hub.pushed["me/student"].clear()
+    train("redi", argv)
+    assert not hub.pushed["me/student"]
+
+
+def interrupted(**_):
+    raise KeyboardInterrupt

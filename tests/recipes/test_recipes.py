@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -286,6 +287,33 @@ def test_a_stopped_sweep_saves_its_current_point_and_begins_no_other(sent, model
     assert said.count("stopped by SIGTERM after step") == said.count("rows tokenised") == 1
     step = re.search(r"stopped by SIGTERM after step (\d+)", said)[1]
     assert (folder / f"checkpoint-{step}" / "trainer_state.json").is_file()
+
+
+@pytest.mark.slow
+def test_train_sh_starts_nothing_beside_a_training_whose_shell_was_killed(model_path, rows_file, tmp_path):
+    recipe, folder = REPOSITORY / "recipes/redi/quickstart/config.yaml", tmp_path / "out"
+    options = [*overrides(recipe, model_path, rows_file), "--output_dir", str(folder), "--max_steps", "2000"]
+    options += ["--save_strategy", "steps", "--save_steps", "5"]
+    command = ["bash", str(recipe.parent / "train.sh"), *options]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=ON_CPU, stdout=log, stderr=log)
+    deadline = time.time() + 120
+    while not (folder / "checkpoint-5").is_dir():
+        assert process.poll() is None and time.time() < deadline, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    training = psutil.Process(json.loads((folder / ".lock").read_text())["pid"])
+    try:
+        result = train_sh(recipe, *options)
+        assert (result.returncode, result.stdout) == (2, "")
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and f"is being written by process {training.pid} on" in errors[0]
+        assert "Traceback" not in result.stderr and training.is_running()
+    finally:
+        training.terminate()
+        psutil.wait_procs([training], timeout=60)
+    assert not (folder / ".lock").exists() and not (folder / "manifest.json").exists()
 
 
 # --- pages -------------------------------------------------------------------------------------------------------

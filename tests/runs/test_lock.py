@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
+from redi.runs import lock
 from redi.runs.errors import UsageError
-from redi.runs.lock import folder_lock
+from redi.runs.lock import folder_lock, lock_owner
 
 
 @pytest.mark.parametrize(("inside", "name"), [(False, ".out.lock"), (True, "out/.lock")])
@@ -21,7 +22,7 @@ def test_a_second_owner_is_refused_and_the_file_goes_with_the_first(tmp_path, in
         assert json.loads((tmp_path / name).read_text())["pid"] == os.getpid()
         with (
             pytest.raises(
-                UsageError, match=f"is being written by process {os.getpid()} on .*delete {tmp_path / name}"
+                UsageError, match=f"is being written by process {os.getpid()} on .* Its lock is {tmp_path / name}"
             ),
             folder_lock(tmp_path / "out", inside=inside),
         ):
@@ -47,12 +48,38 @@ def test_a_dead_owner_is_taken_over(tmp_path, number_is_used_again):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})])
-def test_another_host_or_an_unreadable_owner_is_refused(tmp_path, text):
+ELSEWHERE = json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.5)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", ELSEWHERE])
+def test_a_silent_owner_on_another_host_or_an_unreadable_one_is_taken_over(tmp_path, quick, text):
+    """A job that is requeued on another node, and a container with another name, find such a lock."""
     (tmp_path / ".out.lock").write_text(text)
-    with pytest.raises(UsageError, match=f"delete {tmp_path / '.out.lock'}"), folder_lock(tmp_path / "out"):
-        pass
-    assert (tmp_path / ".out.lock").read_text() == text
+    assert lock_owner(tmp_path / "out") is None
+    with folder_lock(tmp_path / "out"):
+        assert json.loads((tmp_path / ".out.lock").read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_on_another_host_renews_its_lock(tmp_path, quick, monkeypatch):
+    with folder_lock(tmp_path / "out"):
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+        assert lock_owner(tmp_path / "out").startswith(f"process {os.getpid()} on ")
+        with pytest.raises(UsageError, match="is being written by process"), folder_lock(tmp_path / "out"):
+            pass
+    assert lock_owner(tmp_path / "out") is None
+
+
+def test_a_lock_that_another_run_has_taken_is_left_alone(tmp_path):
+    with folder_lock(tmp_path / "out"):
+        (tmp_path / ".out.lock").write_text(ELSEWHERE)  # this process was suspended for long
+    assert (tmp_path / ".out.lock").read_text() == ELSEWHERE
 
 
 def test_of_many_processes_that_take_over_at_once_one_succeeds(tmp_path):

@@ -1,8 +1,11 @@
 """The installed package, away from the checkout: it brings its configuration files and the report page with it."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from helpers.paths import REPOSITORY
@@ -40,3 +43,18 @@ def test_configs_are_part_of_the_wheel(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().startswith(str(tmp_path / "site"))
+
+
+def test_every_imported_package_is_declared():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    names = {re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_") for requirement in declared}
+    names = {"yaml" if name == "pyyaml" else name for name in names} | {"redi"} | set(sys.stdlib_module_names)
+    for path in (REPOSITORY / "redi").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split(".")[0].lower() for name in imported} <= names, path

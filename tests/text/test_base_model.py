@@ -181,3 +181,29 @@ def test_weights_of_another_configuration_are_refused(qwen25_math, tmp_path, cap
     assert "do not fit its config.json" in refused(capsys, "--model", source, "--output", str(tmp_path / "out"))
     (Path(source) / "model.safetensors").unlink()
     assert "has no *.safetensors" in refused(capsys, "--model", source, "--output", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5"])
+def test_the_language_model_of_a_multimodal_one_is_changed(tmp_path, name):
+    """Its `config.json` describes it in `text_config`; the keys outside are not read."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHATML
+    text = {**TINY, "vocab_size": len(tokenizer), "head_dim": 16, "max_position_embeddings": 4096}
+    text |= {"layer_types": ["full_attention"] * 2} if name == "qwen3_5" else {}
+    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    vision |= dict(image_size=28, patch_size=14) if name == "gemma3" else {}
+    config = AutoConfig.for_model(name, text_config=text, vision_config=vision)
+    config.mm_tokens_per_image = 4
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "source")
+    config.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    options = ["--max-position-embeddings", "32768", "--output", str(tmp_path / "out")]
+    options += ["--rope-theta", "500000"] if name == "qwen3_5" else []  # Gemma-3 has two bases
+    prepare_base_model.main(["--model", str(tmp_path / "source"), *options])
+    raw = json.loads((tmp_path / "out" / "config.json").read_text())
+    loaded = AutoConfig.from_pretrained(tmp_path / "out").get_text_config()
+    assert loaded.max_position_embeddings == 32768 and "max_position_embeddings" not in raw
+    prepared = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (loaded.eos_token_id, loaded.pad_token_id) == (prepared.eos_token_id, prepared.pad_token_id)
+    if name == "qwen3_5":
+        assert loaded.rope_parameters["rope_theta"] == 500000 and "rope_theta" not in raw

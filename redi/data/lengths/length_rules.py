@@ -1,31 +1,49 @@
-"""Two ways to count the tokens of a prompt and of a response: the paper's, and the exact one that training sees."""
+"""Counts the tokens of prompts and responses, by the paper's rule or as training sees them; filters pairs by them."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import TemplateError
 
-from redi.data.lengths.token_counts import count_tokens
+from redi.data.streams import chunks
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import Message, date_options, render
+from redi.text.encoding import Message, apply_template, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# "paper": each turn alone through the chat template, plus 1, unless both responses are the same text (`pair_lengths`).
+# "paper": each turn alone through the chat template, plus 1, unless both responses are the same text (`row_lengths`).
 # The paper's 53,175 pairs depend on this count. "exact": what training sees, `redi.text.encoding.encode`.
 LENGTH_RULES = ("paper", "exact")
+# https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
+MAX_PROMPT_TOKENS = 800
+MAX_RESPONSE_TOKENS = 19000
+DEFAULT_LIMITS = {
+    "length_rule": "paper",
+    "max_prompt_tokens": MAX_PROMPT_TOKENS,
+    "max_response_tokens": MAX_RESPONSE_TOKENS,
+}
+
+PROMPT_TOO_LONG = "prompt too long"
+RESPONSE_TOO_LONG = "response too long"
+SAME_TOO_LONG = "same responses, too long"  # by "paper", two responses of the same text count with their prompt
+
+# Characters encoded at a time. An encoding takes about 100 bytes a token until its length is read.
+BATCH_CHARACTERS = 1_000_000
+
+Columns = dict[str, np.ndarray]
 
 
 def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
     """Loads a tokenizer whose chat template can render what the length rule counts.
 
-    Raises:
-        UsageError: there is no tokenizer at `path`, it has no chat template, or the template refuses a lone turn
-            ("paper") or does not continue its own prompt ("exact").
+    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper")
+    or does not continue its own prompt ("exact").
     """
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 
@@ -35,108 +53,132 @@ def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokeni
     if rule == "exact":
         if tokenizer.eos_token_id is None:
             raise UsageError(f"--tokenizer {path} has no eos token, which training appends to every response; set one")
-        list(_render_completions(tokenizer, ["probe"], ["probe"]))
-    else:
-        for role in ("user", "assistant"):
-            _check_lone_turn(path, tokenizer, role)
-    return tokenizer
-
-
-def _check_lone_turn(path: str, tokenizer: "PreTrainedTokenizerBase", role: str) -> None:
-    where = f"--tokenizer {path}: rendering a conversation of one {role} turn"
+        list(_completions(tokenizer, ["probe"], ["probe"]))
+        return tokenizer
     remedy = "lengths are counted on such conversations, so use a tokenizer whose chat template allows them"
-    with usage_errors(lambda error: f"{where} fails: {error}; {remedy}", TemplateError, ValueError):
-        rendered = _render_turn(tokenizer, role, "probe")
-    if "probe" not in rendered:
-        raise UsageError(f"{where} leaves out its text: {rendered!r}; {remedy}")
-
-
-def _render_turn(tokenizer: "PreTrainedTokenizerBase", role: str, text: str, **options: bool) -> str:
-    """The text as the only turn of a conversation."""
-    return tokenizer.apply_chat_template([_message(role, text)], tokenize=False, **date_options(tokenizer), **options)
-
-
-def _render_completions(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Iterable[str], responses: Iterable[str]
-) -> Iterator[str]:
-    """What training tokenises of each response."""
-    where = f"--tokenizer {tokenizer.name_or_path}"
-    with usage_errors(lambda error: f"{where} cannot render the conversation: {error}", TemplateError, ValueError):
-        for prompt, response in zip(prompts, responses, strict=True):
-            yield render(tokenizer, [_message("user", prompt)], [_message("assistant", response)])[1]
+    for role in ("user", "assistant"):
+        where = f"--tokenizer {path}: a conversation of one {role} turn"
+        with usage_errors(lambda error, where=where: f"{where}: {error}; {remedy}", ValueError):
+            rendered = apply_template(tokenizer, [_message(role, "probe")])
+        if "probe" not in rendered:
+            raise UsageError(f"{where} is rendered without its text: {rendered!r}; {remedy}")
+    return tokenizer
 
 
 def _message(role: str, text: str) -> Message:
     return {"role": role, "content": text}
 
 
+def _completions(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Iterable[str], responses: Iterable[str]
+) -> Iterator[str]:
+    """What training tokenises of each response."""
+    where = f"--tokenizer {tokenizer.name_or_path}"
+    with usage_errors(lambda error: f"{where} cannot render the conversation: {error}", ValueError):
+        for prompt, response in zip(prompts, responses, strict=True):
+            yield render(tokenizer, [_message("user", prompt)], [_message("assistant", response)])[1]
+
+
+def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> np.ndarray:
+    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it.
+
+    Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
+    """
+    batches = chunks(texts, len, BATCH_CHARACTERS)
+    return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
+
+
+def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    if not tokenizer.is_fast:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    with _all_cores():
+        return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them."""
+    # TOKENIZERS_PARALLELISM=false protects processes that fork. None is forked in here; later some may be.
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
 def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
-    """The length of each text as the only turn of a conversation: its tokens through the chat template, plus 1.
+    """The length of each text as the only turn of a conversation, int64: its tokens through the chat template, plus 1.
 
     Role headers count, and so does the system block if the template adds one by default. The 1 is for the end-of-text
     token that training appends.
-
-    Returns:
-        int64, `(texts,)`.
     """
-    return count_tokens(tokenizer, (_render_turn(tokenizer, role, text) for text in texts)) + 1
+    return count_tokens(tokenizer, (apply_template(tokenizer, [_message(role, text)]) for text in texts)) + 1
 
 
-def prompt_lengths(tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str]) -> np.ndarray:
-    """The length of each prompt; by "exact", up to and including the header of the assistant's turn.
+def row_lengths(
+    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: Mapping[str, list[str]]
+) -> tuple[Columns, np.ndarray]:
+    """The lengths of prompts and responses (name -> texts: one of positives, two of pairs), int64 `(rows,)` each.
 
-    Returns:
-        int64, `(prompts,)`.
+    By "paper" they are `turn_lengths`, and the original finds the prompt of a pair as the common start of both
+    conversations. If their responses are the same text, that is the complete conversation: its tokens, without the 1,
+    are then the prompt's length, and both responses have the length 1. For which rows that is so is returned too.
+
+    By "exact" a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
+    token. A response without text, or of white space, has the length 0: training drops it.
     """
-    if rule == "paper":
-        return turn_lengths(tokenizer, "user", prompts)
-    rendered = (_render_turn(tokenizer, "user", prompt, add_generation_prompt=True) for prompt in prompts)
-    return count_tokens(tokenizer, rendered)
-
-
-def response_lengths(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: list[str]
-) -> np.ndarray:
-    """The length of each response; by "exact", its end of turn and the eos token included.
-
-    By "exact", a response without text, or of white space, has the length 0: training drops it.
-
-    Returns:
-        int64, `(responses,)`.
-    """
-    if rule == "paper":
-        return turn_lengths(tokenizer, "assistant", responses)
-    lengths = count_tokens(tokenizer, _render_completions(tokenizer, prompts, responses)) + 1
-    return np.where([bool(text.strip()) for text in responses], lengths, 0)
-
-
-def pair_lengths(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], chosen: list[str], rejected: list[str]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The lengths of pairs, and for which of them the responses count as the same text.
-
-    By "paper", the original finds the prompt as the common start of both conversations. If their responses are the
-    same text, that is the complete conversation: its tokens, without the 1, are then the prompt's length, and both
-    responses have the length 1.
-
-    Returns:
-        `prompt`, `chosen` and `rejected`, int64 `(pairs,)` each; and bool `(pairs,)`, all false by "exact".
-    """
-    lengths = {"prompt": prompt_lengths(tokenizer, rule, prompts)}
-    lengths |= {
-        name: response_lengths(tokenizer, rule, prompts, texts)
-        for name, texts in (("chosen", chosen), ("rejected", rejected))
-    }
-    same = np.array(
-        [rule == "paper" and one == other for one, other in zip(chosen, rejected, strict=True)], dtype=bool
-    )
-    conversations = [[_message("user", prompts[i]), _message("assistant", chosen[i])] for i in np.flatnonzero(same)]
-    rendered = (tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations)
-    lengths["prompt"][same] = count_tokens(tokenizer, rendered)
-    lengths["chosen"][same] = lengths["rejected"][same] = 1
+    first, *others = responses.values()
+    if rule == "exact":
+        users = ([_message("user", prompt)] for prompt in prompts)
+        headed = (apply_template(tokenizer, user, add_generation_prompt=True) for user in users)
+        lengths = {"prompt": count_tokens(tokenizer, headed)}
+        for name, texts in responses.items():
+            found = count_tokens(tokenizer, _completions(tokenizer, prompts, texts)) + 1
+            lengths[name] = np.where([bool(text.strip()) for text in texts], found, 0)
+        return lengths, np.zeros(len(prompts), dtype=bool)
+    lengths = {"prompt": turn_lengths(tokenizer, "user", prompts)}
+    lengths |= {name: turn_lengths(tokenizer, "assistant", texts) for name, texts in responses.items()}
+    same = np.array([text in twins for text, *twins in zip(first, *others, strict=True)], dtype=bool)
+    whole = ([_message("user", prompts[i]), _message("assistant", first[i])] for i in np.flatnonzero(same))
+    lengths["prompt"][same] = count_tokens(tokenizer, (apply_template(tokenizer, turns) for turns in whole))
+    for name in responses:
+        lengths[name][same] = 1
     return lengths, same
 
 
-def response_texts(conversations: pa.ChunkedArray) -> pa.ChunkedArray:
+def response_texts(conversations: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """The text of the assistant turn, the second and last, of each conversation."""
     return pc.struct_field(pc.list_element(conversations, 1), "content")
+
+
+def filter_by_length(
+    pairs: pa.Table,
+    tokenizer: "PreTrainedTokenizerBase",
+    length_rule: str,
+    max_prompt_tokens: int,
+    max_response_tokens: int,
+) -> tuple[pa.Table, Counter[str]]:
+    """Adds `prompt_len`, `chosen_len` and `rejected_len` (`row_lengths`), and drops the pairs that exceed a limit.
+
+    The limits are inclusive, and that on responses holds for chosen and rejected alike. Returns the remaining pairs,
+    and the number dropped for each reason; a pair too long in both is counted by its prompt.
+    """
+    responses = {name: response_texts(pairs[name]).to_pylist() for name in ("chosen", "rejected")}
+    lengths, same = row_lengths(tokenizer, length_rule, pairs["prompt"].to_pylist(), responses)
+    for name, length in lengths.items():
+        pairs = pairs.append_column(f"{name}_len", pa.array(length))
+    long_prompt = lengths["prompt"] > max_prompt_tokens
+    long_response = np.maximum(lengths["chosen"], lengths["rejected"]) > max_response_tokens
+    drops = Counter({PROMPT_TOO_LONG: int((long_prompt & ~same).sum())})
+    if length_rule == "paper":
+        drops[SAME_TOO_LONG] = int((long_prompt & same).sum())
+    drops[RESPONSE_TOO_LONG] = int((long_response & ~long_prompt).sum())
+    return pairs.filter(pa.array(~(long_prompt | long_response))), drops

@@ -1,22 +1,27 @@
 """Studies how long the traces of pairs or positives are, by source, and what limits would drop."""
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from redi.data.dataset_folder import refuse_output_over_input
-from redi.data.lengths.dataset_lengths import COUNTS, Columns, DatasetLengths, LengthRecorder, recorded_tokens
-from redi.data.lengths.length_rules import load_counting_tokenizer, pair_lengths, prompt_lengths, response_lengths
+from redi.data.dataset_folder import PLOT, new_dataset
+from redi.data.lengths.dataset_lengths import (
+    COUNTS,
+    DatasetLengths,
+    joined,
+    length_tables,
+    recorded_tokens,
+    source_names,
+    summarise,
+)
+from redi.data.lengths.length_rules import load_counting_tokenizer, row_lengths
 from redi.data.lengths.plots import plot_lengths
-from redi.data.lengths.tables import length_tables, summarise
-from redi.data.reading.local_files import Rows, open_rows
+from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
-from redi.runs.files import new_folder, write_text
-from redi.runs.manifest import write_manifest
+from redi.runs.files import write_text
 from redi.text.encoding import Message
 
 if TYPE_CHECKING:
@@ -33,105 +38,72 @@ def study_lengths(
     max_response_tokens: int | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a plot (`lengths.png`) and percentiles (`lengths.md`, `lengths.json`) to `output`.
+    """Writes a plot (`lengths.png`) and percentiles (`lengths.md`, `lengths.json`) to `output`; returns the tables.
 
-    Args:
-        source: pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`.
-        output: the folder.
-        tokenizer: counts tokens; without it, the counts in the rows are used, or characters if there are none.
-        length_rule: of `tokenizer`, "paper" by default.
-        max_prompt_tokens, max_response_tokens: inclusive limits whose drops are shown.
-        overwrite: replace `output`.
-
-    Returns:
-        The tables, to be printed.
+    The source holds pairs or positives, in the shapes of `redi.data.row_texts.read_texts`, with `source`. Without a
+    tokenizer, the counts in the rows are used, or characters if there are none. The limits are inclusive; what they
+    would drop is shown.
     """
-    started = time.time()
     if length_rule is not None and tokenizer is None:
         raise UsageError("--length-rule needs a tokenizer to count with; pass --tokenizer with the base model")
+    rule = (length_rule or "paper") if tokenizer else None
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
-    config = {"length_rule": (length_rule or "paper") if tokenizer else None, **limits}
     inputs = {"rows": source} | ({"tokenizer": tokenizer} if tokenizer else {})
-    refuse_output_over_input(output, inputs)
-    rows = open_rows(source)
-    columns = columns_to_measure(rows, tokenizer is not None, limits)
-    with new_folder(output, overwrite) as folder:
-        loaded = load_counting_tokenizer(tokenizer, config["length_rule"]) if tokenizer else None
-        lengths = measure(rows, columns, loaded, config["length_rule"])
+    with new_dataset(output, {"length_rule": rule, **limits}, inputs, overwrite) as new:
+        rows = open_rows(source)
+        columns = _columns_to_measure(rows, tokenizer is not None, limits)
+        lengths = _measure(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule)
         summary = summarise(lengths, max_prompt_tokens, max_response_tokens)
         tables = length_tables(summary)
-        plot_lengths(lengths, folder / "lengths.png", max_prompt_tokens, max_response_tokens)
-        write_text(folder / "lengths.md", tables)
-        write_text(folder / "lengths.json", json.dumps(summary, indent=2) + "\n")
-        write_manifest(folder, config=config, inputs=inputs, counts={"rows": summary["rows"]}, started=started)
+        plot_lengths(lengths, new.folder / PLOT, max_prompt_tokens, max_response_tokens)
+        write_text(new.folder / "lengths.md", tables)
+        write_text(new.folder / "lengths.json", json.dumps(summary, indent=2) + "\n")
+        new.finish({"rows": summary["rows"]})
     return tables.rstrip()
 
 
-def columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> tuple[str, ...]:
-    """The columns that the lengths are taken from.
-
-    Raises:
-        UsageError: the rows are neither pairs nor positives, or there are limits in tokens without a way to count.
-    """
+def _columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int | None]) -> list[str]:
+    """The columns that the lengths are taken from; limits in tokens need a way to count."""
     names = rows.schema.names
     if not has_tokenizer and {*COUNTS, "source"} <= set(names):
-        return (*COUNTS, "source")
+        return [*COUNTS, "source"]
     for name, limit in limits.items():
         if limit is not None and not has_tokenizer:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option}: {rows.source} holds no token counts; pass --tokenizer to count them")
-    columns = (*side_columns(names), "source")
+    columns = [*side_columns(names), "source"]
     if "source" not in names:
         raise UsageError(f"--input {rows.source} has no column 'source'; its columns are {', '.join(names)}")
-    return ("prompt", *columns) if "prompt" in names else columns
+    return columns + ["prompt"] * ("prompt" in names)
 
 
-def measure(
-    rows: Rows, columns: tuple[str, ...], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
+def _measure(
+    rows: Rows, columns: list[str], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
 ) -> DatasetLengths:
-    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts.
-
-    Raises:
-        UsageError: there are no rows, or one cannot be measured; the message names it.
-    """
-    recorder, unit, first_row = LengthRecorder(), "tokens", 0
+    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts."""
+    parts, unit, first_row = [], "tokens", 0
     for batch in rows.batches(columns):
         if COUNTS[0] in columns:
             lengths = recorded_tokens(batch, first_row)
         else:
             prompts, texts = read_texts(batch, first_row)
             if tokenizer is not None:
-                lengths = count_tokens(tokenizer, rule, user_texts(prompts, first_row), texts)
+                lengths, _ = row_lengths(tokenizer, rule, _user_texts(prompts, first_row), texts)
             else:
-                unit, lengths = "characters", count_characters(prompts, texts)
-        recorder.add(unit, lengths, batch["source"])
+                unit, joined_prompts = "characters", ["".join(turn["content"] for turn in turns) for turns in prompts]
+                texts = {"prompt": joined_prompts} | texts
+                lengths = {name: np.array(list(map(len, of_rows))) for name, of_rows in texts.items()}
+        parts.append(DatasetLengths(unit, lengths, source_names(batch)))
         first_row += len(batch)
     if first_row == 0:
         raise UsageError(f"--input {rows.source} has no rows to measure")
-    return recorder.lengths()
+    return joined(parts)
 
 
-def count_characters(prompts: list[list[Message]], responses: dict[str, list[str]]) -> Columns:
-    """The characters of prompts, all their turns together, and of responses."""
-    counts = {"prompt": [sum(len(turn["content"]) for turn in prompt) for prompt in prompts]}
-    counts |= {name: list(map(len, texts)) for name, texts in responses.items()}
-    return {name: np.array(of_rows) for name, of_rows in counts.items()}
-
-
-def user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
+def _user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
     """The texts of prompts of one user turn, which both length rules are for."""
     for row, prompt in enumerate(prompts, first_row):
         if [turn["role"] for turn in prompt] != ["user"]:
             found = ", ".join(turn["role"] for turn in prompt)
             raise UsageError(f"--input: row {row}: the prompt holds {found}; --tokenizer counts one user turn alone")
     return [prompt[0]["content"] for prompt in prompts]
-
-
-def count_tokens(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: dict[str, list[str]]
-) -> Columns:
-    """The tokens of prompts and responses as `build_pairs.py --length-rule` counts them."""
-    if "chosen" in responses:
-        return pair_lengths(tokenizer, rule, prompts, responses["chosen"], responses["rejected"])[0]
-    lengths = response_lengths(tokenizer, rule, prompts, responses["response"])
-    return {"prompt": prompt_lengths(tokenizer, rule, prompts), "response": lengths}

@@ -52,13 +52,11 @@ def _boxes(axes: Axes, lengths: DatasetLengths, limit: int | None) -> None:
     groups = lengths.by_source()
     height = 0.7 / len(lengths.responses)
     for i, name in enumerate(lengths.responses):
-        stats = []
-        for group in groups.values():
-            found = np.percentile(np.maximum(group.columns[name], 1), [5, 25, 50, 75, 95], method="inverted_cdf")
-            stats.append(dict(zip(("whislo", "q1", "med", "q3", "whishi"), found, strict=True)))
-        places = np.arange(len(groups)) + (i - (len(lengths.responses) - 1) / 2) * height
+        values = [np.maximum(group.columns[name], 1) for group in groups.values()]
         style = {"boxprops": {"facecolor": COLORS[name], "alpha": 0.6}, "medianprops": {"color": "black"}}
-        axes.bxp(stats, places, 0.8 * height, orientation="horizontal", patch_artist=True, showfliers=False, **style)
+        style |= {"widths": 0.8 * height, "orientation": "horizontal", "patch_artist": True, "showfliers": False}
+        places = np.arange(len(groups)) + (i - (len(lengths.responses) - 1) / 2) * height
+        axes.boxplot(values, positions=places, whis=(5, 95), manage_ticks=False, **style)
     shown = [f"{name if len(name) <= 16 else f'{name[:13]}...'} ({len(groups[name].sources):,})" for name in groups]
     axes.set_yticks(range(len(groups)), shown, parse_math=False)
     margin = max(0.5, 2 - len(groups) / 2)  # keeps the boxes of few sources thin

@@ -1,1 +1,1 @@
-"""Reads corpora and datasets: parquet, JSON lines or the Hub, in batches of bounded size."""
+"""Reads corpora and datasets: parquet, JSON, CSV or the Hub, in batches of bounded size."""

@@ -27,22 +27,16 @@ def data_files(path: Path) -> list[Path]:
     """A file itself, or the data files directly in a folder, in the order of their names.
 
     Of a folder it prints what is read and what is not: other splits, other formats and subfolders. Hidden files, and
-    manifests, cards and pictures are not mentioned.
-
-    Raises:
-        UsageError: the file is of another format; or the folder has no such files, or files of several kinds, or
-            several splits without `train`, or a `train` split and other files.
+    manifests, cards and pictures are not mentioned. A file of another format, and a folder without data files, with
+    several kinds of them, or with other files than those of the split `train`, are `UsageError`s.
     """
     if path.is_file():
         if kind_of(path) is None:
             raise UsageError(f"--input {path}: the format '{path.suffix}' is not read; give {FORMATS}")
         return [path]
-    here = sorted(file for file in path.iterdir() if file.is_file() and _is_mentioned(file))
-    below = Counter(
-        f"{file.relative_to(path).parts[0]}/"
-        for file in path.rglob("*")
-        if file.parent != path and not _is_hidden(file.relative_to(path)) and kind_of(file) and _is_mentioned(file)
-    )
+    mentioned = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_mentioned(file.relative_to(path))]
+    here = [file for file in mentioned if file.parent == path]
+    below = Counter(f"{file.relative_to(path).parts[0]}/" for file in mentioned if file not in here and kind_of(file))
     found = _of_one_split(path, [file for file in here if kind_of(file)])
     left_out = [file.name for file in here if file not in found]
     left_out += [f"{folder} ({number} files)" for folder, number in sorted(below.items())]
@@ -55,12 +49,9 @@ def data_files(path: Path) -> list[Path]:
     return found
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _is_mentioned(file: Path) -> bool:
-    return not file.name.startswith(".") and file.name not in ABOUT_DATA and file.suffix not in NOT_DATA
+    hidden = any(part.startswith(".") for part in file.parts)
+    return not hidden and file.name not in ABOUT_DATA and file.suffix not in NOT_DATA
 
 
 def _of_one_split(path: Path, files: list[Path]) -> list[Path]:
@@ -77,14 +68,13 @@ def _of_one_split(path: Path, files: list[Path]) -> list[Path]:
 
 
 def _check_one_kind(path: Path, files: list[Path]) -> None:
-    kinds = list(dict.fromkeys(map(kind_of, files)))
-    if len(kinds) > 1:
+    if len(kinds := set(map(kind_of, files))) > 1:
         names = " and ".join(f".{kind}" for kind in dict.fromkeys(KINDS.values()) if kind in kinds)
         raise UsageError(f"--input {path} holds both {names} files; give a folder of one kind, or one file")
     stems = Counter(file.stem if file.suffix in DECOMPRESS else file.name for file in files)
-    for name, number in stems.items():
-        if number > 1:
-            raise UsageError(f"--input {path} holds '{name}' {number} times, compressed too; remove all but one")
+    name, number = stems.most_common(1)[0]
+    if number > 1:
+        raise UsageError(f"--input {path} holds '{name}' {number} times, compressed too; remove all but one")
 
 
 def _listed(names: list[str]) -> str:

@@ -1,13 +1,14 @@
-"""Finds one commit of a Hub dataset, and the parquet files of its `train` split, to be read in place."""
+"""Finds one commit of a Hub dataset, and opens the parquet files of its `train` split, to be read in place."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 
-import pyarrow as pa
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
+from redi.data.reading import parquet
+from redi.data.reading.rows import Rows
 from redi.runs.errors import UsageError, usage_errors
 
 # The client's error without a connection is not an OSError, and comes from one of several HTTP libraries.
@@ -34,11 +35,24 @@ def pinned(name: str, revision: str | None) -> str:
     return f"{name}@{revision}"
 
 
-def train_files(dataset: str) -> list[str]:
-    """The parquet files of the `train` split, in its order.
+def open_hub(dataset: str, columns: Collection[str], defaults: Mapping[str, str | None]) -> Rows:
+    """As `redi.data.reading.rows.open_rows`, of `owner/name@COMMIT`; prints how much will be downloaded."""
+    files, remote = _train_files(dataset), HfFileSystem()
+    with hub_errors(dataset):
+        footers = parquet.footers(files, remote)
+    rows = Rows(dataset, files, *parquet.infer_schema(files, footers, columns, defaults), defaults, remote)
+    wanted = sum(parquet.column_bytes(footer, columns)[0] for footer in footers)
+    stored = sum(parquet.column_bytes(footer)[0] for footer in footers)
+    print(
+        f"{dataset}: {rows.num_rows:,} rows in {len(files)} files; {wanted / 1e6:,.1f} of their "
+        f"{stored / 1e6:,.1f} MB will be downloaded, none of it kept",
+        flush=True,
+    )
+    return rows
 
-    Of `owner/name@COMMIT` they are paths for `HfFileSystem`: `hf://datasets/owner/name@COMMIT/...`.
-    """
+
+def _train_files(dataset: str) -> list[str]:
+    """The files of the `train` split in its order, as `hf://datasets/owner/name@COMMIT/...` for `HfFileSystem`."""
     from datasets import load_dataset_builder  # takes seconds to import; knows how a card maps splits to files
 
     name, _, commit = dataset.partition("@")
@@ -53,9 +67,3 @@ def train_files(dataset: str) -> list[str]:
             "--revision refs/convert/parquet, which the Hub makes for many datasets, or download the files"
         )
     return files
-
-
-def guarded(name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; a connection that breaks between them is a `UsageError`."""
-    with hub_errors(name):
-        yield from batches

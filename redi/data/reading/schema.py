@@ -9,15 +9,9 @@ from redi.runs.errors import UsageError
 
 VERIFIERS = ("llama_verification", "math_verify_reparsed_answer")
 SCHEMA = pa.schema(
-    [
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("problem_is_valid", pa.string()),
-        ("source", pa.string()),
-        ("generations", pa.list_(pa.string())),
-        ("finish_reasons", pa.list_(pa.string())),
-        *((name, pa.list_(pa.bool_())) for name in VERIFIERS),
-    ]
+    dict.fromkeys(("problem", "answer", "problem_is_valid", "source"), pa.string())
+    | dict.fromkeys(("generations", "finish_reasons"), pa.list_(pa.string()))
+    | dict.fromkeys(VERIFIERS, pa.list_(pa.bool_()))
 )
 # For a corpus without the column: whoever collects traces for problems wants to use them.
 DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": None}
@@ -25,34 +19,27 @@ DEFAULTS = {"problem_is_valid": "Yes", "source": "unknown", "finish_reasons": No
 SELECTION = ("problem", "problem_is_valid", "source", "generations", "finish_reasons", *VERIFIERS)
 
 # The verifiers' lists are fields of the struct `correctness` or, in open-r1/OpenR1-Math-220k, these columns.
+CORRECTNESS = "correctness"
 FLAT = {"llama_verification": "correctness_llama", "math_verify_reparsed_answer": "correctness_math_verify"}
 
 
 def path_of(schema: pa.Schema, name: str) -> str | None:
     """Where a file holds a column of `SCHEMA`: its name, or `struct.field`; None if it does not."""
-    candidates = [f"correctness.{name}", FLAT[name]] if name in VERIFIERS else [name]
+    candidates = [f"{CORRECTNESS}.{name}", FLAT[name]] if name in VERIFIERS else [name]
     found = next((path for path in candidates if _type_at(schema, path) is not None), None)
-    all_null = name in VERIFIERS and _type_at(schema, "correctness") == pa.null()  # in JSON, which states no types
-    return "correctness" if found is None and all_null else found
+    all_null = name in VERIFIERS and _type_at(schema, CORRECTNESS) == pa.null()  # in JSON, which states no types
+    return CORRECTNESS if found is None and all_null else found
 
 
 def top_level(columns: Sequence[str]) -> set[str]:
     """The names of the columns that may hold `columns`."""
-    found = {FLAT.get(name, name) for name in columns}
-    return found | ({"correctness"} if set(columns) & set(VERIFIERS) else set())
+    return {FLAT.get(name, name) for name in columns} | ({CORRECTNESS} if set(columns) & set(VERIFIERS) else set())
 
 
 def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional: Collection[str] = ()) -> None:
-    """Checks that the columns to read exist, unless they may be missing, and are of the correct type.
+    """Checks that the columns to read are of the correct type, and exist unless they have a default or are `optional`.
 
-    Args:
-        schema: of the file.
-        where: the file or dataset, for messages.
-        columns: to read, of `SCHEMA`.
-        optional: those of `columns` that may be missing, besides those with a default.
-
-    Raises:
-        UsageError: naming the column, its type and `where`.
+    The schema has plain types. A `UsageError` names the column, its type and `where`: the file or dataset.
     """
     for name in columns:
         path, wanted = path_of(schema, name), SCHEMA.field(name).type
@@ -61,14 +48,13 @@ def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional
         if path is None and name not in DEFAULTS and name not in optional:
             if name in VERIFIERS:
                 remedy = "run verify.py first, which fills the verifier columns"
-                raise UsageError(f"--input {where} has no column 'correctness.{name}'; {remedy}")
+                raise UsageError(f"--input {where} has no column '{CORRECTNESS}.{name}'; {remedy}")
             raise UsageError(f"--input {where} has no column '{name}'; its columns are {', '.join(schema.names)}")
 
 
 def normalised(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     """`columns` of a checked batch with the types of `SCHEMA`; a missing one has its default, or null."""
-    arrays = [column_of(batch, name) for name in columns]
-    return pa.record_batch(arrays, schema=pa.schema([SCHEMA.field(name) for name in columns]))
+    return pa.record_batch({name: column_of(batch, name) for name in columns})
 
 
 def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -93,11 +79,6 @@ def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
 
 
 def _holds(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column of type `found` holds what `wanted` does, in whatever encoding."""
-    if pa.types.is_list(wanted):
-        is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return pa.types.is_null(found) or (is_list and _holds(found.value_type, wanted.value_type))
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    text = (pa.string(), pa.large_string(), pa.string_view())
-    return pa.types.is_null(found) or found in (text if wanted == pa.string() else (wanted,))
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return _holds(found.value_type, wanted.value_type)
+    return found in (wanted, pa.null())

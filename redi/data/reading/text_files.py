@@ -3,14 +3,17 @@
 import csv
 import io
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from redi.data.reading.data_files import kind_of
+from redi.data.streams import chunks
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.jsonl import iter_lines, open_bytes, parse_json
 
@@ -19,26 +22,23 @@ BATCH_BYTES = 16_000_000  # of text parsed at a time; as Python objects it takes
 MISFITS = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # the second: JSON can spell half a surrogate pair
 NUMBER_AS_TEXT = "answer"  # common in new domains: a number is the answer's text
 
-PlacedRows = dict[str, dict[str, Any]]  # by their place in the file, as "line 3"
+PlacedRow = tuple[str, int, dict[str, Any]]  # its place in the file, as "line 3", its bytes, and the row
 
 
-def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file. Keys outside the schema are ignored; missing ones have their default, or null.
-
-    Raises:
-        UsageError: a line is malformed, or a value does not fit the schema; the message names line and key.
-    """
+def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str | None]) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file. Keys outside the schema are ignored; missing ones have their default, or null."""
     for rows in _batches(file):
-        arrays = [_array(file, rows, field.name, field.type, (defaults or {}).get(field.name)) for field in schema]
-        yield pa.record_batch(arrays, schema=schema)
+        columns = [
+            _fold(file, rows, name, partial(_extended, type_), pa.array([], type_), defaults.get(name))
+            for name, type_ in zip(schema.names, schema.types, strict=True)
+        ]
+        yield pa.record_batch(columns, schema=schema)
 
 
 def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) -> tuple[pa.Schema, int, int]:
     """The schema of all rows of all files, their number, and how many answers are numbers, which are read as text.
 
-    Args:
-        files: of which every row is parsed.
-        columns: the keys to look at, all by default; the type of others is null.
+    The type of keys outside `columns`, all by default, is null.
 
     Raises:
         UsageError: a line is malformed, or a key has values of two types, a value that Arrow cannot hold, or nothing
@@ -49,11 +49,12 @@ def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) 
     for file in files:
         for rows in _batches(file):
             num_rows += len(rows)
-            num_numbers += sum(_is_number(row.get(NUMBER_AS_TEXT)) for row in rows.values())
-            for name in dict.fromkeys(chain.from_iterable(rows.values())):
-                looked_at = columns is None or name in columns
-                known = types.setdefault(name, pa.null())
-                types[name] = _widened(file, rows, name, known) if looked_at else known
+            if columns is None or NUMBER_AS_TEXT in columns:
+                num_numbers += sum(_is_number(row.get(NUMBER_AS_TEXT)) for _, _, row in rows)
+            for name in dict.fromkeys(chain.from_iterable(row for _, _, row in rows)):
+                types.setdefault(name, pa.null())
+                if columns is None or name in columns:
+                    types[name] = _fold(file, rows, name, partial(_widened, name), types[name])
     for name, type_ in types.items():
         if _has_empty_struct(type_):
             raise UsageError(
@@ -62,66 +63,48 @@ def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) 
     return pa.schema(list(types.items())), num_rows, num_numbers
 
 
-def _widened(file: Path, rows: PlacedRows, name: str, type_: pa.DataType) -> pa.DataType:
-    """The type that holds a key's values so far, of type `type_`, and those of `rows`."""
+def _widened(name: str, type_: pa.DataType, values: list[Any]) -> pa.DataType:
+    schemas = [pa.schema([(name, known)]) for known in (type_, pa.array(values).type)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
-    def widen(values: list[Any], known: pa.DataType) -> pa.DataType:
-        fields = [pa.field(name, known), pa.field(name, pa.array(values).type)]
-        return pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive").field(0).type
 
-    values = _values(rows, name)
+def _extended(type_: pa.DataType, array: pa.Array, values: list[Any]) -> pa.Array:
+    return pa.concat_arrays([array, pa.array(values, type_)])
+
+
+def _fold(
+    file: Path, rows: list[PlacedRow], name: str, fold: Callable[[Any, list[Any]], Any], made: Any, default: Any = None
+) -> Any:
+    """`fold(made, values)` of a key's values; if that fails, of one after the other, to name the row that fails."""
+    values = [row.get(name, default) for _, _, row in rows]
+    if name == NUMBER_AS_TEXT:
+        values = [str(value) if _is_number(value) else value for value in values]
     try:
-        return widen(values, type_)
+        return fold(made, values)
     except MISFITS:
-        for place, value in zip(rows, values, strict=True):
-            with usage_errors(lambda error, place=place: _misfit(file, place, name, error), *MISFITS):
-                type_ = widen([value], type_)
-        return type_
-
-
-def _array(file: Path, rows: PlacedRows, name: str, type_: pa.DataType, default: str | None) -> pa.Array:
-    values = _values(rows, name, default)
-    try:
-        return pa.array(values, type_)
-    except MISFITS:
-        for place, value in zip(rows, values, strict=True):
-            with usage_errors(lambda error, place=place: _misfit(file, place, name, error), *MISFITS):
-                pa.array([value], type_)
-        raise
-
-
-def _misfit(file: Path, place: str, name: str, error: Exception) -> str:
-    return f"{file}, {place}: key '{name}': {error}; fix the value, or leave the key out of all rows"
-
-
-def _values(rows: PlacedRows, name: str, default: str | None = None) -> list[Any]:
-    values = [row.get(name, default) for row in rows.values()]
-    return [str(value) if _is_number(value) else value for value in values] if name == NUMBER_AS_TEXT else values
+        remedy = "fix the value, or leave the key out of all rows"
+        for (place, _, _), value in zip(rows, values, strict=True):
+            where = f"{file}, {place}: key '{name}'"
+            with usage_errors(lambda error, where=where: f"{where}: {error}; {remedy}", *MISFITS):
+                made = fold(made, [value])
+        return made
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _batches(file: Path) -> Iterator[PlacedRows]:
+def _batches(file: Path) -> Iterator[list[PlacedRow]]:
     """The rows of a file, about `BATCH_BYTES` at a time."""
-    rows: PlacedRows = {}
-    num_bytes = 0
-    for place, row_bytes, row in {"csv": _csv_rows, "json": _json_rows, "jsonl": _lines}[kind_of(file)](file):
-        rows[place] = row
-        num_bytes += row_bytes
-        if num_bytes >= BATCH_BYTES:
-            yield rows
-            rows, num_bytes = {}, 0
-    if rows:
-        yield rows
+    rows = {"csv": _csv_rows, "json": _json_rows, "jsonl": _lines}[kind_of(file)](file)
+    return chunks(rows, itemgetter(1), BATCH_BYTES)
 
 
-def _lines(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _lines(file: Path) -> Iterator[PlacedRow]:
     return ((f"line {number}", num_bytes, row) for number, num_bytes, row in iter_lines(file))
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _json_rows(file: Path) -> Iterator[PlacedRow]:
     """The rows of a JSON array, which is parsed as a whole; a file without one holds JSON lines."""
     with open_bytes(file) as stream:
         if stream.read(1024).decode("utf-8-sig", "ignore").lstrip()[:1] != "[":
@@ -136,7 +119,7 @@ def _json_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
         yield f"row {number}", len(text) // len(rows), row
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _csv_rows(file: Path) -> Iterator[PlacedRow]:
     """The rows of a CSV file with a header. All cells are text."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     errors = usage_errors(lambda error: f"{file}: {error}; fix the file", csv.Error, UnicodeDecodeError)

@@ -1,1 +1,1 @@
-"""From benchmarks to sampled answers, in the order options, model, prompts and requests, back end, sample store."""
+"""From benchmarks to sampled answers, in the order options, requests, back end, sample store."""

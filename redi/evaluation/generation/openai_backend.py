@@ -9,17 +9,16 @@ any such server understands; the server's template renders the prompt.
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import openai
 
-from redi.evaluation.generation.model import SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, Sample, seed_of
-from redi.runs.errors import UsageError
+from redi.evaluation.generation.requests import Request, Sample, SamplingModel, seed_of
+from redi.runs.errors import UsageError, usage_errors
 
 CONCURRENCY = 64
 MAX_RETRIES = 8  # the client waits 0.5, 1, 2, 4, 8, 8, ... seconds, or as long as the server says
@@ -30,15 +29,10 @@ def with_defaults(options: SamplingOptions) -> SamplingOptions:
     """Fills in the options of this back end that were not given."""
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
-        raise UsageError(
-            "--backend openai needs --base-url (or OPENAI_BASE_URL), such as http://localhost:8000/v1 of `vllm serve`"
-        )
-    return replace(
-        options,
-        base_url=base_url.rstrip("/"),
-        api=options.api or "completions",
-        concurrency=options.concurrency or CONCURRENCY,
-    )
+        example = "such as http://localhost:8000/v1 of `vllm serve`"
+        raise UsageError(f"--backend openai needs --base-url (or OPENAI_BASE_URL), {example}")
+    api, concurrency = options.api or "completions", options.concurrency or CONCURRENCY
+    return replace(options, base_url=base_url.rstrip("/"), api=api, concurrency=concurrency)
 
 
 def check_server(model: SamplingModel, options: SamplingOptions) -> None:
@@ -70,7 +64,8 @@ def sample(
         with _plain_errors(options.base_url):
             while True:
                 for request in islice(waiting, options.concurrency - len(sent)):
-                    sent[loop.create_task(complete(client, name, request, model, options))] = request
+                    answer = complete(client, request, _fields(name, request, options), model)
+                    sent[loop.create_task(answer)] = request
                 if not sent:
                     return
                 done, _ = loop.run_until_complete(asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED))
@@ -88,13 +83,10 @@ async def _end(client: openai.AsyncOpenAI, tasks: list[asyncio.Task]) -> None:
     await client.close()
 
 
-async def _completion(
-    client: openai.AsyncOpenAI, name: str, request: Request, model: SamplingModel, options: SamplingOptions
-) -> Sample:
+async def _completion(client: openai.AsyncOpenAI, request: Request, fields: dict, model: SamplingModel) -> Sample:
     answer = await client.completions.create(
-        model=name,
         prompt=list(request.prompt.token_ids),
-        **_fields(request, options),
+        **fields,
         extra_body={
             "stop_token_ids": list(model.stop_token_ids),
             "return_token_ids": True,
@@ -112,12 +104,9 @@ async def _completion(
     return Sample(choice.text, choice.finish_reason, num_tokens)
 
 
-async def _chat(
-    client: openai.AsyncOpenAI, name: str, request: Request, model: SamplingModel, options: SamplingOptions
-) -> Sample:
+async def _chat(client: openai.AsyncOpenAI, request: Request, fields: dict, _: SamplingModel) -> Sample:
     messages = [{"role": "user", "content": request.prompt.text}]
-    answer = await client.chat.completions.create(model=name, messages=messages, **_fields(request, options))
-    choice, num_tokens = _only_choice(answer)
+    choice, num_tokens = _only_choice(await client.chat.completions.create(messages=messages, **fields))
     # Servers that split the thought from the answer use one of two field names, neither of which is OpenAI's.
     extra = choice.message.model_extra or {}
     thought, content = extra.get("reasoning_content") or extra.get("reasoning"), choice.message.content or ""
@@ -125,12 +114,9 @@ async def _chat(
     return Sample(response, choice.finish_reason, num_tokens)
 
 
-def _fields(request: Request, options: SamplingOptions) -> dict[str, Any]:
-    fields = {
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "max_tokens": request.prompt.max_tokens,
-    }
+def _fields(name: str, request: Request, options: SamplingOptions) -> dict[str, Any]:
+    fields = {"model": name, "temperature": options.temperature, "top_p": options.top_p}
+    fields |= {"max_tokens": request.prompt.max_tokens}
     return fields if options.seed is None else fields | {"seed": seed_of([request])}
 
 
@@ -141,18 +127,16 @@ def _only_choice(answer: Any) -> tuple[Any, int]:
     return answer.choices[0], answer.usage.completion_tokens
 
 
-@contextmanager
-def _plain_errors(base_url: str) -> Iterator[None]:
-    try:
-        yield
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise UsageError(f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})") from error
-    except openai.APIConnectionError as error:
-        raise UsageError(
-            f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url "
-            "correct? What was sampled is kept."
-        ) from error
-    except openai.APIStatusError as error:
-        raise UsageError(
-            f"{base_url} refuses a request ({error.message}); what was sampled is kept, and the same command resumes"
-        ) from error
+def _plain_errors(base_url: str) -> AbstractContextManager:
+    """Turns the client's errors into `UsageError`s."""
+
+    def message(error: Exception) -> str:
+        if isinstance(error, openai.APIConnectionError):
+            what = f"{base_url} cannot be reached ({error.__cause__ or error}); is the server running, and --base-url"
+            return f"{what} correct? What was sampled is kept."
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return f"{base_url} refuses the key; set OPENAI_API_KEY ({error.message})"
+        kept = "what was sampled is kept, and the same command resumes"
+        return f"{base_url} refuses a request ({error.message}); {kept}"
+
+    return usage_errors(message, openai.APIConnectionError, openai.APIStatusError)

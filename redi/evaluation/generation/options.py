@@ -1,132 +1,112 @@
-"""How answers are sampled: the options of generation, as `evaluate.py` and `sample_teacher.py` take them."""
+"""How answers are sampled: the options, and protocols, YAML files of options that set a command's defaults."""
 
 import argparse
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.runs.errors import UsageError
+from redi.runs.cli import StrictParser, positive_int
+from redi.runs.errors import UsageError, nearest, usage_errors
+from redi.runs.files import CONFIGS
 from redi.text.prompts import FORCE_THINK, STYLES
 
+PROTOCOL_FOLDER = CONFIGS / "eval"
+AMOUNT = ("benchmark", "n")  # how much is sampled; every other option of a protocol decides what the samples are
 MIN_TEMPERATURE = 1e-5  # logits divided by less overflow; vLLM too takes less as greedy
+_COUNT = {"type": positive_int, "metavar": "N"}
+
+_APIS = "token ids (completions; vLLM and SGLang), or messages (chat; any server)"
+
+
+def _option(default: Any, help_text: str, backend: str = "", **settings: Any) -> Any:
+    """A field that the command line sets. `backend` has this option, if not all do."""
+    help_text = f"{backend}: {help_text}" if backend else help_text
+    return field(default=default, metadata={"backend": backend, "argument": {"help": help_text, **settings}})
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How answers are sampled. None means a default, or an option that the back end does not have."""
+    """How answers are sampled. None means a default, or an option that the back end does not have.
 
-    backend: str
-    n: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    prompt: str
-    force_think: str = "none"
-    chat_template: str | None = None
-    revision: str | None = None
-    seed: int | None = None
-    dtype: str | None = None
-    batch_size: int | None = None
-    tensor_parallel_size: int | None = None
-    data_parallel_size: int | None = None
-    base_url: str | None = None
-    served_model_name: str | None = None
-    api: str | None = None
-    concurrency: int | None = None
+    The fields before `backend` decide the samples of a model. A protocol may set these and `benchmark`.
+    """
+
+    n: int = _option(16, "samples per problem; a larger n adds to earlier samples", **_COUNT)
+    temperature: float = _option(0.6, "0 is greedy", type=float)
+    top_p: float = _option(0.95, "nucleus; there is no top-k", type=float)
+    max_tokens: int = _option(32768, "most new tokens; the model may have less room", **_COUNT)
+    prompt: str = _option("paper", "bare is the problem alone", choices=STYLES)
+    force_think: str = _option(
+        "none",
+        "begin the answer with <think>, after the template's newline (as-trained) or without it (as-published)",
+        **{"nargs": "?", "choices": FORCE_THINK, "const": "as-trained"},
+    )
+    chat_template: str | None = _option(None, "used instead of the model's own", metavar="NAME_OR_JINJA")
+    seed: int | None = _option(None, "default 42; openai: sent to the server only if given", type=int)
+
+    backend: str = _option("vllm", "what samples", choices=("vllm", "transformers", "openai"))
+    revision: str | None = _option(None, "branch, tag or commit of a Hub id", metavar="REV")
+    dtype: str | None = _option(
+        None, "bfloat16 on CUDA, else float32", "vllm or transformers", choices=("bfloat16", "float16", "float32")
+    )
+    batch_size: int | None = _option(None, "answers sampled together", "transformers", **_COUNT)
+    tensor_parallel_size: int | None = _option(None, "GPUs that share one model", "vllm", **_COUNT)
+    data_parallel_size: int | None = _option(None, "engines; by default as many as the GPUs allow", "vllm", **_COUNT)
+    base_url: str | None = _option(None, "the server, such as http://localhost:8000/v1", "openai", metavar="URL")
+    served_model_name: str | None = _option(None, "the server's name for the model", "openai", metavar="NAME")
+    api: str | None = _option(None, f"send {_APIS}", "openai", choices=("completions", "chat"))
+    concurrency: int | None = _option(None, "requests at a time, default 64", "openai", **_COUNT)
+
+    shard: tuple[int, int] | None = None  # (i, n): only the i-th of n parts, into a separate folder
+    limit: int | None = None  # ask only the first problems of each benchmark
+    protocol: str | None = None  # its description, to be recorded
 
     def __post_init__(self):
-        for name in ("n", "max_tokens", "batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{option_name(name)} {value} must be at least 1")
         if self.temperature and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
-        for name, backends in BACKEND_OPTIONS.items():
-            if getattr(self, name) is not None and self.backend not in backends:
-                raise UsageError(f"{option_name(name)} is for --backend {' or '.join(backends)}")
-        if self.api == "chat":
-            for name in ("force_think", "chat_template", "revision"):
-                if getattr(self, name) not in (None, "none"):
-                    raise UsageError(
-                        f"{option_name(name)} {getattr(self, name)} cannot be used with --api chat, where the server "
-                        "renders the prompt; use --api completions"
-                    )
+        for each in fields(self):
+            backend = each.metadata.get("backend") or self.backend
+            if getattr(self, each.name) is not None and self.backend not in backend:
+                raise UsageError(f"{option_name(each.name)} is for --backend {backend}")
+        for name in ("force_think", "chat_template", "revision") if self.api == "chat" else ():
+            if getattr(self, name) not in (None, "none"):
+                raise UsageError(
+                    f"{option_name(name)} {getattr(self, name)} cannot be used with --api chat, where the server "
+                    "renders the prompt; use --api completions"
+                )
 
 
-BACKEND_OPTIONS = {
-    "dtype": ("vllm", "transformers"),
-    "batch_size": ("transformers",),
-    "tensor_parallel_size": ("vllm",),
-    "data_parallel_size": ("vllm",),
-    "base_url": ("openai",),
-    "served_model_name": ("openai",),
-    "api": ("openai",),
-    "concurrency": ("openai",),
-}
-
-
-def option_name(field: str) -> str:
+def option_name(name: str) -> str:
     """A field as the command line spells it: `max_tokens` is `--max-tokens`."""
-    return f"--{field.replace('_', '-')}"
-
-
-def sampling_options(options: argparse.Namespace) -> SamplingOptions:
-    """The sampling options of a parsed command line."""
-    return SamplingOptions(**{field.name: getattr(options, field.name) for field in fields(SamplingOptions)})
+    return f"--{name.replace('_', '-')}"
 
 
 def add_benchmark_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--benchmark",
-        nargs="+",
-        default=[],
-        metavar="NAME_OR_JSONL",
-        help=f"a .jsonl file with id, problem and answer, or a name: {', '.join(KNOWN)}",
-    )
+    help_text = f"a .jsonl file with id, problem and answer, or a name: {', '.join(KNOWN)}"
+    parser.add_argument("--benchmark", nargs="+", default=[], metavar="NAME_OR_JSONL", help=help_text)
 
 
-def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """What decides the samples of a model. A protocol may set these and `--benchmark`."""
-    parser.add_argument("--n", type=int, default=16, help="samples per problem; a larger n adds to earlier samples")
-    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=0.95, help="nucleus; there is no top-k")
-    parser.add_argument("--max-tokens", type=int, default=32768, help="most new tokens; the model may have less room")
-    parser.add_argument("--prompt", choices=STYLES, default="paper", help="bare is the problem alone")
-    parser.add_argument(
-        "--force-think",
-        nargs="?",
-        choices=FORCE_THINK,
-        const="as-trained",
-        default="none",
-        help="begin the answer with <think>, after the template's newline (as-trained) or without it (as-published)",
-    )
-    parser.add_argument("--chat-template", metavar="NAME_OR_JINJA", help="used instead of the model's own")
-    parser.add_argument("--seed", type=int, help="default 42; openai: sent to the server only if given")
+def add_sampling_options(parser: argparse.ArgumentParser, only_protocol: bool = False) -> None:
+    """Adds the options of `SamplingOptions`: all, or those that a protocol may set."""
+    for each in fields(SamplingOptions):
+        if only_protocol and each.name == "backend":
+            return
+        if each.metadata:
+            parser.add_argument(option_name(each.name), default=each.default, **each.metadata["argument"])
+    help_text = "sample only part I of N; a run without --shard gathers the parts"
+    parser.add_argument("--shard", metavar="I/N", help=help_text)
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """What samples, and on which hardware."""
-    parser.add_argument("--backend", choices=("vllm", "transformers", "openai"), default="vllm", help="what samples")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16 on CUDA, else float32")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="transformers: answers sampled together")
-    parser.add_argument("--tensor-parallel-size", type=int, metavar="N", help="vllm: GPUs that share one model")
-    parser.add_argument(
-        "--data-parallel-size", type=int, metavar="N", help="vllm: engines; by default as many as the GPUs allow"
-    )
-    parser.add_argument("--base-url", metavar="URL", help="openai: the server, such as http://localhost:8000/v1")
-    parser.add_argument("--served-model-name", metavar="NAME", help="openai: the server's name for the model")
-    parser.add_argument(
-        "--api",
-        choices=("completions", "chat"),
-        help="openai: send token ids (completions; vLLM and SGLang), or messages (chat; any server)",
-    )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="openai: requests at a time, default 64")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="sample only part I of N; a run without --shard gathers the parts"
-    )
+def sampling_options(options: argparse.Namespace) -> SamplingOptions:
+    """The sampling options of a parsed command line, which may have `limit` and `protocol`."""
+    values = {each.name: getattr(options, each.name, None) for each in fields(SamplingOptions)}
+    return SamplingOptions(**values | {"shard": parse_shard(options.shard), "protocol": _describe_protocol(options)})
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -137,3 +117,60 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard {text} must be i/n with i from 1 to n, such as 1/4")
     return int(index), int(count)
+
+
+def protocol_names() -> list[str]:
+    return sorted(path.stem for path in PROTOCOL_FOLDER.glob("*.yaml"))
+
+
+def protocol_file(name_or_path: str) -> Path:
+    """The file of a protocol; refuses one that is neither a known name nor a file."""
+    names = protocol_names()
+    path = PROTOCOL_FOLDER / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
+    if not path.is_file():
+        hint = f"({', '.join(names)}){nearest(name_or_path, names)}"
+        raise UsageError(f"--protocol {name_or_path} is neither a file nor a known name {hint}")
+    return path
+
+
+def read_protocol(name_or_path: str) -> dict[str, Any]:
+    """The options that a protocol sets; refuses an unknown protocol or key, and what the command line refuses."""
+    path = protocol_file(name_or_path)
+    broken = (yaml.YAMLError, UnicodeDecodeError)
+    with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", *broken):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or any(value is None for value in values.values()):
+        raise UsageError(f"--protocol {path} must hold `key: value` lines")
+    known = list(vars(_parse([])))
+    arguments = []
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"--protocol {path}: unknown key '{key}'{nearest(str(key), known)}; it may set {known}")
+        name = option_name(key)
+        arguments += [name, *map(str, value)] if isinstance(value, list) else [f"{name}={value}"]
+    try:
+        parsed = _parse(arguments)
+    except UsageError as error:
+        raise UsageError(f"--protocol {path}: {error}") from error
+    return {key: getattr(parsed, key) for key in values}
+
+
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that differ from those of `options.protocol`, with their values."""
+    wanted = vars(_parse([])) | read_protocol(options.protocol)
+    return {name: getattr(options, name) for name, value in wanted.items() if getattr(options, name) != value}
+
+
+def _describe_protocol(options: argparse.Namespace) -> str | None:
+    """The protocol's name, and which of the options that it sets were changed; None without a protocol."""
+    if getattr(options, "protocol", None) is None:
+        return None
+    changed = [name for name in read_protocol(options.protocol) if name in changes(options) and name != "benchmark"]
+    return protocol_file(options.protocol).stem + (f" (changed: {', '.join(changed)})" if changed else "")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = StrictParser(add_help=False)
+    add_benchmark_option(parser)
+    add_sampling_options(parser, only_protocol=True)
+    return parser.parse_args(arguments)

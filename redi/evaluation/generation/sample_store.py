@@ -13,9 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from redi.evaluation import files
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
-from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sampling_file
+from redi.evaluation.files import (
+    BENCHMARK,
+    GENERATIONS,
+    GRADED,
+    SAMPLING,
+    check,
+    read_sampling,
+    repeated,
+    sample_key,
+    sampling_file,
+)
 from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
@@ -25,7 +34,7 @@ from redi.runs.manifest import MANIFEST
 # A model or benchmark may move, more may be asked for, and another machine may continue. Every other option is in the
 # samples' keys too; comparing it first gives a message that names the option.
 _NOT_COMPARED = (
-    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "packages", "n", "limit"),
+    *("model", "revision", "chat_template", "benchmarks", "protocol", "shard", "n", "limit"),
     *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
 )
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
@@ -38,42 +47,34 @@ class SampleStore:
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], prompts: list[Prompt]):
-        """Looks at a new folder, or at that of an earlier run.
+        """Looks at a new folder, or at that of an earlier run; refuses other contents, and samples with other options.
 
         Args:
             folder: of the run.
             config: this run's sampling options; `sampling.json` gets them, with the benchmarks of earlier runs. `n`
                 is null there if it differs by benchmark. `limit` is how many problems of each benchmark are asked;
                 those that an earlier run asked stay asked.
-            benchmarks: what is asked.
-            prompts: of all problems of the benchmarks.
-
-        Raises:
-            UsageError: the folder holds something else, or samples with other options.
+            benchmarks: what is asked; `prompts` are those of all their problems.
         """
         self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
-        self._begun: dict[str, Any] = {}
+        self._begun = read_sampling(folder)
         if sampling_file(folder) is not None:
-            self._begun = read_sampling(folder)
             _check_same(self._begun, config, folder)
         elif folder.exists() and (not folder.is_dir() or any(not _is_shard(path) for path in folder.iterdir())):
             raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")
         for shard in self._shards():
             _check_same(read_sampling(shard), config, shard)
-        self._before = read_asked(folder / BENCHMARK)
-        self._asked = {task.name: self._problems_of(task) for task in benchmarks}
-        self._limits = {task.name: config.get("limit") for task in benchmarks if self._is_cut(task)}
+        self._before, self._limit = read_asked(folder / BENCHMARK), config.get("limit")
+        self._asked: dict[str, dict[str, Problem]] = {}
+        for task in benchmarks:
+            wanted = {str(problem.id) for problem in task.problems[: self._limit]}
+            wanted |= self._before.get(task.name, {}).keys()
+            asked = {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
+            self._asked[task.name] = asked
+        self._sizes = {task.name: len(task.problems) for task in benchmarks}
         self._prompts = {(prompt.benchmark, str(prompt.id)): prompt for prompt in prompts}
         self._stream: BinaryIO | None = None
         self.present: set[Request] = set()
-
-    def _problems_of(self, task: Benchmark) -> dict[str, Problem]:
-        wanted = {str(problem.id) for problem in task.problems[: self.config.get("limit")]}
-        wanted |= self._before.get(task.name, {}).keys()
-        return {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
-
-    def _is_cut(self, task: Benchmark) -> bool:
-        return len(self._asked[task.name]) < len(task.problems)
 
     def asked(self) -> list[Prompt]:
         """The prompts of the problems that are asked."""
@@ -99,9 +100,8 @@ class SampleStore:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(
-                f"--output {self.folder}: another process is sampling into it; give each its part with --shard"
-            ) from None
+            what = "another process is sampling into it; give each its part with --shard"
+            raise UsageError(f"--output {self.folder}: {what}") from None
         except OSError:
             pass  # a file system without locks
         return stream
@@ -124,20 +124,18 @@ class SampleStore:
                     continue
                 where = f"{path}, line {number}"
                 row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
-                files.check(row, where)
-                key = files.sample_key(row)
+                check(row, where)
+                key = sample_key(row)
                 if seen.setdefault(key, number) != number:
-                    raise UsageError(f"{where}: {files.repeated(key, seen[key])}")
+                    raise UsageError(f"{where}: {repeated(key, seen[key])}")
                 if row["benchmark"] in self._asked:
                     yield self._request(row, where), text
 
     def _request(self, row: dict[str, Any], where: str) -> Request:
         prompt, name = self._prompts.get((row["benchmark"], str(row["id"]))), f"{row['benchmark']} '{row['id']}'"
         if prompt is None:
-            raise UsageError(
-                f"{where}: a sample of {name}, which is no longer in the benchmark; put the problem back, or choose "
-                "another folder with --output"
-            )
+            remedy = "put the problem back, or choose another folder with --output"
+            raise UsageError(f"{where}: a sample of {name}, which is no longer in the benchmark; {remedy}")
         if prompt.key != row["key"]:
             raise UsageError(f"{where}: {name} was sampled from another prompt; {_remedy(self.folder)}")
         return Request(prompt, row["sample_idx"])
@@ -145,28 +143,26 @@ class SampleStore:
     def begin(self) -> None:
         """Writes options and problems, and removes what further samples or changed reference answers make stale.
 
-        Raises:
-            UsageError: a benchmark is unfinished, and fewer samples or problems of it are asked for than before.
+        Refuses to finish a benchmark with fewer samples or problems than were asked for before.
         """
-        begun, n, limit = self._begun_samples(), self.config["n"], self.config.get("limit")
+        old_folders = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
+        begun, n = self._begun.get("samples_per_problem", old_folders), self.config["n"]
         for name in self._asked:
             num_problems = len(self._before.get(name, {}))
-            for what, before, now in (("n", begun.get(name, n), n), ("limit", num_problems, limit or num_problems)):
+            limits = num_problems, self._limit or num_problems
+            for what, before, now in (("n", begun.get(name, n), n), ("limit", *limits)):
                 if before > now:
-                    raise UsageError(
-                        f"--output {self.folder} was begun with {what} {before} for {name}, now it is {now}; ask for "
-                        "at least as many, or choose another folder with --output"
-                    )
+                    remedy = "ask for at least as many, or choose another folder with --output"
+                    begun_with = f"{what} {before} for {name}, now it is {now}"
+                    raise UsageError(f"--output {self.folder} was begun with {begun_with}; {remedy}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stream = self._stream or self._open()
         write_text(self.folder / BENCHMARK, self._problems())
-        num_samples = begun | dict.fromkeys(self._asked, n)
-        if len(set(num_samples.values())) > 1:
-            self.config["n"] = None
-        limits = {name: cut for name, cut in self._begun.get("limits", {}).items() if name not in self._asked}
-        limits |= self._limits
-        self.config |= {"samples_per_problem": num_samples, "limits": limits}
-        self.config["limit"] = max(limits.values(), default=None)
+        samples = begun | dict.fromkeys(self._asked, n)
+        limits = {name: limit for name, limit in self._begun.get("limits", {}).items() if name not in self._asked}
+        limits |= {name: self._limit for name, asked in self._asked.items() if len(asked) < self._sizes[name]}
+        self.config |= {"samples_per_problem": samples, "limits": limits, "limit": max(limits.values(), default=None)}
+        self.config["n"] = n if len(set(samples.values())) < 2 else None
         self.config["benchmarks"] = self._begun.get("benchmarks", {}) | self.config["benchmarks"]
         old = sampling_file(self.folder)
         write_text(self.folder / SAMPLING, json.dumps(self.config, indent=2) + "\n")
@@ -176,11 +172,6 @@ class SampleStore:
         if (self.folder / GRADED).exists():
             (self.folder / GRADED).unlink()
             print(f"note: removed {self.folder / GRADED}, which is out of date; grade again", file=sys.stderr)
-
-    def _begun_samples(self) -> dict[str, int]:
-        """Samples per problem that earlier runs asked for, by benchmark."""
-        every = dict.fromkeys(self._begun.get("benchmarks", {}), self._begun.get("n"))
-        return self._begun.get("samples_per_problem", every)  # which folders did not have before
 
     def _problems(self) -> str:
         """The content of `benchmark.jsonl`."""
@@ -198,19 +189,14 @@ class SampleStore:
 
     def append(self, requests: list[Request], samples: list[Sample]) -> None:
         """Writes what was sampled together and waits until it is on disk."""
-        rows = [
-            {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
-            | asdict(sample)
-            | {"key": prompt.key}
-            for (prompt, index), sample in zip(requests, samples, strict=True)
-        ]
-        self._stream.write("".join(line(row) for row in rows).encode("ascii"))
+        for (prompt, index), sample in zip(requests, samples, strict=True):
+            row = {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
+            self._stream.write(line(row | asdict(sample) | {"key": prompt.key}).encode("ascii"))
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
     def _shards(self) -> list[Path]:
-        found = self.folder.iterdir() if self.folder.is_dir() else []
-        return sorted(path for path in found if _is_shard(path) and sampling_file(path) is not None)
+        return sorted(path for path in self.folder.glob("*") if _is_shard(path) and sampling_file(path) is not None)
 
     def gather(self) -> None:
         """Copies the samples of finished and unfinished shards that are not here yet."""
@@ -238,10 +224,8 @@ def _is_shard(path: Path) -> bool:
 def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     for key, value in config.items():
         if key not in _NOT_COMPARED and begun.get(key) != value:
-            raise UsageError(
-                f"--output {folder} was begun with {key} {json.dumps(begun.get(key))}, now it is {json.dumps(value)}; "
-                f"{_remedy(folder)}"
-            )
+            before, now = json.dumps(begun.get(key)), json.dumps(value)
+            raise UsageError(f"--output {folder} was begun with {key} {before}, now it is {now}; {_remedy(folder)}")
 
 
 def _remedy(folder: Path) -> str:

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from redi.evaluation.generation.model import SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Request, Sample, seed_of
+from redi.evaluation.generation.requests import Request, Sample, SamplingModel, seed_of
 from redi.runs.model_folder import attention_of
 
 TINY = 20_000_000  # parameters; up to this size one thread is as fast as several, and does not wait for busy cores
@@ -61,13 +60,14 @@ def generate_tokens(
     Args:
         model: a causal language model.
         prompts: (B) token ids; padded on the left here, with a mask from their lengths, since pad may be eos.
-        stop_ids: tokens that end an answer.
-        max_tokens: (B) most new tokens of each answer.
-        temperature: 0 is greedy.
-        top_p: nucleus; 1 is all tokens.
+        stop_ids: tokens that end an answer; `max_tokens`, (B), are the most new tokens of each.
+        temperature: 0 is greedy; `top_p` is the nucleus, 1 all tokens.
         seeds: (B) of each answer's random numbers.
     """
-    tokens, mask = _pad(prompts, model.device)
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    tokens, mask = (torch.tensor(rows, device=model.device) for rows in (padded, mask))  # both (B, width)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     stops = torch.tensor(stop_ids, device=model.device)
     cache = DynamicCache(config=model.config)
@@ -77,14 +77,8 @@ def generate_tokens(
     for step in range(max(max_tokens)):
         if step % BLOCK == 0:
             block = draw([seeds[row] for row in rows], step // BLOCK).to(model.device)  # (rows, BLOCK)
-        logits = model(
-            tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (rows, V)
+        state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+        logits = model(tokens, **state, logits_to_keep=1).logits[:, -1]  # (rows, V)
         chosen = choose(logits, temperature, top_p, block[:, step % BLOCK, None])  # (rows,)
         stopped = torch.isin(chosen, stops).tolist()
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
@@ -105,14 +99,6 @@ def generate_tokens(
     return answers
 
 
-def _pad(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids padded on the left, and the mask of the real tokens; both (B, width)."""
-    width = max(map(len, prompts))
-    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
-
-
 def draw(seeds: list[int], block: int) -> torch.Tensor:
     """The `block`-th BLOCK random numbers in [0, 1) of each seed's stream, (seeds, BLOCK)."""
     # The counter's highest word is the block: blocks do not overlap, and any can be drawn without those before it.
@@ -121,16 +107,10 @@ def draw(seeds: list[int], block: int) -> torch.Tensor:
 
 
 def choose(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
-    """Chooses one token a row from the nucleus of probability `top_p`, or the most likely one at temperature 0.
+    """Chooses one token a row, (B,), from `logits`, (B, V): from the nucleus, or the most likely at temperature 0.
 
-    Args:
-        logits: (B, V).
-        temperature: divides the logits.
-        top_p: the most likely tokens are kept as long as those before them hold less than this.
-        uniform: (B, 1) random numbers in [0, 1), each a position in its row's nucleus.
-
-    Returns:
-        (B,) token ids.
+    The nucleus are the most likely tokens, as long as those before them hold less than `top_p`. `uniform`, (B, 1), are
+    random numbers in [0, 1), each a position in its row's nucleus.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)

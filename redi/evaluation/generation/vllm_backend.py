@@ -7,27 +7,45 @@ numbers depends on what else is running, and two runs agree in distribution only
 """
 
 import os
-import queue
 from collections.abc import Iterator
-from dataclasses import dataclass
-from multiprocessing import Queue, get_context
-from multiprocessing.process import BaseProcess
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import NamedTuple
 
 import torch
-from vllm import LLM, SamplingParams, TokensPrompt
-from vllm.sampling_params import RequestOutputKind
 
-from redi.evaluation.generation.gpus import gpu_groups, visible_gpus
-from redi.evaluation.generation.model import SamplingModel
 from redi.evaluation.generation.options import SamplingOptions
-from redi.evaluation.generation.requests import Prompt, Request, Sample, group_by_prompt, seed_of
+from redi.evaluation.generation.requests import Prompt, Request, Sample, SamplingModel, group_by_prompt, seed_of
 from redi.runs.errors import UsageError
 
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples
 
 
-@dataclass(frozen=True)
-class Job:
+def visible_gpus() -> list[str]:
+    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
+    """How many engines of `tensor_parallel_size` GPUs use all visible ones; 1 if there are too few, or none."""
+    return max(1, num_gpus // tensor_parallel_size)
+
+
+def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
+    """The CUDA_VISIBLE_DEVICES of each engine; empty strings if there are no GPUs. Refuses too few GPUs."""
+    wanted = data_parallel_size * tensor_parallel_size
+    size = tensor_parallel_size
+    if 0 < len(devices) < wanted:
+        product = f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {size}"
+        raise UsageError(f"{product} needs {wanted} GPUs, and {len(devices)} are visible")
+    return [",".join(devices[first : first + size]) for first in range(0, wanted, size)]
+
+
+class Job(NamedTuple):
     """What one engine samples. A batch is the missing samples of one prompt."""
 
     model: str
@@ -36,36 +54,33 @@ class Job:
     batches: list[tuple[int, Prompt, int]]  # number of the batch, its prompt, how many samples
     seed: int
 
-    def run(self) -> Iterator[Answers]:
-        """Samples all batches, and yields each when its last sample ends."""
-        engine = LLM(
-            model=self.model,
-            seed=self.seed,
-            dtype=self.options.dtype,
-            max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in self.batches),
-            tensor_parallel_size=self.options.tensor_parallel_size,
-            generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
-            enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
-        ).llm_engine
-        copies = {}
-        for number, prompt, num_samples in self.batches:
-            copies[str(number)] = num_samples if self.options.temperature == 0 else 1
-            parameters = SamplingParams(
-                n=num_samples // copies[str(number)],  # vLLM samples a greedy answer only once
-                temperature=self.options.temperature,
-                top_p=self.options.top_p,
-                top_k=-1,
-                max_tokens=prompt.max_tokens,
-                stop_token_ids=list(self.stop_token_ids),
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                answers = sorted(output.outputs, key=lambda answer: answer.index)
-                token_ids = [list(answer.token_ids) for answer in answers]
-                yield int(output.request_id), token_ids * copies[output.request_id]
+
+def run(job: Job) -> Iterator[Answers]:
+    """Samples all batches of a job, and yields each when its last sample ends."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.sampling_params import RequestOutputKind
+
+    engine = LLM(
+        model=job.model,
+        seed=job.seed,
+        dtype=job.options.dtype,
+        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in job.batches),
+        tensor_parallel_size=job.options.tensor_parallel_size,
+        generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
+        enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
+    ).llm_engine
+    sampling = {"temperature": job.options.temperature, "top_p": job.options.top_p, "top_k": -1}
+    sampling |= {"stop_token_ids": list(job.stop_token_ids), "detokenize": False}
+    greedy = job.options.temperature == 0  # vLLM samples a greedy answer only once
+    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in job.batches}
+    for number, prompt, num_samples in job.batches:
+        amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
+        parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
+        engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            answers = sorted(output.outputs, key=lambda answer: answer.index)
+            yield int(output.request_id), [list(each.token_ids) for each in answers] * copies[output.request_id]
 
 
 def sample(
@@ -74,72 +89,60 @@ def sample(
     """Samples all requests; yields those of one prompt and their samples together, as they finish."""
     groups = gpu_groups(visible_gpus(), options.data_parallel_size, options.tensor_parallel_size)
     batches = group_by_prompt(requests)
-    numbered = list(enumerate(batches))
-    # Dealt out in turn, so that every engine gets prompts of all lengths.
-    shares = [numbered[first :: options.data_parallel_size] for first in range(options.data_parallel_size)]
-    jobs = [
-        Job(
-            model.path,
-            model.stop_token_ids,
-            options,
-            [(number, batch[0].prompt, len(batch)) for number, batch in share],
-            seed_of([request for _, batch in share for request in batch]) % 2**31,  # numpy's seeds have 32 bits
-        )
-        for share in shares
-        if share
-    ]
-    for number, answers in jobs[0].run() if len(jobs) == 1 else _run_all(jobs, groups):
+    jobs = []
+    for first in range(min(options.data_parallel_size, len(batches))):
+        # Dealt out in turn, so that every engine gets prompts of all lengths.
+        share = list(enumerate(batches))[first :: options.data_parallel_size]
+        seed = seed_of([request for _, batch in share for request in batch]) % 2**31  # numpy's seeds have 32 bits
+        numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
+        jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
+    for number, answers in run(jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
         yield batches[number], model.decode(answers)
 
 
-def _run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
-    """Runs each job in a separate process."""
+def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
+    """Runs each job in a separate process, which sees its group of GPUs alone; refuses to go on without one."""
     context = get_context("spawn")
-    answers: Queue[Answers | None] = context.Queue()
-    processes = [_start(context, job, group, answers) for job, group in zip(jobs, groups, strict=False)]
-    running = len(processes)
+    engines, before = {}, os.environ.get("CUDA_VISIBLE_DEVICES")
+    for job, group in zip(jobs, groups, strict=False):
+        answers, theirs = context.Pipe(duplex=False)
+        engines[answers] = context.Process(target=_run_in_process, args=(job, theirs))
+        if group:  # set before the process starts, since its imports may read it
+            os.environ["CUDA_VISIBLE_DEVICES"] = group
+        engines[answers].start()
+        theirs.close()
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
     try:
+        running = dict(engines)
         while running:
-            try:
-                answer = answers.get(timeout=1)
-            except queue.Empty:
-                _check_alive(processes)
-                continue
-            if answer is None:
-                running -= 1
-            else:
-                yield answer
+            wait([*running, *(process.sentinel for process in running.values())])
+            for answers, process in list(running.items()):
+                ended = process.exitcode is not None  # before the look into its pipe, which may hold its last answers
+                try:
+                    if answers.poll():
+                        yield answers.recv()
+                        continue
+                except EOFError:  # it has closed the pipe and is about to end
+                    process.join()
+                    ended = True
+                if ended:
+                    del running[answers]
+                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
     finally:
-        for process in processes:
-            if running:
-                process.terminate()
+        for process in engines.values():
+            process.terminate()
             process.join()
 
 
-def _start(context, job: Job, group: str, answers: "Queue[Answers | None]") -> BaseProcess:
-    process = context.Process(target=_run_in_process, args=(job, answers, os.getpid()))
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if group:  # set before the process starts, since its imports may read it
-        os.environ["CUDA_VISIBLE_DEVICES"] = group
-    process.start()
-    if group:
-        os.environ.pop("CUDA_VISIBLE_DEVICES")
-        os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
-    return process
+def _check(exitcode: int, number: int, num_engines: int) -> None:
+    if exitcode:
+        what = f"engine {number} ended with exit code {exitcode} for the reason printed above"
+        kept = "what was sampled is kept, and the same command resumes"
+        raise UsageError(f"--data-parallel-size {num_engines}: {what}; {kept}")
 
 
-def _check_alive(processes: list[BaseProcess]) -> None:
-    for number, process in enumerate(processes, start=1):
-        if process.exitcode:
-            raise UsageError(
-                f"--data-parallel-size {len(processes)}: engine {number} ended with exit code {process.exitcode} for "
-                "the reason printed above; what was sampled is kept, and the same command resumes"
-            )
-
-
-def _run_in_process(job: Job, answers: "Queue[Answers | None]", parent: int) -> None:
-    for answer in job.run():
-        answers.put(answer)
-        if os.getppid() != parent:  # the parent was killed, and nobody stores the rest
-            raise SystemExit(1)
-    answers.put(None)
+def _run_in_process(job: Job, answers: Connection) -> None:
+    with suppress(BrokenPipeError):  # the parent was killed, and nobody stores the rest
+        for answer in run(job):
+            answers.send(answer)

@@ -2,7 +2,7 @@
 
 response -> answer           answer.py
 one spelling of the LaTeX    normalize.py
-structure                    structure.py, with units.py and exact_numbers.py
+structure                    structure.py, with quantities.py
 comparison of structures     compare.py; paper_grader.py for the second verdict
 symbolic algebra             symbolic_worker.py, one process each, kept by worker_pool.py
 verdict                      verdict.py; grade_folder.py for a folder of responses

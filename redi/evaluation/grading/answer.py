@@ -8,12 +8,6 @@ _BOX_TOKENS = re.compile(r"\\+boxed\s*\{|\\.|[{}]", re.DOTALL)
 _FIRST_TERM = re.compile(r"\\boxed\s*\{([^{}]*)\}\s*([+*/]|\\times|\\cdot)\s*$")
 
 
-def graded_part(response: str) -> str:
-    """The part of a response that decides its grade: from the first `</think>` on, or the empty string."""
-    _, tag, final = response.partition(THINK_END)
-    return tag + final
-
-
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{...}` in `text` with balanced braces. Escaped braces do not count.
 

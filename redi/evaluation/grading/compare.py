@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 
-from redi.evaluation.grading.exact_numbers import exact_number
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean
+from redi.evaluation.grading.quantities import exact_number, read_unit
 from redi.evaluation.grading.structure import NAME, Answer, readings, unwrapped
-from redi.evaluation.grading.units import read_unit
 
 Symbolic = Callable[[str, str], bool]
 Verdict = bool | None
@@ -24,18 +23,8 @@ _SPACES = re.compile(r"(?<!\d) | (?!\d)")
 _ARTICLE = re.compile(r"^(?:an?|the) +", re.IGNORECASE)
 _TIME = re.compile(r"0?(\d{1,2}):([0-5]\d)")
 _BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+)\)?_\{(?:base)?\(?(\w+)\)?\}")
-_BASES = {
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-    "twelve": 12,
-}
+_NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {word: base for base, word in enumerate(_NUMBER_WORDS.split(), start=2)}
 _ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
@@ -53,29 +42,24 @@ _PERCENT = read_unit("percent").powers
 
 
 def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> Verdict:
-    """Whether two answers are equal.
+    """Whether a reference answer, in LaTeX with or without dollar signs, equals the content of a model's box.
 
-    Args:
-        gold: the reference answer, in LaTeX, with or without dollar signs.
-        answer: the content of the model's box.
-        symbolic: decides the expressions (gold, answer) that text and numbers cannot.
-
-    Returns:
-        True or False; None if undecided, which never happens with `symbolic`.
+    `symbolic` decides the expressions (gold, answer) that text and numbers cannot. Without it, None is undecided.
     """
     gold, answer = gold.strip(), answer.strip()
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS or not answer:
         return gold == answer != ""
     if _squeeze(clean(gold)) == _squeeze(clean(answer)) != "":
         return True
-    return _any(_compare(g, a, symbolic) for g in readings(gold) for a in readings(answer))
+    return any_of(_compare(g, a, symbolic) for g in readings(gold) for a in readings(answer))
 
 
 def _squeeze(text: str) -> str:
     return _SPACES.sub("", text)
 
 
-def _any(verdicts: Iterable[Verdict]) -> Verdict:
+def any_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """True if one is True, else None if one is None, else False."""
     undecided = False
     for verdict in verdicts:
         if verdict:
@@ -84,8 +68,9 @@ def _any(verdicts: Iterable[Verdict]) -> Verdict:
     return None if undecided else False
 
 
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
-    failed = _any(None if verdict is None else not verdict for verdict in verdicts)
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """False if one is False, else None if one is None, else True."""
+    failed = any_of(None if verdict is None else not verdict for verdict in verdicts)
     return None if failed is None else not failed
 
 
@@ -135,7 +120,7 @@ def _compare_choices(gold: Answer, answer: Answer, symbolic: Symbolic | None) ->
     if gold.kind == answer.kind and gold.latex != answer.latex:
         return False
     golds, answers = ((side.items if side.kind == "choice" else (side,)) for side in (gold, answer))
-    return _any(_compare(g, a, symbolic) for g in golds for a in answers)
+    return any_of(_compare(g, a, symbolic) for g in golds for a in answers)
 
 
 def _same_words(first: str, second: str) -> bool:
@@ -208,7 +193,7 @@ def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic | None) 
     if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
         return False
     sides = dict.fromkeys([_result(equation), *numeric])
-    return _all(
+    return all_of(
         _compare(side, answer, symbolic) if equation is gold else _compare(gold, side, symbolic) for side in sides
     )
 
@@ -240,7 +225,7 @@ def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> V
 def _ordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
     if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
         return False
-    return _all(_compare(g, a, symbolic) for g, a in zip(gold, answer, strict=True))
+    return all_of(_compare(g, a, symbolic) for g, a in zip(gold, answer, strict=True))
 
 
 def _unordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:

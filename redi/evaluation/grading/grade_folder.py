@@ -5,15 +5,16 @@ import os
 import re
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, Problem, load_benchmarks, read_asked
-from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SampleKey, read_samples
-from redi.evaluation.grading.answer import THINK_END, graded_part
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, read_samples
+from redi.evaluation.grading.answer import THINK_END
 from redi.evaluation.grading.verdict import STATUSES, Grade, grade_many
 from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
@@ -21,9 +22,7 @@ from redi.runs.jsonl import iter_jsonl, line
 from redi.runs.manifest import MANIFEST, git_revision, read_manifest
 from redi.runs.markdown import grid
 
-FIELDS = ("response",)
 COLUMNS = ("samples", "correct", "correct_rllm_style", *STATUSES)
-Problems = dict[str, dict[str, Problem]]  # by benchmark and id as text
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>")
 
 
@@ -37,6 +36,8 @@ def grade_folder(
 ) -> None:
     """Writes `graded.jsonl`, adds the counts to the manifest, and prints them.
 
+    Refuses malformed files, a sample that occurs twice, and a problem without a reference answer.
+
     Args:
         folder: holds `generations.jsonl` and, if `generate` made it, `benchmark.jsonl` with the reference answers.
         benchmarks: names or files with the reference answers, for a folder without `benchmark.jsonl`. Known names can
@@ -47,65 +48,76 @@ def grade_folder(
             graded by these, in separate rows under this name.
         whole_responses: also grade responses without `</think>`, by their last box. Without it, only those whose
             prompt has closed the thought are.
-
-    Raises:
-        UsageError: a file is missing or malformed, a sample occurs twice, or a problem has no reference answer.
     """
-    started = time.time()
-    path = folder / GENERATIONS
-    samples = [_sample(key, row, whole_responses) for key, row in read_samples(path, FIELDS)]
-    problems = _problems(folder, {sample.benchmark for sample in samples}, benchmarks, benchmark_folder)
+    started, path = time.time(), folder / GENERATIONS
+    names = {benchmark for (benchmark, *_), _ in read_samples(path, ("response",))}  # checks every row
     second_golds = list(dict.fromkeys(second_golds))
-    for name in second_golds:
-        samples += _under_second_name(samples, name, folder)
-        problems |= _problems_of([name], benchmark_folder)
-    asked = []
-    for sample in samples:
-        problem = problems.get(sample.benchmark, {}).get(sample.id)
+    if without := [name for name in second_golds if SECOND_GOLDS[name] not in names]:
+        raise UsageError(f"--second-golds {without[0]}: {folder} has no answers to {SECOND_GOLDS[without[0]]}")
+    if (folder / BENCHMARK).is_file() and not benchmarks:
+        problems = read_asked(folder / BENCHMARK, golds=True)
+    else:
+        problems = _problems(benchmarks or sorted(names), benchmark_folder)
+    problems |= _problems(second_golds, benchmark_folder)
+    parts, golds, num_closed = [], [], 0
+    for row in _rows(path, second_golds):
+        problem = problems.get(row["benchmark"], {}).get(str(row["id"]))
         if problem is None:
-            raise UsageError(f"{path}: no reference answer for {sample.benchmark} '{sample.id}'")
-        asked.append(problem)
-    closed = [closes_thought(s.prompt, problem.problem) for s, problem in zip(samples, asked, strict=True)]
-    parts = [_part(s.text, whole_responses or close) for s, close in zip(samples, closed, strict=True)]
-    golds = [problem.answer for problem in asked]
+            raise UsageError(f"{path}: no reference answer for {row['benchmark']} '{row['id']}'")
+        closed = closes_thought(row.get("prompt", ""), problem.problem)
+        thought, end, final = row["response"].partition(THINK_END)
+        parts.append(THINK_END + thought if not end and (whole_responses or closed) else end + final)
+        golds.append(problem.answer)
+        num_closed += closed
     grades = grade_many(parts, golds, workers)
-    names = [sample.benchmark for sample in samples]
-    _write_graded(folder, names, golds, grades, second_golds)
-    counts = _count(names, grades)
-    manifest = (read_manifest(folder) or {}) | {
-        "grading": {
-            "second_golds": second_golds,
-            "whole_responses": whole_responses,
-            "thoughts_closed_by_prompt": sum(closed),
-            "generations_sha256": fingerprint(path),
-            "counts": counts,
-            "git_revision": git_revision(),
-            "packages": {"math-verify": version("math-verify"), "sympy": version("sympy")},
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "wall_seconds": round(time.time() - started, 1),
-        }
+    counts, endless = _write_graded(folder, second_golds, golds, grades)
+    grading = {
+        "second_golds": second_golds,
+        "whole_responses": whole_responses,
+        "thoughts_closed_by_prompt": num_closed,
+        "generations_sha256": fingerprint(path),
+        "counts": counts,
+        "git_revision": git_revision(),
+        "packages": {name: version(name) for name in ("math-verify", "sympy")},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "wall_seconds": round(time.time() - started, 1),
     }
+    manifest = (read_manifest(folder) or {}) | {"grading": grading}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     print(grid(["benchmark", *COLUMNS], [[name, *count.values()] for name, count in counts.items()]))
-    _explain(samples, grades, closed, whole_responses)
+    _explain(endless, len(grades), num_closed, whole_responses)
     print(f"graded: {folder / GRADED}")
 
 
-class _Sample(NamedTuple):
-    benchmark: str
-    id: str
-    text: str  # the response, or the part of it that decides its grade
-    prompt: str  # empty if it cannot close the thought
-    was_cut: bool
-    has_box: bool
+def _problems(benchmarks: list[str], benchmark_folder: Path) -> dict[str, dict[str, Problem]]:
+    loaded = load_benchmarks(benchmarks, benchmark_folder)
+    return {benchmark.name: {str(problem.id): problem for problem in benchmark.problems} for benchmark in loaded}
 
 
-def _sample(key: SampleKey, row: dict[str, Any], whole: bool) -> _Sample:
-    """What grading needs of a row: together, the thoughts may be larger than the memory."""
-    response, prompt = row["response"], row.get("prompt", "")
-    prompt = prompt if THINK_END in prompt else ""
-    text = response if whole or prompt else graded_part(response)
-    return _Sample(*key[:2], text, prompt, row.get("finish_reason") == "length", r"\boxed" in response)
+def _rows(path: Path, second_golds: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows to grade: all, then again those with second reference answers, under the name of these."""
+    yield from iter_jsonl(path)
+    for name in second_golds:
+        yield from (row | {"benchmark": name} for row in iter_jsonl(path) if row["benchmark"] == SECOND_GOLDS[name])
+
+
+def _write_graded(
+    folder: Path, second_golds: list[str], golds: list[str | list[str]], grades: list[Grade]
+) -> tuple[dict[str, Counter], Counter[str]]:
+    """Writes one row per grade; returns counts by benchmark, and of the responses that never end their thought."""
+    counts: dict[str, Counter] = defaultdict(lambda: Counter(dict.fromkeys(COLUMNS, 0)))
+    endless: Counter[str] = Counter()
+    temporary = folder / f".{GRADED}.tmp-{os.getpid()}"
+    with temporary.open("w", encoding="ascii") as stream:
+        for row, gold, grade in zip(_rows(folder / GENERATIONS, second_golds), golds, grades, strict=True):
+            stream.write(line(row | asdict(grade) | {"gold": gold}))
+            verdicts = {"correct": grade.correct, "correct_rllm_style": grade.correct_rllm_style}
+            counts[row["benchmark"]].update({"samples": 1, grade.status: 1} | verdicts)
+            if grade.status == "no_think_end":
+                cut, box = row.get("finish_reason") == "length", r"\boxed" in row["response"]
+                endless.update({"all": 1, "cut": cut, "boxed": box})
+    temporary.replace(folder / GRADED)
+    return dict(sorted(counts.items())), endless
 
 
 def closes_thought(prompt: str, problem: str) -> bool:
@@ -113,76 +125,21 @@ def closes_thought(prompt: str, problem: str) -> bool:
     if prompt.rstrip().endswith(THINK_END):
         return True
     _, problem, after = prompt.rpartition(problem.strip()) if problem.strip() else ("", "", "")
-    return (
-        bool(problem) and _EMPTY_THOUGHT.search(after) is not None and "<think>" not in after.rpartition(THINK_END)[2]
-    )
+    closed = problem and _EMPTY_THOUGHT.search(after) and "<think>" not in after.rpartition(THINK_END)[2]
+    return bool(closed)
 
 
-def _part(response: str, whole: bool) -> str:
-    """What decides a response's grade."""
-    return THINK_END + response if whole and THINK_END not in response else graded_part(response)
-
-
-def _explain(samples: list[_Sample], grades: list[Grade], closed: list[bool], whole_responses: bool) -> None:
+def _explain(endless: Counter[str], num_responses: int, num_closed: int, whole_responses: bool) -> None:
     """Says which responses were graded whole, and what it means if most of them never end their thought."""
     if whole_responses:
         print("note: responses without </think> were graded by their last box (--whole-responses)", file=sys.stderr)
-    elif any(closed):
-        print(f"note: {sum(closed)} prompts close the thought, so their whole responses were graded", file=sys.stderr)
-    endless = [s for s, grade in zip(samples, grades, strict=True) if grade.status == "no_think_end"]
-    if 2 * len(endless) > len(samples):
-        cut, boxed = sum(sample.was_cut for sample in endless), sum(sample.has_box for sample in endless)
+    elif num_closed:
+        print(f"note: {num_closed} prompts close the thought, so their whole responses were graded", file=sys.stderr)
+    if 2 * endless["all"] > num_responses:
         print(
-            f"note: {len(endless)} of {len(samples)} responses have no </think> (no_think_end) and count as wrong; "
-            f"{cut} of these were cut off at the token limit, {boxed} have a box. A model that does not think aloud "
-            "never writes </think>: pass --whole-responses to grade its whole responses. If it does, raise "
-            "--max-tokens, or pass --force-think when sampling.",
+            f"note: {endless['all']} of {num_responses} responses have no </think> (no_think_end) and count as wrong; "
+            f"{endless['cut']} of these were cut off at the token limit, {endless['boxed']} have a box. A model that "
+            "does not think aloud never writes </think>: pass --whole-responses to grade its whole responses. If it "
+            "does, raise --max-tokens, or pass --force-think when sampling.",
             file=sys.stderr,
         )
-
-
-def _under_second_name(samples: list[_Sample], second: str, folder: Path) -> list[_Sample]:
-    """The samples to grade by second reference answers, under the name of these."""
-    found = [sample._replace(benchmark=second) for sample in samples if sample.benchmark == SECOND_GOLDS[second]]
-    if not found:
-        raise UsageError(f"--second-golds {second}: {folder} has no answers to {SECOND_GOLDS[second]}")
-    return found
-
-
-def _problems(folder: Path, names: set[str], benchmarks: list[str], benchmark_folder: Path) -> Problems:
-    if (folder / BENCHMARK).is_file() and not benchmarks:
-        return read_asked(folder / BENCHMARK, golds=True)
-    return _problems_of(benchmarks or sorted(names), benchmark_folder)
-
-
-def _problems_of(benchmarks: list[str], benchmark_folder: Path) -> Problems:
-    loaded = load_benchmarks(benchmarks, benchmark_folder)
-    return {benchmark.name: {str(problem.id): problem for problem in benchmark.problems} for benchmark in loaded}
-
-
-def _write_graded(
-    folder: Path, benchmarks: list[str], golds: list[str | list[str]], grades: list[Grade], second_golds: list[str]
-) -> None:
-    """Writes one row per grade: the generations in order, then those graded by second reference answers."""
-    temporary = folder / f".{GRADED}.tmp-{os.getpid()}"
-    with temporary.open("w", encoding="ascii") as stream:
-        rows = _rows_again(folder / GENERATIONS, second_golds)
-        for row, benchmark, gold, grade in zip(rows, benchmarks, golds, grades, strict=True):
-            stream.write(line(row | {"benchmark": benchmark} | asdict(grade) | {"gold": gold}))
-    temporary.replace(folder / GRADED)
-
-
-def _rows_again(path: Path, second_golds: list[str]) -> Iterator[dict[str, Any]]:
-    yield from iter_jsonl(path, FIELDS)
-    for second in second_golds:
-        yield from (row for row in iter_jsonl(path, FIELDS) if row["benchmark"] == SECOND_GOLDS[second])
-
-
-def _count(benchmarks: list[str], grades: list[Grade]) -> dict[str, dict[str, int]]:
-    counts = {name: dict.fromkeys(COLUMNS, 0) for name in sorted(set(benchmarks))}
-    for name, grade in zip(benchmarks, grades, strict=True):
-        counts[name]["samples"] += 1
-        counts[name]["correct"] += grade.correct
-        counts[name]["correct_rllm_style"] += grade.correct_rllm_style
-        counts[name][grade.status] += 1
-    return counts

@@ -12,8 +12,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from redi.evaluation.grading.answer import THINK_END
-from redi.evaluation.grading.exact_numbers import exact_number
+from redi.evaluation.grading.compare import all_of
 from redi.evaluation.grading.normalize import CHARACTERS, MAX_ANSWER_CHARS
+from redi.evaluation.grading.quantities import exact_number
 
 Symbolic = Callable[[str, str], bool]
 
@@ -78,13 +79,7 @@ def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool
         return False
     if len(gold_items) > 1 and (gold[0], gold[-1]) != (answer[0], answer[-1]):
         return False
-    undecided = False
-    for gold_item, answer_item in zip(gold_items, answer_items, strict=True):
-        verdict = _same_item(gold_item, answer_item, symbolic)
-        if verdict is False:
-            return False
-        undecided = undecided or verdict is None
-    return None if undecided else True
+    return all_of(_same_item(*items, symbolic) for items in zip(gold_items, answer_items, strict=True))
 
 
 def _same_item(gold: str, answer: str, symbolic: Symbolic | None) -> bool | None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 
-from redi.evaluation.grading.exact_numbers import exact_number
 from redi.evaluation.grading.normalize import clean
-from redi.evaluation.grading.units import NO_UNIT, Unit, known_unit, read_unit
+from redi.evaluation.grading.quantities import NO_UNIT, Unit, exact_number, known_unit, read_unit
 
 MAX_DEPTH = 8
 

@@ -1,19 +1,26 @@
-"""The symbolic stage of grading: math-verify in a separate process. One request per line in, one verdict out.
+"""The symbolic stage of grading: math-verify in a separate process. One request in, one verdict out.
 
 Model text can make a computer algebra system run for hours or use all memory, and Python cannot always interrupt that.
 So `worker_pool.py` starts this module as `python -m redi.evaluation.grading.symbolic_worker`, and kills it if needed.
 """
 
 import faulthandler
-import json
 import logging
-import os
 import random
 import re
 import resource
 import signal
 import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from tokenize import TokenError
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Derivative, Expr, Float, I, Integral, Limit, Pow, Product, Sum, log, simplify
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Equality, Relational
+from sympy.parsing.sympy_parser import implicit_multiplication_application, parse_expr, standard_transformations
 
 from redi.evaluation.grading.compare import NAMES, equal
 from redi.evaluation.grading.paper_grader import rllm_equal
@@ -25,6 +32,9 @@ DIGITS = 25  # of values
 POINTS = 20  # at which expressions are tried
 ENOUGH = 4  # points with real values that must agree
 
+_AS_IT_IS = NormalizationConfig(basic_latex=False, units=False, malformed_operators=False, nits=False)
+_LATEX = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_AS_IT_IS)]
+_RULES = (*standard_transformations, implicit_multiplication_application)
 _LETTERS = "xyzabcdhjklmnopqrstuvw"
 _MATRIX_PRODUCT = re.compile(r"(?:[A-Z](?:\^\{(?:-1|T|\\top)\})? ?)+")
 
@@ -39,8 +49,6 @@ def same_value(gold: str, answer: str) -> bool:
     Expressions with the same 25 digits at random points are equal. The points are positive if the reference answer has
     a root or logarithm of variables, so that `\\sqrt{ab}` is `\\sqrt{a}\\sqrt{b}`.
     """
-    from math_verify import verify
-
     if all(_MATRIX_PRODUCT.fullmatch(text) for text in (gold, answer)) and "^" in gold + answer:
         return False  # the order of the factors counts
     first, second = (_parsed(text) for text in _renamed(gold, answer))
@@ -67,13 +75,7 @@ def _renamed(*texts: str) -> list[str]:
 
 def _parsed(text: str):
     """The sympy expression, with `i` as the imaginary unit; None if the text is none."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
-    from sympy import Expr, I
-
-    as_it_is = NormalizationConfig(basic_latex=False, units=False, malformed_operators=False, nits=False)
-    latex = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=as_it_is)]
-    parsed = parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None)  # `_verdict` limits the whole request
+    parsed = parse(f"\\boxed{{{text}}}", _LATEX, parsing_timeout=None)  # `_verdict` limits the whole request
     expression = next((result for result in parsed if not isinstance(result, str)), None)
     if not isinstance(expression, Expr):
         return expression
@@ -82,10 +84,6 @@ def _parsed(text: str):
 
 def _same_values(gold, answer) -> bool | None:
     """Whether two expressions or relations agree at random points; None if they cannot be evaluated there."""
-    from sympy import Derivative, Expr, Float, Integral, Limit, Pow, Product, Sum, log
-    from sympy.core.function import AppliedUndef
-    from sympy.core.relational import Equality, Relational
-
     if isinstance(gold, Relational) and type(gold) is type(answer):  # the same up to a constant factor
         ratio = (gold.lhs - gold.rhs) / (answer.lhs - answer.rhs)
         values = [value for value, _ in _values_at_points(ratio, ratio, False, DIGITS)]
@@ -109,8 +107,6 @@ def _same_values(gold, answer) -> bool | None:
 
 def _values_at_points(gold, answer, positive: bool, digits: int) -> list[tuple]:
     """Pairs of values up to the first that differ; at real points, if both are real anywhere."""
-    from sympy import Float
-
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     rng, real, other = random.Random(0), [], []
     for _ in range(POINTS if symbols else 1):
@@ -133,17 +129,9 @@ def _close(first, second, tolerance: float) -> bool | None:
 
 def zero_difference(gold: str, answer: str) -> bool:
     """Whether sympy simplifies the difference of two plain expressions to zero. `rllm_equal` has vetted both."""
-    from sympy import simplify
-    from sympy.parsing.sympy_parser import (
-        implicit_multiplication_application,
-        parse_expr,
-        standard_transformations,
-    )
-
-    rules = (*standard_transformations, implicit_multiplication_application)
     text = f"({gold})-({answer})".replace("^", "**")
     try:
-        return bool(simplify(parse_expr(text, transformations=rules)) == 0)
+        return bool(simplify(parse_expr(text, transformations=_RULES)) == 0)
     except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # not an expression
         return False
 
@@ -160,7 +148,7 @@ def _verdict(request: dict) -> dict:
     signal.setitimer(signal.ITIMER_PROF, request["limit"])
     try:
         compare, decide = (rllm_equal, zero_difference) if request["rllm_style"] else (equal, same_value)
-        return {"correct": any(compare(gold, request["answer"], decide) for gold in request["golds"])}
+        return {"correct": any(compare(gold, request["box"], decide) for gold in request["golds"])}
     except OutOfTime:
         return {"correct": False, "status": "timeout"}
     except (MemoryError, RecursionError):
@@ -170,19 +158,20 @@ def _verdict(request: dict) -> dict:
 
 
 def main() -> None:
-    """Answers requests until stdin closes. The first line, `ready`, says that the imports are done."""
+    """Answers requests until the parent is gone. The first message, True, says that the imports are done."""
+    pipe = Connection(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     logging.disable()
     signal.signal(signal.SIGPROF, _time_is_up)
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # keeps anything a library prints out of the replies
     equal("x+1", "1+x", same_value)  # imports and warms the parser
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        faulthandler.dump_traceback_later(HARD_LIMIT, exit=True)
-        reply = _verdict(json.loads(line))
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(reply), file=replies, flush=True)
+    with suppress(EOFError, OSError):
+        pipe.send(True)
+        while True:
+            request = pipe.recv()
+            faulthandler.dump_traceback_later(HARD_LIMIT, exit=True)
+            reply = _verdict(request)
+            faulthandler.cancel_dump_traceback_later()
+            pipe.send(reply)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from functools import lru_cache
 from tqdm import tqdm
 
 from redi.evaluation.grading.answer import THINK_END, last_box
-from redi.evaluation.grading.compare import equal
+from redi.evaluation.grading.compare import any_of, equal
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS
 from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
-from redi.evaluation.grading.worker_pool import symbolic_verdict
+from redi.evaluation.grading.worker_pool import Comparison, symbolic_verdict
 from redi.runs.files import cpus
 
 STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
@@ -40,15 +40,6 @@ class Grade:
     correct_rllm_style: bool
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """An answer and the reference answers to compare it with. Hashable: many samples share a comparison."""
-
-    golds: tuple[str, ...]
-    box: str
-    rllm_style: bool = False
-
-
 def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comparison, Comparison | None]:
     """What to compare for both verdicts. The first is a grade already if the response's form alone decides it."""
     golds = tuple(last_box(text) or text for text in ([gold] if isinstance(gold, str) else gold))
@@ -63,34 +54,25 @@ def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comp
     return Comparison(golds, box), second
 
 
-def _decide(comparison: Comparison) -> bool | None:
-    """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
-    if len(comparison.box) > MAX_ANSWER_CHARS:
-        return _compare(comparison) is True
-    return _compare_once(comparison)
-
-
+@lru_cache(maxsize=50_000)  # samples of one problem repeat each other's answers
 def _compare(comparison: Comparison) -> bool | None:
     compare = rllm_equal if comparison.rllm_style else equal
-    verdicts = [compare(gold, comparison.box) for gold in comparison.golds]
-    return True if True in verdicts else None if None in verdicts else False
+    return any_of(compare(gold, comparison.box) for gold in comparison.golds)
 
 
-_compare_once = lru_cache(maxsize=50_000)(_compare)  # samples of one problem repeat each other's answers
+def _decide(comparison: Comparison) -> bool | None:
+    """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
+    if len(comparison.box) > MAX_ANSWER_CHARS:  # too long to be remembered
+        return _compare.__wrapped__(comparison) is True
+    return _compare(comparison)
 
 
-def _ask_worker(comparison: Comparison) -> dict:
-    return symbolic_verdict(comparison.golds, comparison.box, comparison.rllm_style)
-
-
-def _grade(
-    first: Grade | Comparison, second: Comparison | None, symbolic_reply: Callable[[Comparison], dict]
-) -> Grade:
-    """The grade from what `_comparisons` returned; `symbolic_reply` is the symbolic stage's reply to a comparison."""
+def _grade(first: Grade | Comparison, second: Comparison | None, ask: Callable[[Comparison], dict]) -> Grade:
+    """The grade from what `_comparisons` returned; `ask` gives the symbolic stage's reply to a comparison."""
 
     def verdict(comparison: Comparison) -> dict:
         decided = _decide(comparison)
-        return symbolic_reply(comparison) if decided is None else {"correct": decided}
+        return ask(comparison) if decided is None else {"correct": decided}
 
     if isinstance(first, Grade):
         return replace(first, correct_rllm_style=second is not None and verdict(second)["correct"])
@@ -110,7 +92,7 @@ def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
         response: the decoded response, with `</think>` before the final answer.
         gold: the reference answer, or a list of alternatives, any of which counts; LaTeX with or without `$` or a box.
     """
-    return _grade(*_comparisons(response, gold), _ask_worker)
+    return _grade(*_comparisons(response, gold), symbolic_verdict)
 
 
 def grade_many(
@@ -118,25 +100,21 @@ def grade_many(
 ) -> list[Grade]:
     """Grades many responses, in order. Equal answers to equal reference answers are compared once.
 
-    Args:
-        responses: the decoded responses.
-        golds: the reference answers of each response.
-        workers: number of worker processes; by default the cores this process may use, since more workers would slow
-            each other down until they time out.
-        progress: whether to show progress bars.
+    `workers` is the number of processes; by default the cores this process may use, since more workers would slow each
+    other down until they time out. Raises a ValueError unless there are as many `golds` as `responses`.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
     hidden = None if progress else True  # None: hidden unless stderr is a terminal
     pairs = zip(responses, golds, strict=True)
-    compared, replies = [], {}
-    for response, gold in tqdm(pairs, total=len(responses), desc="text and numbers", unit="", disable=hidden):
-        compared.append(_comparisons(response, gold))
+    compared, undecided = [], {}
+    for pair in tqdm(pairs, "text and numbers", len(golds), unit="", disable=hidden):
+        compared.append(_comparisons(*pair))
         for comparison in compared[-1]:
             if isinstance(comparison, Comparison) and _decide(comparison) is None:
-                replies[comparison] = None
+                undecided[comparison] = None
     with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
-        answers = threads.map(_ask_worker, replies)
-        bar = tqdm(answers, total=len(replies), desc="math-verify", unit="", disable=hidden)
-        replies = dict(zip(replies, bar, strict=True))
+        answers = threads.map(symbolic_verdict, undecided)
+        bar = tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden)
+        replies = dict(zip(undecided, bar, strict=True))
     return [_grade(first, second, replies.__getitem__) for first, second in compared]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from redi.evaluation.files import GRADED, SampleKey, read_samples
+from redi.evaluation.reporting.figures import length_chart, pass_at_k_chart
 from redi.evaluation.reporting.scores import GradedFolder, Scores
-from redi.evaluation.reporting.svg_charts import length_chart, pass_at_k_chart
 from redi.evaluation.reporting.tables import Table, notes, tables
 from redi.runs.files import write_text
 
@@ -29,26 +29,29 @@ def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path,
     models, benchmarks = [folder.name for folder in folders], list(folders[0].scores)
     data = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}
     packed = [_packed(f"block{number}", block) for number, block in enumerate(blocks)]
+    passes, lengths = [], []
+    for name in benchmarks:
+        curves = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
+        chart = pass_at_k_chart([[100 * share for share in curve] for curve in curves])
+        passes.append(_figure(name, "pass@k, %", chart))
+        chart = length_chart([folder.scores[name].num_tokens for folder in folders])
+        lengths.append(_figure(name, "% of responses", chart))
+    total = sum(scores.correct.size for folder in folders for scores in folder.scores.values())
+    cut = ": those on which the verdicts differ, and the first samples of each problem" if len(rows) < total else ""
     parts = {
         "TITLE": escape(", ".join(models)),
         "TABLES": "".join(map(_html_table, tables(summary))),
         "NOTES": "".join(f"<li>{escape(line)}</li>" for line in notes(summary)),
         "LEGEND": "".join(f'<span><i class="s{i % 7}"></i>{escape(model)}</span>' for i, model in enumerate(models)),
-        "PASS": "".join(_pass_figure(summary, name) for name in benchmarks),
-        "LENGTHS": "".join(_length_figure(folders, name) for name in benchmarks),
-        "SHOWN": escape(_shown(folders, len(rows))),
+        "PASS": "".join(passes),
+        "LENGTHS": "".join(lengths),
+        "SHOWN": f"{len(rows):,} of {total:,} responses{cut}; each cut to {MAX_CHARS:,} characters.",
         "DATA": "".join([*packed, _packed("index", data)]),
     }
     page = TEMPLATE.read_text(encoding="utf-8")
     for name, content in parts.items():
         page = page.replace(f"<!--{name}-->", content)
     write_text(path, page)
-
-
-def _shown(folders: list[GradedFolder], num_shown: int) -> str:
-    total = sum(scores.correct.size for folder in folders for scores in folder.scores.values())
-    which = ": those on which the verdicts differ, and the first samples of each problem" if num_shown < total else ""
-    return f"{num_shown:,} of {total:,} responses{which}; each cut to {MAX_CHARS:,} characters."
 
 
 def _packed(name: str, content: Any) -> str:
@@ -58,21 +61,12 @@ def _packed(name: str, content: Any) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
     body = "".join(
         f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, *cells in table.rows
+        for name, *cells in table[1]
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _pass_figure(summary: dict[str, Any], name: str) -> str:
-    curves = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
-    return _figure(name, "pass@k, %", pass_at_k_chart([[100 * share for share in curve] for curve in curves]))
-
-
-def _length_figure(folders: list[GradedFolder], name: str) -> str:
-    return _figure(name, "% of responses", length_chart([folder.scores[name].num_tokens for folder in folders]))
 
 
 def _figure(title: str, unit: str, chart: str) -> str:
@@ -81,43 +75,25 @@ def _figure(title: str, unit: str, chart: str) -> str:
 
 def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[list], list[list[str]], dict[str, list]]:
     """The rows of the browser, their texts in blocks, and the problems with their reference answers."""
-    rows, texts, problems = [], [], {}
+    found, problems = [], {}
     benchmarks = list(folders[0].scores)
     quota = max(1, max_responses // (len(folders) * len(benchmarks)))
     for number, folder in enumerate(folders):
         chosen = {key for name, scores in folder.scores.items() for key in select(name, scores, quota)}
-        questions = {
-            (name, problem): question
-            for name, scores in folder.scores.items()
-            for problem, question in zip(scores.ids, scores.questions, strict=True)
-        }
-        for sample, row in read_samples(folder.path / GRADED, ()):
-            if sample not in chosen:
+        for (benchmark, problem, index), row in read_samples(folder.path / GRADED, ()):
+            if (benchmark, problem, index) not in chosen:
                 continue
-            key, question = f"{sample[0]} {sample[1]}", questions[sample[:2]]
-            problems.setdefault(key, [question.problem or question.prompt, " | ".join(question.golds or ())])
-            rows.append(_row(number, benchmarks.index(row["benchmark"]), key, row))
-            texts.append(_cut(row.get("response", "")))
-    order = sorted(range(len(rows)), key=lambda i: (rows[i][0], rows[i][1], str(rows[i][2]), rows[i][3]))
-    texts = [texts[i] for i in order]
-    blocks = [texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK)]
-    return [rows[i] for i in order], blocks, problems
-
-
-def _row(model: int, benchmark: int, key: str, row: dict[str, Any]) -> list:
-    answer = row.get("answer")
-    second = row.get("correct_rllm_style")
-    verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]
-    return [
-        model,
-        benchmark,
-        key,
-        row["sample_idx"],
-        *verdicts,
-        row["finish_reason"],
-        row["num_tokens"],
-        answer and _cut(answer),
-    ]
+            scores, key = folder.scores[benchmark], f"{benchmark} {problem}"
+            asked = scores.problems[scores.ids.index(problem)]
+            problems.setdefault(key, [asked.problem or asked.prompt, " | ".join(asked.answer or ())])
+            second, answer = row.get("correct_rllm_style"), row.get("answer")
+            verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]
+            head = [number, benchmarks.index(benchmark), key, index]
+            shown = [*head, *verdicts, row["finish_reason"], row["num_tokens"], answer and _cut(answer)]
+            found.append((head, shown, _cut(row.get("response", ""))))
+    found.sort(key=lambda each: each[0])
+    texts = [text for _, _, text in found]
+    return [row for _, row, _ in found], [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)], problems
 
 
 def select(benchmark: str, scores: Scores, quota: int) -> list[SampleKey]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from redi.evaluation.files import GRADED, read_samples
+from redi.evaluation.reporting.figures import plot_pass_at_1
 from redi.evaluation.reporting.html_report import write_page
-from redi.evaluation.reporting.latex_table import latex
 from redi.evaluation.reporting.scores import GradedFolder, check_comparable, name_folders, read_graded
-from redi.evaluation.reporting.summary import summarize
-from redi.evaluation.reporting.tables import markdown
+from redi.evaluation.reporting.statistics import summarize
+from redi.evaluation.reporting.tables import latex, markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.manifest import write_manifest
@@ -28,15 +28,10 @@ def report(
 ) -> None:
     """Writes the tables, the plot and the page of the graded folders `inputs` to `output`, and prints the tables.
 
-    Args:
-        inputs: graded folders, one row each, or NAME=DIR. Benchmarks that only some of them have are left out.
-        output: gets the files and a manifest.
-        baselines: folders, or names of rows, to compute differences to; by default the first of several inputs.
-        max_responses: most responses to include in `report.html`.
-        show_disagreements: also print every answer on which the two verdicts differ.
+    An input, a folder or NAME=DIR, is one row; benchmarks that only some of them have are left out. Differences are to
+    the rows that `baselines` name, by folder or row, or to the first of several. `report.html` gets at most
+    `max_responses`. `show_disagreements` also prints every answer on which the two verdicts differ.
     """
-    from redi.evaluation.reporting.plots import plot_pass_at_1
-
     started = time.time()
     paths = _with_baselines([str(each) for each in inputs], baselines)
     folders = [read_graded(path, name) for name, path in paths.items()]
@@ -98,8 +93,8 @@ def disagreements(folders: list[GradedFolder]) -> str:
     if not found:
         return "The two verdicts agree on every answer."
     rows = [
-        [name, benchmark, problem, _short(gold), _short(answer), "correct" if correct else "wrong", count]
-        for (name, benchmark, problem, gold, answer, correct), count in found.items()
+        [*where, _short(gold), _short(answer), "correct" if correct else "wrong", count]
+        for (*where, gold, answer, correct), count in found.items()
     ]
     return grid(["model", "benchmark", "id", "gold", "answer", "verdict, rllm style differs", "times"], rows)
 

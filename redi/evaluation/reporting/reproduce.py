@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.reporting.scores import GradedFolder, Scores, check_same_problems, read_graded
+from redi.evaluation.reporting.scores import GradedFolder, check_same_problems, read_graded
 from redi.evaluation.reporting.statistics import mean_of_benchmarks, pass_at_1, pass_at_k
 from redi.evaluation.reporting.tables import MINUS, PLUS_MINUS
 from redi.runs.errors import UsageError, nearest
@@ -43,11 +43,7 @@ def read_paper() -> dict[str, Any]:
 
 
 def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, GradedFolder]:
-    """Reads graded folders by row. A run is ROW=DIR, or DIR if the folder has the row's name.
-
-    Raises:
-        UsageError: the table has no such row, a row is given twice, or a folder cannot be read.
-    """
+    """Reads graded folders by row, each once. A run is ROW=DIR, or DIR if the folder has the row's name."""
     rows = paper["tables"][table]["rows"]
     folders: dict[str, GradedFolder] = {}
     for run in runs:
@@ -55,10 +51,8 @@ def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, 
         if not equals:
             name, path = Path(run).resolve().name, run
         if name not in rows:
-            raise UsageError(
-                f"--runs {run}: '{name}' is not a row of {table}{nearest(name, list(rows))}; write ROW=DIR with "
-                f"one of the rows {', '.join(rows)}"
-            )
+            hint = f"{nearest(name, list(rows))}; write ROW=DIR with one of the rows {', '.join(rows)}"
+            raise UsageError(f"--runs {run}: '{name}' is not a row of {table}{hint}")
         if name in folders:
             raise UsageError(f"--runs names the row {name} twice: {folders[name].path} and {path}")
         folders[name] = read_graded(Path(path), name)
@@ -68,7 +62,8 @@ def match_runs(paper: dict[str, Any], table: str, runs: list[str]) -> dict[str, 
 
 def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder], rllm_style: bool) -> dict[str, Any]:
     """Compares every cell of a table with graded folders by row. Means, errors and differences are in percent."""
-    facts = paper["tables"][table]
+    facts, protocol = paper["tables"][table], paper["protocol"]
+    deviations = {name: found for name, folder in folders.items() if (found := _deviations(folder, protocol))}
     cells = []
     for name, row in facts["rows"].items():
         sems = row.get("sem", [None] * len(row["mean"]))
@@ -76,41 +71,31 @@ def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder],
             cell = {"row": name, "of": row["of"], "column": column, "paper": mean, "paper_sem": sem, "n": None}
             cell |= {"ours": None, "sem": None, "difference": None, "limit": None, "verdict": "not run"}
             if name in folders:
-                cell |= _measure(folders[name], column, facts["metric"], rllm_style)
-                _judge(cell, paper["protocol"]["n"], _deviations(folders[name], paper["protocol"]))
+                _measure(cell, folders[name], facts["metric"], rllm_style)
+            if cell["n"] is not None:
+                _judge(cell, protocol["n"], name in deviations)
             cells.append(cell)
-    deviations = {name: found for name, ours in folders.items() if (found := _deviations(ours, paper["protocol"]))}
-    return {
-        "table": table,
-        "title": facts["title"],
-        "metric": facts["metric"],
-        "rllm_style": rllm_style,
-        "cells": cells,
-        "deviations": deviations,
-    }
+    result = {"table": table, "title": facts["title"], "metric": facts["metric"], "rllm_style": rllm_style}
+    return result | {"cells": cells, "deviations": deviations}
 
 
-def _measure(folder: GradedFolder, column: str, metric: str, rllm_style: bool) -> dict[str, Any]:
-    names = list(KNOWN) if column == "Avg" else [column]
+def _measure(cell: dict[str, Any], folder: GradedFolder, metric: str, rllm_style: bool) -> None:
+    """Adds our numbers to a cell, as far as the folder has what they need."""
+    names = list(KNOWN) if cell["column"] == "Avg" else [cell["column"]]
     if any(name not in folder.scores for name in names):
-        return {}
-    arrays = [_correct(folder, folder.scores[name], rllm_style) for name in names]
-    n = min(array.shape[1] for array in arrays)
+        return
+    scores = [folder.scores[name] for name in names]
+    arrays = [each.correct_rllm_style if rllm_style else each.correct for each in scores]
+    if any(array is None for array in arrays):
+        raise UsageError(f"{folder.path} has no verdicts in rllm style; grade it again, or pass --grader ours")
+    cell["n"] = min(array.shape[1] for array in arrays)
     if metric == "pass@1":
         mean, sem = mean_of_benchmarks([pass_at_1(array) for array in arrays])
-    elif n >= int(metric.removeprefix("pass@")):
+    elif cell["n"] >= 16:
         mean, sem = pass_at_k(arrays[0], 16), sampling_error(arrays[0], 16)
     else:
-        return {"n": n}
-    return {"ours": 100 * mean, "sem": 100 * sem, "n": n}
-
-
-def _correct(folder: GradedFolder, scores: Scores, rllm_style: bool) -> np.ndarray:
-    if not rllm_style:
-        return scores.correct
-    if scores.correct_rllm_style is None:
-        raise UsageError(f"{folder.path} has no verdicts in rllm style; grade it again, or pass --grader ours")
-    return scores.correct_rllm_style
+        return
+    cell |= {"ours": 100 * mean, "sem": 100 * sem}
 
 
 def sampling_error(correct: np.ndarray, k: int) -> float:
@@ -123,16 +108,14 @@ def sampling_error(correct: np.ndarray, k: int) -> float:
     return float(math.sqrt((solved * (1 - solved)).sum()) / num_problems)
 
 
-def _judge(cell: dict[str, Any], wanted_n: int, deviations: list[str]) -> None:
+def _judge(cell: dict[str, Any], wanted_n: int, deviates: bool) -> None:
     """Adds the difference, its limit and the verdict to a cell."""
-    if cell["n"] is None:
-        return
     if cell["ours"] is not None:
         # The paper prints no error of pass@16, so its run is assumed to be as noisy as ours.
         theirs = cell["paper_sem"] if cell["paper_sem"] is not None else cell["sem"]
         cell["difference"] = cell["ours"] - cell["paper"]
         cell["limit"] = 2 * math.hypot(cell["sem"], theirs) + ROUNDING
-    if deviations:
+    if deviates:
         cell["verdict"] = "other protocol"
     elif cell["n"] < wanted_n:
         cell["verdict"] = "not enough samples"
@@ -158,38 +141,30 @@ def _deviations(folder: GradedFolder, protocol: dict[str, Any]) -> list[str]:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The comparison as a table with one row per cell, and the rule that was applied."""
-    header = ["row", "benchmark", "the paper", "ours", "n", "difference", "limit", "verdict"]
-    lines = [
-        [
-            cell["of"],
-            cell["column"],
-            _value(cell["paper"], cell["paper_sem"]),
-            _value(cell["ours"], cell["sem"]),
-            str(cell["n"] or "-"),
-            "-" if cell["difference"] is None else f"{cell['difference']:+.1f}".replace("-", MINUS),
-            "-" if cell["limit"] is None else f"{cell['limit']:.1f}",
-            cell["verdict"],
-        ]
-        for cell in result["cells"]
-    ]
+    lines = []
+    for cell in result["cells"]:
+        values = _value(cell["paper"], cell["paper_sem"]), _value(cell["ours"], cell["sem"])
+        difference = "-" if cell["difference"] is None else f"{cell['difference']:+.1f}".replace("-", MINUS)
+        judged = difference, _value(cell["limit"]), cell["verdict"]
+        lines.append([cell["of"], cell["column"], *values, str(cell["n"] or "-"), *judged])
     counts = Counter(cell["verdict"] for cell in result["cells"])
     grader = "by the rules of the paper's grader" if result["rllm_style"] else "by our own grader"
     notes = [
         f"The column 'the paper' holds the authors' results; ours are graded {grader}. All in percent.",
         f"agrees: |difference| <= limit = 2 sqrt(SEM_paper^2 + SEM_ours^2) + {ROUNDING} (the paper's rounding). "
         "If the paper gives no SEM, ours is used for both.",
+    ]
+    if result["metric"] != "pass@1":
+        notes.append("The SEM of pass@16 is the noise of sampling 16 answers per problem, estimated from our samples.")
+    notes += [
         "not enough samples: fewer than the paper's 16.",
         *(f"{name}: {'; '.join(found)}." for name, found in result["deviations"].items()),
         ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]) + ".",
     ]
-    if result["metric"] != "pass@1":
-        notes.insert(
-            2, "The SEM of pass@16 is the noise of sampling 16 answers per problem, estimated from our samples."
-        )
-    return f"{result['title']}\n\n{grid(header, lines)}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    table = grid(["row", "benchmark", "the paper", "ours", "n", "difference", "limit", "verdict"], lines)
+    return f"{result['title']}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
 
-def _value(mean: float | None, sem: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.1f}" if sem is None else f"{mean:.1f} {PLUS_MINUS} {sem:.1f}"
+def _value(mean: float | None, sem: float | None = None) -> str:
+    shown = "-" if mean is None else f"{mean:.1f}"
+    return shown if sem is None else f"{shown} {PLUS_MINUS} {sem:.1f}"

@@ -1,8 +1,17 @@
-"""Pass@1, pass@k and their errors. Throughout, `correct` is a (P, n) array: problem by sample index, 0 or 1."""
+"""Pass@1, pass@k and their errors, and all numbers of the report, as `table.json` holds them.
+
+Throughout, `correct` is a (P, n) array: problem by sample index, 0 or 1.
+"""
 
 import math
+from typing import Any
 
 import numpy as np
+
+from redi.evaluation.benchmarks import SECOND_GOLDS
+from redi.evaluation.reporting.scores import PROTOCOL, GradedFolder, Scores
+
+DRAWS = 10_000
 
 
 def pass_at_1(correct: np.ndarray) -> tuple[float, float]:
@@ -37,9 +46,6 @@ def mean_of_benchmarks(values: list[tuple[float, float]]) -> tuple[float, float]
     )
 
 
-DRAWS = 10_000
-
-
 def interval(correct: np.ndarray) -> tuple[float, float]:
     """The 95 % bootstrap interval of pass@1, over problems and over samples within problems.
 
@@ -48,14 +54,16 @@ def interval(correct: np.ndarray) -> tuple[float, float]:
     return limits(draw_differences(correct, np.zeros_like(correct)))
 
 
-def paired_difference(ours: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
+def paired_difference(ours: list[np.ndarray], baseline: list[np.ndarray]) -> dict[str, float]:
     """The difference in pass@1 on the same problems, ours - baseline, and its 95 % bootstrap interval.
 
-    Args:
-        ours: (P, n).
-        baseline: (P, n), with the problems in the same order.
+    Both hold an array (P, n) for each benchmark, with the problems in the same order. The difference is that of the
+    benchmarks' averages; each benchmark has independent draws.
     """
-    return float(ours.mean() - baseline.mean()), *limits(draw_differences(ours, baseline))
+    pairs = list(zip(ours, baseline, strict=True))
+    draws = np.mean([draw_differences(*pair, seed=seed) for seed, pair in enumerate(pairs)], axis=0)
+    low, high = limits(draws)
+    return {"mean": float(np.mean([one.mean() - other.mean() for one, other in pairs])), "low": low, "high": high}
 
 
 def limits(draws: np.ndarray) -> tuple[float, float]:
@@ -68,10 +76,7 @@ def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS,
     """Two-level bootstrap draws of the difference in pass@1.
 
     Problems are drawn with replacement, then sample indices within each problem. Both models get the same draws, so
-    equal inputs never differ.
-
-    Returns:
-        (draws,) differences ours - baseline.
+    equal inputs never differ. Returns the differences ours - baseline, (draws,).
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"{ours.shape} problems and samples against {baseline.shape}")
@@ -85,3 +90,93 @@ def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS,
     num_up = rng.binomial(trials, up)
     num_down = rng.binomial(trials - num_up, np.minimum(1, down / np.where(up < 1, 1 - up, 1)))
     return (num_up - num_down).sum(axis=1) / (num_problems * num_samples)
+
+
+def summarize(folders: list[GradedFolder], baselines: list[GradedFolder], benchmarks: list[str]) -> dict[str, Any]:
+    """All numbers of the report, on the benchmarks that all folders have. Shares are between 0 and 1."""
+    # The same problems with second reference answers do not count twice in the average.
+    averaged = [name for name in benchmarks if SECOND_GOLDS.get(name) not in benchmarks]
+    left_out = {folder.name: [name for name in folder.scores if name not in benchmarks] for folder in folders}
+    whole = {folder.name: _whole_responses(folder) for folder in folders}
+    return {
+        "protocol": _common_protocol(folders),
+        "averaged": averaged,
+        "baselines": [baseline.name for baseline in baselines],
+        "left_out": {name: found for name, found in left_out.items() if found},
+        "graders": {folder.name: _grader(folder) for folder in folders},
+        "whole_responses": {name: reason for name, reason in whole.items() if reason},
+        "rows": [_row(folder, baselines, benchmarks, averaged) for folder in folders],
+    }
+
+
+def _common_protocol(folders: list[GradedFolder]) -> dict[str, Any]:
+    """The folders' common options, with a list of values for those that differ. Empty if nothing is recorded."""
+    common = {}
+    for key in PROTOCOL:
+        found: list[Any] = []
+        for folder in folders:
+            if folder.protocol.get(key) not in found:
+                found.append(folder.protocol.get(key))
+        if found != [None]:
+            common[key] = found[0] if len(found) == 1 else found
+    return common
+
+
+def _grader(folder: GradedFolder) -> str | None:
+    """The revision that graded a folder, and the versions of what it compared with; None if not recorded."""
+    packages = [f"{name} {version}" for name, version in folder.grading.get("packages", {}).items()]
+    return ", ".join(filter(None, [folder.grading.get("git_revision"), *packages])) or None
+
+
+def _whole_responses(folder: GradedFolder) -> str | None:
+    """Why responses without `</think>` were graded; None if they were not."""
+    if folder.grading.get("whole_responses"):
+        return "--whole-responses"
+    return "the prompt closes the thought" if folder.grading.get("thoughts_closed_by_prompt") else None
+
+
+def _row(
+    folder: GradedFolder, baselines: list[GradedFolder], benchmarks: list[str], averaged: list[str]
+) -> dict[str, Any]:
+    others = [baseline for baseline in baselines if baseline is not folder]
+
+    def differences(names: list[str]) -> dict[str, dict[str, float]]:
+        arrays = {each.name: [each.scores[name].correct for name in names] for each in [folder, *others]}
+        return {other.name: paired_difference(arrays[folder.name], arrays[other.name]) for other in others}
+
+    cells = {name: summarize_scores(folder.scores[name]) | {"differences": differences([name])} for name in benchmarks}
+    mean, sem = mean_of_benchmarks([(cells[name]["pass_at_1"], cells[name]["sem"]) for name in averaged])
+    return {
+        "name": folder.name,
+        "average": {"pass_at_1": mean, "sem": sem},
+        "average_differences": differences(averaged),
+        "benchmarks": cells,
+    }
+
+
+def summarize_scores(scores: Scores) -> dict[str, Any]:
+    """The numbers of one model on one benchmark; None for those that need responses or second verdicts."""
+    correct, second, waits = scores.correct, scores.correct_rllm_style, scores.num_waits
+    mean, sem = pass_at_1(correct)
+    low, high = interval(correct)
+    rllm = None
+    if second is not None:
+        rllm = dict(zip(("pass_at_1", "sem"), pass_at_1(second), strict=True))
+        rllm["disagreement"] = float((second != correct).mean())
+    return {
+        "num_problems": len(scores.ids),
+        "n": correct.shape[1],
+        "pass_at_1": mean,
+        "sem": sem,
+        "low": low,
+        "high": high,
+        "pass_at_k": {str(k): pass_at_k(correct, k) for k in range(1, correct.shape[1] + 1)},
+        "mean_tokens": float(scores.num_tokens.mean()),
+        "truncated": float(scores.truncated.mean()),
+        "no_answer": float(scores.no_answer.mean()),
+        "num_timeouts": scores.num_timeouts,
+        "num_errors": scores.num_errors,
+        "waits_per_response": None if waits is None else float(waits.mean()),
+        "waits_per_token": None if waits is None else float(waits.sum() / max(1, scores.num_tokens.sum())),
+        "rllm_style": rllm,
+    }

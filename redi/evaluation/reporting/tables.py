@@ -1,23 +1,41 @@
-"""The report's tables, and the notes needed to read their numbers."""
+"""The report's tables, and the notes needed to read their numbers; as Markdown and as LaTeX."""
 
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable
+from typing import Any
 
 from redi.runs.markdown import grid
 
+Table = tuple[list[str], list[list[str]]]  # header and rows, formatted
 PLUS_MINUS, MINUS = "\N{PLUS-MINUS SIGN}", "\N{MINUS SIGN}"
-
-
-class Table(NamedTuple):
-    """A table's cells, formatted."""
-
-    header: list[str]
-    rows: list[list[str]]
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", PLUS_MINUS: r"$\pm$", MINUS: "$-$"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The tables and their notes as Markdown."""
     lines = "\n".join(f"- {note}" for note in notes(summary))
     return "\n\n".join([*(grid(*table) for table in tables(summary)), lines]) + "\n"
+
+
+def latex(summary: dict[str, Any]) -> str:
+    """The tables, each a `tabular`, and their notes. Needs `\\usepackage{booktabs}`."""
+    tabulars = "\n\\bigskip\n\n".join(map(_tabular, tables(summary)))
+    lines = "\\\\\n".join(map(escape, notes(summary)))
+    setup = r"{\footnotesize\setlength{\tabcolsep}{4pt}"
+    return f"% needs \\usepackage{{booktabs}}\n{setup}\n{tabulars}\n\\medskip\\raggedright\n{lines}\\par}}\n"
+
+
+def _tabular(table: Table) -> str:
+    header, *rows = (" & ".join(map(escape, row)) + r" \\" for row in (table[0], *table[1]))
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
+    return "\n".join([begin, r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def escape(text: str) -> str:
+    """Text in which no character has a special meaning to LaTeX."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match.group()], text)
 
 
 def tables(summary: dict[str, Any]) -> list[Table]:
@@ -35,33 +53,35 @@ def _overview(summary: dict[str, Any], benchmarks: list[str]) -> Table:
         cells = [_with_error(row["benchmarks"][name]) for name in benchmarks]
         differences = [_difference(row["average_differences"].get(baseline)) for baseline in summary["baselines"]]
         rows.append([row["name"], *cells, _with_error(row["average"]), *differences])
-    return Table(header, rows)
+    return header, rows
 
 
 def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
     """All numbers of one benchmark, one row per model."""
     cells = [row["benchmarks"][name] for row in summary["rows"]]
-    num_samples = cells[0]["n"]
-    has_waits = all(cell["waits_per_response"] is not None for cell in cells)
-    has_second = all(cell["rllm_style"] is not None for cell in cells)
-    header = [f"{name} ({cells[0]['num_problems']})", "pass@1 (%)", "95 %"]
-    header += [f"pass@{num_samples} (%)"] if num_samples > 1 else []
-    header += ["rllm style (%)", "disagree (%)"] if has_second else []
-    header += ["mean tokens", "truncated (%)", "no answer (%)"]
-    header += ['"Wait"', '"Wait"/1k tokens'] if has_waits else []
-    header += [f"pass@1 minus {baseline}" for baseline in summary["baselines"]]
-    rows = []
-    for row, cell in zip(summary["rows"], cells, strict=True):
-        line = [row["name"], _with_error(cell), f"{_percent(cell['low'])} to {_percent(cell['high'])}"]
-        line += [_percent(cell["pass_at_k"][str(num_samples)])] if num_samples > 1 else []
-        second = cell["rllm_style"]
-        line += [_percent(second["pass_at_1"]), f"{100 * second['disagreement']:.2f}"] if has_second else []
-        line += [f"{cell['mean_tokens']:.0f}", _percent(cell["truncated"]), _percent(cell["no_answer"])]
-        if has_waits:
-            line += [f"{cell['waits_per_response']:.1f}", f"{1000 * cell['waits_per_token']:.2f}"]
-        line += [_difference(cell["differences"].get(baseline)) for baseline in summary["baselines"]]
-        rows.append(line)
-    return Table(header, rows)
+    n = cells[0]["n"]
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "pass@1 (%)": _with_error,
+        "95 %": lambda cell: f"{_percent(cell['low'])} to {_percent(cell['high'])}",
+    }
+    if n > 1:
+        columns[f"pass@{n} (%)"] = lambda cell: _percent(cell["pass_at_k"][str(n)])
+    if all(cell["rllm_style"] is not None for cell in cells):
+        columns["rllm style (%)"] = lambda cell: _percent(cell["rllm_style"]["pass_at_1"])
+        columns["disagree (%)"] = lambda cell: f"{100 * cell['rllm_style']['disagreement']:.2f}"
+    columns["mean tokens"] = lambda cell: f"{cell['mean_tokens']:.0f}"
+    columns["truncated (%)"] = lambda cell: _percent(cell["truncated"])
+    columns["no answer (%)"] = lambda cell: _percent(cell["no_answer"])
+    if all(cell["waits_per_response"] is not None for cell in cells):
+        columns['"Wait"'] = lambda cell: f"{cell['waits_per_response']:.1f}"
+        columns['"Wait"/1k tokens'] = lambda cell: f"{1000 * cell['waits_per_token']:.2f}"
+    for baseline in summary["baselines"]:
+        columns[f"pass@1 minus {baseline}"] = lambda cell, name=baseline: _difference(cell["differences"].get(name))
+    rows = [
+        [row["name"], *(show(cell) for show in columns.values())]
+        for row, cell in zip(summary["rows"], cells, strict=True)
+    ]
+    return [f"{name} ({cells[0]['num_problems']})", *columns], rows
 
 
 def _percent(share: float) -> str:
@@ -83,11 +103,14 @@ def notes(summary: dict[str, Any]) -> list[str]:
     """What is needed to read the numbers: the protocol, the errors, and how many answers were not decided."""
     protocol = ", ".join(f"{key} {value}" for key, value in summary["protocol"].items())
     failures = [f"{kind}: {found}" for kind in ("timeouts", "errors") if (found := _undecided(summary, f"num_{kind}"))]
-    cells = [cell for row in summary["rows"] for cell in row["benchmarks"].values()]
-    left_out = [name for name in summary["rows"][0]["benchmarks"] if name not in summary["averaged"]]
-    lines = [
-        f"Protocol: {protocol or 'not recorded'}.",
-        *_grading_notes(summary),
+    lines = [f"Protocol: {protocol or 'not recorded'}."]
+    if len(set(summary["graders"].values())) > 1:
+        graders = "; ".join(f"{name} by {grader or 'not recorded'}" for name, grader in summary["graders"].items())
+        lines.append(f"Graders' revisions differ: {graders}. Grade all rows again before comparing them.")
+    if summary["whole_responses"]:
+        rows = ", ".join(f"{name} ({reason})" for name, reason in summary["whole_responses"].items())
+        lines.append(f"Whole responses were graded, not only what follows </think>: {rows}.")
+    lines += [
         f"{PLUS_MINUS} is the standard error over sample indices: the population standard deviation of the n means, "
         "divided by the square root of n. It measures the noise of sampling answers, not of choosing problems.",
         "95 %: bootstrap interval from 10,000 draws over problems, and over samples within problems"
@@ -95,28 +118,16 @@ def notes(summary: dict[str, Any]) -> list[str]:
         "truncated: cut off at the token limit. no answer: no </think>, or no box after it; counted as wrong.",
         f"Not decided by the grader, counted as wrong: {'; '.join(failures) or 'none'}.",
     ]
-    if any(cell["rllm_style"] for cell in cells):
+    if any(cell["rllm_style"] for row in summary["rows"] for cell in row["benchmarks"].values()):
         lines.append(
             "rllm style: pass@1 by the rules of the paper's final grader, which compares strings and tuples in a "
             "normal form. disagree: share of answers on which the two verdicts differ."
         )
-    if left_out:
-        lines.append(f"Not in Avg (the same problems with second reference answers): {', '.join(left_out)}.")
+    if extra := [name for name in summary["rows"][0]["benchmarks"] if name not in summary["averaged"]]:
+        lines.append(f"Not in Avg (the same problems with second reference answers): {', '.join(extra)}.")
     if summary["left_out"]:
         found = "; ".join(f"{name}: {', '.join(others)}" for name, others in summary["left_out"].items())
         lines.append(f"Left out, since not every row has them: {found}.")
-    return lines
-
-
-def _grading_notes(summary: dict[str, Any]) -> list[str]:
-    """How rows were graded, where they differ or not only what follows `</think>` counts."""
-    lines = []
-    if len(set(summary["graders"].values())) > 1:
-        graders = "; ".join(f"{name} by {grader or 'not recorded'}" for name, grader in summary["graders"].items())
-        lines.append(f"Graders' revisions differ: {graders}. Grade all rows again before comparing them.")
-    if summary["whole_responses"]:
-        rows = ", ".join(f"{name} ({reason})" for name, reason in summary["whole_responses"].items())
-        lines.append(f"Whole responses were graded, not only what follows </think>: {rows}.")
     return lines
 
 

@@ -6,50 +6,32 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-
 from redi.evaluation.files import GRADED
-from redi.evaluation.reporting.plots import COLORS
+from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, Points, plot_panels
 from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
-from redi.evaluation.reporting.summary import summarize_scores
+from redi.evaluation.reporting.statistics import summarize_scores
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.jsonl import parse_line
 
-CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
-LOGGED = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
-UPDATE_NORM, GRAD_NORM = "update norm", "gradient norm, before clipping"
-EVALUATED = {
-    "pass_at_1": "{} pass@1 (%)",
-    "mean_tokens": "mean tokens a response",
-    "waits_per_response": '"Wait" a response',
-    "waits_per_token": '"Wait" per 1,000 tokens',
+EVALUATED = {  # title and factor
+    "pass_at_1": ("{} pass@1 (%)", 100),
+    "mean_tokens": ("mean tokens a response", 1),
+    "waits_per_response": ('"Wait" a response', 1),
+    "waits_per_token": ('"Wait" per 1,000 tokens', 1000),
 }
-FACTORS = {"pass_at_1": 100, "waits_per_token": 1000}
-
-Points = list[tuple[int, float]]
-Panels = dict[str, dict[str, Points]]  # title -> label of the run -> points
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
-    """The logged steps of a finished run or of its latest checkpoint.
-
-    Raises:
-        UsageError: the folder has no trainer_state.json, it is damaged, or the log has no pair metrics.
-    """
-    steps = {step: path for path in run.glob("checkpoint-*") if (step := path.name[11:]).isdecimal()}
-    checkpoints = [steps[step] for step in sorted(steps, key=int, reverse=True)]
-    states = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
-    path = next(filter(Path.is_file, states), None)
+    """The logged steps of a finished run or of its latest checkpoint; refuses a log that has no pair metrics."""
+    checkpoints = [path for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
+    checkpoints.sort(key=lambda path: -int(path.name[11:]))
+    paths = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
+    path = next(filter(Path.is_file, paths), None)
     if path is None:
         raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
-    log = [
-        entry for entry in parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"] if "loss" in entry
-    ]
+    history = parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"]
+    log = [entry for entry in history if "loss" in entry]
     # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
         raise UsageError(f"{path} has no per-token LogPS; only REDI and SimPO runs log them")
@@ -60,22 +42,21 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
     """LogPS of both sides, and a norm: `update_norm` (the paper's gradient step size) if every run logged it."""
     logs = {label: read_log(folder) for label, folder in runs.items()}
     has_updates = all("update_norm" in log[-1] for log in logs.values())
-    keys = LOGGED | ({"update_norm": UPDATE_NORM} if has_updates else {"grad_norm": GRAD_NORM})
-    return {
-        title: {  # alpha 0 logs no rejected LogPS
-            label: [(entry["step"], entry[key]) for entry in log if key in entry] for label, log in logs.items()
-        }
-        for key, title in keys.items()
-    }
+    keys = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
+    keys |= {"update_norm": "update norm"} if has_updates else {"grad_norm": "gradient norm, before clipping"}
+
+    def points(log: list[dict[str, float]], key: str) -> Points:
+        return [(entry["step"], entry[key]) for entry in log if key in entry]  # alpha 0 logs no rejected LogPS
+
+    return {title: {label: points(log, key) for label, log in logs.items()} for key, title in keys.items()}
 
 
 def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None = None) -> Panels:
     """Accuracy, length and "Wait" of the checkpoints that `evaluate.py run RUN --every-checkpoint` evaluated.
 
-    Raises:
-        UsageError: no checkpoint of any run is graded, or their protocols or problems differ.
+    Refuses runs without any graded checkpoint, and checkpoints whose protocols or problems differ.
     """
-    panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title in EVALUATED.values()}
+    panels: Panels = {title.format(benchmark): {label: [] for label in runs} for title, _ in EVALUATED.values()}
     first = None
     for label, run in runs.items():
         for step, folder in evaluation_folders(run, suffix):
@@ -86,15 +67,13 @@ def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None =
             first = first or graded
             check_comparable(first, graded)
             numbers = summarize_scores(graded.scores[benchmark])
-            for key, title in EVALUATED.items():
+            for key, (title, factor) in EVALUATED.items():
                 if numbers[key] is not None:
-                    value = numbers[key] * FACTORS.get(key, 1)
-                    panels[title.format(benchmark)][label].append((step, value))
+                    panels[title.format(benchmark)][label].append((step, numbers[key] * factor))
     if first is None:
-        raise UsageError(
-            f"--runs: no graded checkpoint in {', '.join(str(run.parent / 'evaluation') for run in runs.values())}; "
-            "run `evaluate.py run RUN --every-checkpoint` first"
-        )
+        places = ", ".join(str(run.parent / "evaluation") for run in runs.values())
+        remedy = "run `evaluate.py run RUN --every-checkpoint` first"
+        raise UsageError(f"--runs: no graded checkpoint in {places}; {remedy}")
     return panels
 
 
@@ -111,9 +90,8 @@ def evaluation_folders(run: Path, suffix: str | None = None) -> list[tuple[int, 
     if suffix is None and "" not in found and len(found) == 1:
         suffix = next(iter(found))
     if found and (suffix or "") not in found:
-        raise UsageError(
-            f"--suffix {suffix or 'is needed'}: {run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
-        )
+        with_options = f"{run}'s checkpoints were evaluated with {', '.join(sorted(found))}"
+        raise UsageError(f"--suffix {suffix or 'is needed'}: {with_options}")
     return sorted(found.get(suffix or "", []))
 
 
@@ -124,7 +102,7 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: s
     accuracy, *responses = evaluated
     panels = {accuracy: evaluated[accuracy], **logged_panels(named)} | {title: evaluated[title] for title in responses}
     output.mkdir(parents=True, exist_ok=True)
-    draw(panels, output / "training_dynamics.png", columns=4)
+    plot_panels(panels, output / "training_dynamics.png", columns=4)
     write_text(output / "training_dynamics.json", json.dumps(panels, indent=1) + "\n")
     print(f"wrote {output / 'training_dynamics.png'} and training_dynamics.json")
 
@@ -132,47 +110,4 @@ def reproduce_dynamics(runs: list[Path], output: Path, benchmark: str, suffix: s
 def plot_dynamics(runs: dict[str, Path], output: Path) -> None:
     """Draws logged quantities of labelled runs to a PNG, one panel per quantity and one line per run."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    draw(logged_panels(runs), output, columns=3)
-
-
-def draw(panels: Panels, path: Path, columns: int) -> None:
-    """Draws panels in rows of `columns`, with one legend."""
-    labels = list(next(iter(panels.values())))
-    num_rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(
-        num_rows, columns, figsize=(4.2 * columns, 3.4 * num_rows + 0.3), layout="constrained", squeeze=False
-    )
-    last = 1.02 * max(step for lines in panels.values() for line in lines.values() for step, _ in line)
-    axes = dict(zip(panels, grid.flat, strict=False))
-    for axis in grid.flat[len(panels) :]:
-        axis.set_axis_off()
-    for title, axis in axes.items():
-        _lines(axis, panels[title])
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlim(0, last)
-        if title not in (CHOSEN, REJECTED):
-            axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
-    # Both LogPS share a scale, so the two can be compared by eye.
-    limits = [axes[title].get_ylim() for title in (CHOSEN, REJECTED)]
-    for title in (CHOSEN, REJECTED):
-        axes[title].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    if len(labels) > 1:
-        handles = next(iter(axes.values())).get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
-    else:
-        figure.suptitle(labels[0], fontsize=11)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _lines(axis: Axes, lines: dict[str, Points]) -> None:
-    """Draws one line per run; few points get markers."""
-    for number, (label, points) in enumerate(lines.items()):
-        color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
-        marker = "o" if len(points) <= 30 else None
-        steps, values = [step for step, _ in points], [value for _, value in points]
-        look = {"color": color, "linestyle": style, "linewidth": 1.6, "marker": marker, "markersize": 3}
-        axis.plot(steps, values, label=label, **look)
+    plot_panels(logged_panels(runs), output, columns=3)

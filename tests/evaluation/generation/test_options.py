@@ -18,7 +18,7 @@ from redi.runs.errors import UsageError
         (["--temperature", "1e-320"], "--temperature 1e-320 must be 0 (greedy) or at least 1e-05"),
         (["--temperature", "-1"], "--temperature -1.0 must be 0"),
         (["--limit", "0"], "--limit: '0' is not a whole number above 0"),
-        (["--n", "0"], "--n 0 must be at least 1"),
+        (["--n", "0"], "--n: '0' is not a whole number above 0"),
         (["--max-token", "5"], "unknown option '--max-token'"),
         (["--output", "."], "exists and holds no samples"),
         (["--backend", "vllm", "--batch-size", "5"], "--batch-size is for --backend transformers"),

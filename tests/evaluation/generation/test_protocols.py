@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.evaluation import main, refusal, rows_of, write_benchmark
 
-from redi.evaluation.generation.protocols import PROTOCOL_FOLDER, read_protocol
+from redi.evaluation.generation.options import PROTOCOL_FOLDER, read_protocol
 from redi.evaluation.options import parse
 
 SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
@@ -66,7 +66,7 @@ def test_a_protocol_from_a_file(command, tmp_path):
     [
         ("temprature: 1", "unknown key 'temprature'; did you mean 'temperature'?"),
         ("backend: vllm", "unknown key 'backend'"),
-        ("n: many", "mine.yaml: argument --n: invalid int value: 'many'"),
+        ("n: many", "mine.yaml: argument --n: 'many' is not a whole number above 0"),
         ("prompt: long", "mine.yaml: argument --prompt: invalid choice: 'long'"),
         ("temperature: .nan", "mine.yaml: argument --temperature: nan is not a finite number"),
         ("n: [", "is not valid YAML"),

@@ -47,11 +47,11 @@ def test_interval_counts_the_noise_of_problems_and_of_samples():
 
 
 def test_equal_inputs_differ_by_nothing():
-    assert paired_difference(EXAMPLE, EXAMPLE) == (0, 0, 0)
+    assert paired_difference([EXAMPLE], [EXAMPLE]) == {"mean": 0, "low": 0, "high": 0}
 
 
 def test_a_gain_on_every_sample_is_certain():
-    assert paired_difference(np.ones((4, 3)), np.zeros((4, 3))) == (1, 1, 1)
+    assert paired_difference([np.ones((4, 3))], [np.zeros((4, 3))]) == {"mean": 1, "low": 1, "high": 1}
 
 
 def test_bootstrap_spread_matches_theory():
@@ -60,7 +60,7 @@ def test_bootstrap_spread_matches_theory():
     Its standard deviation is .025, so 95 % lies within .5 -+ 1.96 * .025 = .049.
     """
     ours = np.repeat([[1] * 4, [0] * 4], 200, axis=0)
-    mean, low, high = paired_difference(ours, np.zeros_like(ours))
+    mean, low, high = paired_difference([ours], [np.zeros_like(ours)]).values()
     assert mean == 0.5
     assert (low, high) == pytest.approx((0.451, 0.549), abs=0.004)
 
@@ -68,7 +68,7 @@ def test_bootstrap_spread_matches_theory():
 def test_bootstrap_resamples_samples_too():
     """One problem, half of 100 samples correct: only the second level varies, with standard deviation .05."""
     ours = np.array([[1, 0] * 50])
-    _, low, high = paired_difference(ours, np.zeros_like(ours))
+    _, low, high = paired_difference([ours], [np.zeros_like(ours)]).values()
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.015)
 
 
@@ -77,11 +77,11 @@ def test_pairing_removes_what_problems_share():
     baseline = np.repeat([[1] * 4, [0] * 4], 50, axis=0)
     ours = baseline.copy()
     ours[50] = 1
-    mean, low, high = paired_difference(ours, baseline)
+    mean, low, high = paired_difference([ours], [baseline]).values()
     assert mean == pytest.approx(0.01)
     assert low == 0 and high <= 0.03
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="against"):
-        paired_difference(EXAMPLE, EXAMPLE[:, :2])
+        paired_difference([EXAMPLE], [EXAMPLE[:, :2]])

@@ -9,8 +9,8 @@ from helpers.tiny import make_tokenizer
 from tokenizers import normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from redi.data.lengths import token_counts
-from redi.data.lengths.token_counts import count_tokens
+from redi.data.lengths import length_rules
+from redi.data.lengths.length_rules import count_tokens
 
 ASCII = "abSstTlL'.,-$/\\{}()0123456789"
 CHARACTERS = [*ASCII, *"\u00e9\u4e2d\u221a\u0301\u017f\u0663\u1100\u1161\u00b2\u00b4", "\x1c"]
@@ -36,7 +36,7 @@ def own_counts(tokenizer, texts: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("batch_characters", [1, 100, 1_000_000])
 def test_equal_the_tokenizers_own(monkeypatch, batch_characters):
-    monkeypatch.setattr(token_counts, "BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setattr(length_rules, "BATCH_CHARACTERS", batch_characters)
     tokenizer = make_tokenizer()
     assert count_tokens(tokenizer, iter(TEXTS)).tolist() == own_counts(tokenizer, TEXTS)
     assert count_tokens(tokenizer, []).tolist() == []
@@ -61,14 +61,14 @@ def test_normalizers_and_split_special_tokens_apply():
 
 
 def test_the_tokens_of_a_bounded_number_of_characters_are_in_memory(monkeypatch):
-    monkeypatch.setattr(token_counts, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(length_rules, "BATCH_CHARACTERS", 10)
     sizes = []
 
     def count(tokenizer, texts):
         sizes.append([len(text) for text in texts])
         return [0] * len(texts)
 
-    monkeypatch.setattr(token_counts, "_count", count)
+    monkeypatch.setattr(length_rules, "_count", count)
     lengths = [3, 3, 3, 3, 12, 0, 9, 1, 5]
     assert len(count_tokens(make_tokenizer(), ["a" * length for length in lengths])) == len(lengths)
     assert sizes == [[3, 3, 3, 3], [12], [0, 9, 1], [5]]
@@ -81,7 +81,7 @@ def test_the_backend_may_use_threads_and_the_setting_is_restored(monkeypatch):
             monkeypatch.delenv("TOKENIZERS_PARALLELISM")
         else:
             monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
-        with token_counts._all_cores():
+        with length_rules._all_cores():
             assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
         assert os.environ.get("TOKENIZERS_PARALLELISM") == before
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from helpers.evaluation import main, rows_of
 
-from redi.evaluation.benchmarks import KNOWN
-from redi.evaluation.download_benchmarks import SOURCES, Source, convert
+from redi.evaluation.benchmarks import KNOWN, SOURCES, Source, convert
 
 
 def put(folder, split: str, rows: list[dict]) -> str:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from redi.evaluation.reporting.svg_charts import length_chart, pass_at_k_chart
+from redi.evaluation.reporting.figures import length_chart, pass_at_k_chart
 
 
 def lines_of(svg: str) -> dict[str, list[tuple[float, float]]]:
