@@ -7,7 +7,6 @@ from helpers import architectures
 from helpers.commands import arguments, log_of, weights_of
 from helpers.oracle import config, logged, oracle_losses
 from helpers.tiny import make_model, make_pairs
-from trl import SFTConfig
 
 from redi import REDIConfig, REDITrainer
 from redi.checks import CheckedTrainer
@@ -95,7 +94,7 @@ def test_checkpoints_before_the_explosion_are_kept(model_path, rows_file, tmp_pa
 # --- secrets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config, trainer", [(REDIConfig, REDITrainer), (SFTConfig, PackedSFTTrainer)])
+@pytest.mark.parametrize("config, trainer", [(REDIConfig, REDITrainer), (PackedSFTConfig, PackedSFTTrainer)])
 def test_a_token_given_in_python_is_in_no_file(model_path, tokenizer, rows_file, tmp_path, config, trainer):
     args = config(str(tmp_path), hub_token="hf_of_this_test", max_steps=1, save_steps=1, use_cpu=True, bf16=False)
     kind = "pairs" if config is REDIConfig else "positives"
