@@ -10,6 +10,7 @@ from helpers.tiny import make_model, make_pairs
 
 from redi import REDIConfig, REDITrainer
 from redi.checks import CheckedTrainer
+from redi.config import PackedSFTConfig
 from redi.runs.checkpoints import last_complete_checkpoint
 from redi.runs.errors import UsageError
 from redi.sft import PackedSFTTrainer
