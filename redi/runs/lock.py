@@ -14,6 +14,7 @@ import psutil
 from redi.runs.errors import UsageError
 
 CLOCK_SECONDS = 2  # a start time that is read again may differ by the corrections of the clock
+_held: set[Path] = set()  # the locks of this process
 BEAT_SECONDS, SILENCE_SECONDS = 5.0, 30.0  # how often an owner renews its lock, and how long a dead one is watched
 
 
@@ -32,18 +33,20 @@ def folder_lock(folder: str | Path, *, inside: bool = False) -> Iterator[None]:
         UsageError: the owner is alive, or the file cannot be made.
     """
     file = _lock_file(folder, inside)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    owner = _place() | {"pid": os.getpid(), "started": psutil.Process().create_time()}
     while not _create(file, folder, json.dumps(owner)):
         text = _read(file)
         if other := _owner(file, text):
             raise UsageError(f"{folder} is being written by {other}; wait for it, or stop it. Its lock is {file}")
         _remove(file, text)
+    _held.add(file)
     ended = threading.Event()
     threading.Thread(target=_renew, args=(file, ended), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
+        _held.discard(file)
         _remove(file, json.dumps(owner))
 
 
@@ -51,11 +54,17 @@ def lock_owner(folder: str | Path, *, inside: bool = False) -> str | None:
     """Describes the process that holds the lock of a folder; None if there is none, or it is dead.
 
     An owner on this host is dead if no process has its number and start time: numbers recur, in a container nearly
-    always. One on another host, or an unreadable lock, is watched, and dead if it does not touch its lock for
-    `SILENCE_SECONDS`.
+    always. One on another host or in another container, or an unreadable lock, is watched, and dead if it does not
+    touch its lock for `SILENCE_SECONDS`.
     """
     file = _lock_file(folder, inside)
     return _owner(file, _read(file))
+
+
+def _place() -> dict[str, str]:
+    """Where process numbers mean the same: containers may share the name of their host."""
+    namespace = Path("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "namespace": os.readlink(namespace) if namespace.exists() else ""}
 
 
 def _lock_file(folder: str | Path, inside: bool) -> Path:
@@ -87,15 +96,17 @@ def _owner(file: Path, text: str | None) -> str | None:
         return None
     try:
         owner = json.loads(text)
-        host, pid, started = owner["host"], owner["pid"], owner["started"]
-        who = f"process {pid} on {host}, since {time.ctime(started)}"
+        who = f"process {owner['pid']} on {owner['host']}, since {time.ctime(owner['started'])}"
+        is_here = _place().items() <= owner.items()
     except (ValueError, KeyError, TypeError):  # its owner has not written it yet, or never will
-        host, who = None, "another process"
-    is_alive = _is_running(pid, started) if host == socket.gethostname() else _is_renewed(file)
+        is_here, who = False, "another process"
+    is_alive = _is_running(file, owner["pid"], owner["started"]) if is_here else _is_renewed(file)
     return who if is_alive else None
 
 
-def _is_running(pid: int, started: float) -> bool:
+def _is_running(file: Path, pid: int, started: float) -> bool:
+    if pid == os.getpid():
+        return file in _held  # a container that starts again at once gives the same number within the same second
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < CLOCK_SECONDS and process.status() != psutil.STATUS_ZOMBIE

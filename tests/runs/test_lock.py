@@ -39,15 +39,16 @@ def dead_process() -> int:
 
 @pytest.mark.parametrize("number_is_used_again", [False, True])
 def test_a_dead_owner_is_taken_over(tmp_path, number_is_used_again):
-    """In a container the next process often has the number of the one before; it started at another time."""
+    """In a container the next process often has the number of the one before, and may start in the same second."""
     pid = os.getpid() if number_is_used_again else dead_process()
-    owner = {"host": socket.gethostname(), "pid": pid, "started": psutil.Process().create_time() - 100}
+    owner = lock._place() | {"pid": pid, "started": psutil.Process().create_time() - 0.5}
     (tmp_path / ".out.lock").write_text(json.dumps(owner))
     with folder_lock(tmp_path / "out"):
         assert json.loads((tmp_path / ".out.lock").read_text())["started"] > owner["started"]
     assert list(tmp_path.iterdir()) == []
 
 
+IN_CONTAINER = lock._place() | {"namespace": "pid:[1]", "pid": 1, "started": psutil.Process(1).create_time()}
 ELSEWHERE = json.dumps({"host": "elsewhere", "pid": 4_000_000, "started": 0})
 
 
@@ -57,7 +58,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.5)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", ELSEWHERE])
+@pytest.mark.parametrize("text", ["", "{", "[]", ELSEWHERE, json.dumps(IN_CONTAINER)])
 def test_a_silent_owner_on_another_host_or_an_unreadable_one_is_taken_over(tmp_path, quick, text):
     """A job that is requeued on another node, and a container with another name, find such a lock."""
     (tmp_path / ".out.lock").write_text(text)
@@ -83,7 +84,7 @@ def test_a_lock_that_another_run_has_taken_is_left_alone(tmp_path):
 
 
 def test_of_many_processes_that_take_over_at_once_one_succeeds(tmp_path):
-    owner = {"host": socket.gethostname(), "pid": dead_process(), "started": 0}
+    owner = lock._place() | {"pid": dead_process(), "started": 0}
     (tmp_path / ".out.lock").write_text(json.dumps(owner))
     script = (
         "import sys, time\nfrom redi.runs.lock import folder_lock\n"
