@@ -9,7 +9,7 @@ numbers depends on what else is running, and two runs agree in distribution only
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
@@ -77,10 +77,14 @@ def run(job: Job) -> Iterator[Answers]:
         amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
         parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
         engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            answers = sorted(output.outputs, key=lambda answer: answer.index)
-            yield int(output.request_id), [list(each.token_ids) for each in answers] * copies[output.request_id]
+    try:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                answers = sorted(output.outputs, key=lambda answer: answer.index)
+                yield int(output.request_id), [list(each.token_ids) for each in answers] * copies[output.request_id]
+    finally:
+        for core in active_children():  # vLLM's processes outlive its engine; a child process waits for its children
+            core.terminate()
 
 
 def sample(

@@ -140,6 +140,6 @@ def test_a_model_is_sampled_graded_and_reported_by_one_command(options, tmp_path
     """Sampling in a child process, then the rest in the parent."""
     model, benchmark = options[2], options[4]
     run = ["run", model, "--benchmark", benchmark, "--n", "1", "--max-tokens", "24", "--prompt", "bare"]
-    assert "report: " in with_vllm(*run, "--dtype", "float32")
-    (folder,) = (Path(model).parent / "evaluation").iterdir()
-    assert len(rows_of(folder / "graded.jsonl")) == 5
+    assert "report: " in with_vllm(*run, "--dtype", "float32", "--output", str(tmp_path))
+    (graded,) = tmp_path.rglob("graded.jsonl")
+    assert len(rows_of(graded)) == 5
