@@ -6,9 +6,8 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
-from redi.config import PackedSFTConfig
 from redi.text.training_rows import prepare_rows
 from redi.trace_trainer import TraceTrainer
 
@@ -31,16 +30,14 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
     """[`~trl.SFTTrainer`] on rows from `redi.text.training_rows`.
 
     The objective is TRL's: the mean over all completion tokens of the global batch. By default the engine computes it,
-    as in `REDITrainer`; see `redi.trace_trainer`. With `packing` or `padding_free=False`, TRL does. `packing` needs no
-    flash-attn package here (`redi.engine.attention`); if the model does not keep rows apart
-    (`redi.engine.agreement`), it is refused, and the engine pads.
+    as in `REDITrainer`; see `redi.trace_trainer` and `redi.config.PackedSFTConfig`. With `packing`,
+    `padding_free=False` or a plain [`~trl.SFTConfig`], TRL does. Neither needs flash-attn (`redi.engine.attention`).
+    If the model does not keep packed rows apart (`redi.engine.agreement`), the engine pads, and `packing` is refused.
 
     Logged metrics are TRL's without `entropy`, over the global batch: `loss`, `mean_token_accuracy`, `num_tokens`.
     """
 
-    def __init__(self, model: Any, args: PackedSFTConfig, **kwargs: Any):
-        if not isinstance(args, PackedSFTConfig):
-            raise TypeError(f"`args` must be a `PackedSFTConfig`, got `{type(args).__name__}`")
+    def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):
         args = self._own_steps(args)
         super().__init__(model=model, args=args, **kwargs)
         if self.trains_on_traces:
@@ -53,7 +50,7 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
             self.layouts = ("packed",)
 
     def _prepare_dataset(
-        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: PackedSFTConfig, *others: Any
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: SFTConfig, *others: Any
     ) -> Dataset:
         *_, dataset_name = others
         if not self.trains_on_traces or dataset_name != "train":

@@ -37,7 +37,7 @@ class TraceTrainer(CheckedTrainer):
 
     def _own_steps(self, args: TrainingArguments) -> TrainingArguments:
         """A copy of the arguments for which a step of the Trainer is a full optimizer step."""
-        self.trains_on_traces = args.trains_on_traces
+        self.trains_on_traces = getattr(args, "trains_on_traces", False)
         self.num_micro_batches = args.gradient_accumulation_steps
         args = copy.copy(args)
         if self.trains_on_traces:  # `training_step` accumulates by itself
