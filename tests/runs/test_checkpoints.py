@@ -1,6 +1,7 @@
 """A run's folder: what a run may write into, and the length of the run that left a checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,17 +33,25 @@ def test_files_of_the_user_are_not_overwritten(tmp_path):
     assert "is a file; choose another output_dir" in refused(tmp_path / "README.md")
 
 
-@pytest.mark.parametrize(
-    "name", ["manifest.json", "started.json", "checkpoint-5/x", ".cache/x", "train.log", "log.txt"]
-)
+@pytest.mark.parametrize("name", ["manifest.json", "started.json", "checkpoint-5/x"])
 def test_a_run_resumes_in_its_folder(tmp_path, name):
+    marker = tmp_path / name
+    marker.parent.mkdir(exist_ok=True)
+    marker.write_text("")
+    (tmp_path / "model.safetensors").write_text("")
+    refuse_foreign_folder(tmp_path, {"model": "owner/name"})
+    shutil.rmtree(marker.parent) if marker.parent != tmp_path else marker.unlink()
+    assert "holds files that are not a run's, such as model.safetensors" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".cache/x", "train.log", "log.txt"])
+def test_hidden_files_and_logs_are_ignored(tmp_path, name):
     refuse_foreign_folder(tmp_path / "new", {"model": "owner/name"})
-    refuse_foreign_folder(tmp_path, {"model": "owner/name"})  # empty
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
-    if not name.startswith(".") and "log" not in name:
-        (tmp_path / "model.safetensors").write_text("")
     refuse_foreign_folder(tmp_path, {"model": "owner/name"})
+    (tmp_path / "model.safetensors").write_text("")
+    assert "holds files that are not a run's, such as model.safetensors" in refused(tmp_path)
 
 
 def test_the_planned_length_is_that_of_the_checkpoint(tmp_path):
