@@ -130,15 +130,17 @@ def _split_global_batch(job: Job, num_processes: int) -> str:
     for name in ["gradient_accumulation_steps"] + ["per_device_train_batch_size"] * cuts_by_tokens:
         if name in job.given:
             raise UsageError(f"{name}={job.given[name]} follows from global_batch_size={size}: remove it")
-    if cuts_by_tokens:  # the trainer makes as many micro-batches as it needs
-        args.per_device_train_batch_size = max(1, size // num_processes)
-    per_device = args.per_device_train_batch_size
+    per_device = 1 if cuts_by_tokens else args.per_device_train_batch_size
     args.gradient_accumulation_steps, rest = divmod(size, per_device * num_processes)
     if size < 1 or rest or not args.gradient_accumulation_steps:
+        times = "" if cuts_by_tokens else f" times per_device_train_batch_size={per_device}"
         raise UsageError(
-            f"global_batch_size={size} is not a multiple of {per_device * num_processes}: {num_processes} process(es) "
-            f"times per_device_train_batch_size={per_device}; change one of them"
+            f"global_batch_size={size} is not a multiple of {per_device * num_processes}: {num_processes} process(es)"
+            f"{times}; change one of them"
         )
+    if cuts_by_tokens:  # the trainer makes as many micro-batches as it needs
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = args.gradient_accumulation_steps, 1
+        per_device = args.per_device_train_batch_size
     factors = f"{num_processes} x {per_device} x {args.gradient_accumulation_steps}"
     return f"global batch of {size} = {factors} (processes x per device x accumulation)"
 

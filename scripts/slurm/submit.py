@@ -139,12 +139,12 @@ def evaluation(name: str, command: list[str], shards: int, after: tuple[str, ...
 def refuse_split(run: str, nodes: int, gpus: int) -> None:
     """Refuses nodes and GPUs that do not divide the recipe's global batch, before a job queues for them."""
     config, total_gpus = recipe_config(run), nodes * gpus
-    total, per_device = config.get("global_batch_size"), config.get("per_device_train_batch_size")
-    if total_gpus and total and per_device and total % (per_device * total_gpus):
+    total, per_device = config.get("global_batch_size"), config.get("per_device_train_batch_size", 1)
+    if total_gpus and total and total % (per_device * total_gpus):
+        times = f" times per_device_train_batch_size={per_device}" if per_device > 1 else ""
         raise UsageError(
             f"{nodes} nodes of {gpus} GPUs: global_batch_size={total} of {run} is not a multiple of "
-            f"{per_device * total_gpus}: {total_gpus} GPUs times per_device_train_batch_size={per_device}; "
-            "change --nodes, --gpus or the batch size"
+            f"{per_device * total_gpus}: {total_gpus} GPUs{times}; change --nodes, --gpus or the batch size"
         )
 
 

@@ -46,7 +46,7 @@ def test_a_global_batch_is_split_over_the_processes():
     [
         (32, ["--per_device_train_batch_size", "3"], "=32 is not a multiple of 24: 8 process.* times .*batch_size=3;"),
         (4, ["--per_device_train_batch_size", "1"], "=4 is not a multiple of 8: 8 process"),
-        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is not a multiple of 32: 8 process"),
+        (36, ["--max_tokens_per_micro_batch", "20000"], "=36 is not a multiple of 8: 8 process.es.; change"),
         (
             32,
             ["--gradient_accumulation_steps", "4"],

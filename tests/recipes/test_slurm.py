@@ -129,9 +129,10 @@ def test_a_pipeline_runs_every_stage_after_what_it_reads(capsys):
             "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is not a multiple",
         ),
         (
-            ["pipeline", "table1", "--nodes", "4"],
-            "is not a multiple of 256: 32 GPUs times per_device_train_batch_size=8",
+            ["train", "recipes/sft/qwen2.5-math-1.5b_5ep", "--gpus", "3"],
+            "global_batch_size=128 of sft/qwen2.5-math-1.5b_5ep is not a multiple of 3: 3 GPUs; change",
         ),
+        (["pipeline", "table1", "--nodes", "8"], "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is not"),
         (["pipeline", "table9"], "TARGET must be table1"),
         (["pipeline", "table1", "--", "--alpha", "1"], "-- is for train and evaluate"),
     ],
