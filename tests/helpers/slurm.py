@@ -157,10 +157,20 @@ def wait_for_end(cluster: dict[str, str], number: str, seconds: float = 300) -> 
     return state()
 
 
-def wait_for_step(cluster: dict[str, str], step: str) -> None:
-    """Waits until srun has started the step JOB.0, the work of the job."""
-    running = ["squeue", "--steps", "--noheader", "--format=%i"]
-    wait_for(lambda: step in output_of(cluster, *running).split(), f"step {step} did not start")
+def stop_task(cluster: dict[str, str], task: str, log: Path) -> None:
+    """Sends SIGTERM to the work of an array's task until its log says that it goes back to the queue.
+
+    A signal that arrives while SLURM is still starting the step is lost, hence more than one.
+    """
+
+    def stopped() -> bool:
+        if log.is_file() and "back to the queue" in log.read_text():
+            return True
+        if jobs_of(cluster, task)[0]["JobState"] == "RUNNING":
+            subprocess.run(["scancel", "--signal=TERM", task], env=cluster, capture_output=True)
+        return False
+
+    wait_for(stopped, f"task {task} was not stopped")
 
 
 def preempt(cluster: dict[str, str]) -> str:

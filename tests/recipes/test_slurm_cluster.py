@@ -25,10 +25,10 @@ from helpers.slurm import (
     output_of,
     preempt,
     running_cluster,
+    stop_task,
     submitted,
     wait_for,
     wait_for_end,
-    wait_for_step,
 )
 from helpers.tiny import make_pairs
 
@@ -173,8 +173,7 @@ def test_a_table_runs_in_order_and_a_failing_one_is_cancelled(cluster, tables, t
 
     # One task of the array is stopped: the last one, whose job id is that of the array.
     array = jobs[f"evaluate-{sft}-shards"]
-    wait_for_step(cluster, f"{array}_2.0")
-    output_of(cluster, "scancel", "--signal=TERM", f"{array}_2")
+    stop_task(cluster, f"{array}_2", folder / f"evaluate-{sft}-shards-{array}_2.log")
     assert wait_for_end(cluster, jobs["table"], 400) == "COMPLETED"
     ended = {name: jobs_of(cluster, number) for name, number in jobs.items()}
     for job in plan:
