@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as hub_logging
 
 from redi.preflight.lengths import LENGTH_COLUMNS
 from redi.preflight.recipe import Model, Recipe, Rows
@@ -79,22 +80,24 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what the trainer says of a run that does not happen."""
-    level, bars = logging.root.manager.disable, datasets.are_progress_bars_disabled()
+    """Hides what is said of a run that does not happen."""
+    level, bars = logging.root.manager.disable, hub_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    hub_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(level)
-        if not bars:
+        if bars:
+            hub_logging.enable_progress_bar()
             datasets.enable_progress_bars()
 
 
 def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
     """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind."""
-    with tempfile.TemporaryDirectory() as folder:
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
         args = copy.copy(recipe.args)
         args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
@@ -103,7 +106,7 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
         args.push_to_hub = False
         if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs only on GPUs
             args.padding_free = args.packing = False
-        with _quiet(), usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
+        with usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
             rows, _ = recipe.stage.prepare(
                 datasets.Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name
             )

@@ -125,7 +125,7 @@ def test_a_model_with_too_few_positions_is_refused(job):
 
 def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
     message = job.check("--gpu-memory", "1", code=2)
-    assert "GiB, but --gpu-memory is 1: " in message and "set accelerate_config: zero3" in message
+    assert "GiB, but each GPU has 1: " in message and "set accelerate_config: zero3" in message
 
 
 def test_a_full_disk_is_refused(job, monkeypatch):
