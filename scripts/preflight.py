@@ -58,14 +58,9 @@ def main(argv: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing is computed, and another job may be using the GPUs
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    import datasets  # these take seconds to import
-    import transformers
-
-    from redi.preflight.check import preflight
+    from redi.preflight.check import preflight  # takes seconds to import
     from redi.preflight.recipe import Machine
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
     config = options.config.resolve()
     os.chdir(REPOSITORY)
     shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config
