@@ -122,7 +122,7 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
         raise UsageError(f"accelerate_config={path}: distributed_type={kind} is not known to preflight")
     if kind == "NO" and gpus > 1:
         raise UsageError(
-            f"accelerate_config={path.stem} runs one process, not {gpus}: use another one, or one GPU (NUM_PROCESSES=1)"
+            f"accelerate_config={path.stem} runs one process, not {gpus}: use another, or one GPU (NUM_PROCESSES=1)"
         )
     return Strategy("ddp" if gpus > 1 else "none", gpus)
 
