@@ -142,7 +142,6 @@ def test_the_balance_of_the_plan_is_that_of_training(job, capsys):
     few = job.check("--global_batch_size", "4")
     balances = [float(re.search(r"balance +(\S+) of the ideal", text)[1]) for text in (said, few)]
     assert 1 >= balances[0] > balances[1] > 0
-    assert "of the ideal" not in job.check("--objective", "simpo", stage="simpo")
 
 
 def test_a_folder_is_a_recipe_and_the_machine_is_this_one(job, monkeypatch, capsys):
@@ -154,7 +153,6 @@ def test_a_folder_is_a_recipe_and_the_machine_is_this_one(job, monkeypatch, caps
     assert "on 2 GPUs of 22.5 GiB, accelerate configuration zero2" in check()
     assert "on 1 GPU of 40 GiB" in check("--gpus", "1", "--gpu-memory", "40")
     monkeypatch.setattr(preflight, "gpu_memory", lambda: [])
-    assert "on 4 GPUs of 80 GiB" in check("--gpus", "4")
     with pytest.raises(SystemExit):
         check()  # dtype: bfloat16
     message = capsys.readouterr().err
