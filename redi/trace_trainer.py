@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 from redi.callbacks import SetEpoch
 from redi.checks import CheckedTrainer
 from redi.engine.batching import StepDataset, step_cost
-from redi.engine.logprobs import add_scoring
+from redi.engine.logprobs import TokenTerm, add_scoring, token_terms
 from redi.text.training_rows import NAME
 
 logger = get_logger(__name__)
@@ -47,10 +47,14 @@ class TraceTrainer(CheckedTrainer):
             self.layouts = ("packed", "padded")
         return args
 
-    def _plan_steps(self, alpha: float) -> None:
-        """Lets the model score traces, and sets up `self.steps`: this rank's share of each optimizer step."""
+    def _plan_steps(self, weights: tuple[float, float] | None, negative_term: TokenTerm | None = None) -> None:
+        """Lets the model score traces, and sets up `self.steps`: this rank's share of each optimizer step.
+
+        The arguments are those of `redi.losses.Objective`.
+        """
+        self.negative_term = negative_term
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        add_scoring(model)
+        add_scoring(model, negative_term)
         if not self.trains_on_traces:
             return
         text_config = model.config.get_text_config()
@@ -62,7 +66,8 @@ class TraceTrainer(CheckedTrainer):
             num_micro_batches=self.num_micro_batches,
             max_tokens=self.args.max_tokens_per_micro_batch,
             max_length=self.args.max_length,
-            alpha=alpha,
+            chosen_weight=weights[0],
+            alpha=weights[1],
             cost=step_cost(crossover),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
@@ -169,7 +174,8 @@ class TraceTrainer(CheckedTrainer):
             coefficients=coefficients.view(torch.int32),  # see `add_scoring`
         )
         logps = logps.view(torch.float32)
-        loss = loss + ((coefficients * logps).sum() - loss).detach()  # FSDP2 has rounded it
+        terms = token_terms(logps, coefficients, self.negative_term)
+        loss = loss + ((coefficients * terms).sum() - loss).detach()  # FSDP2 has rounded it
         scores = torch.zeros(len(batch["coefficients"]), 2, device=logps.device)
         return loss, scores.index_add(0, segments, torch.stack([logps, is_top1.float()], dim=1))
 

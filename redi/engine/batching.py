@@ -210,7 +210,7 @@ class StepDataset(torch.utils.data.Dataset):
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
 
-    The loss is the sum of coefficient * log p(y|x) over all traces.
+    The loss is the sum of coefficient * log p(y|x) over all traces (`redi.engine.logprobs.token_terms` over tokens).
 
     Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
 
@@ -231,6 +231,7 @@ class StepDataset(torch.utils.data.Dataset):
     pack: bool
     pad_token_id: int
     seed: int
+    chosen_weight: float = 1.0
 
     def __post_init__(self):
         self.num_scored: list[int] | None = None  # of each positive
@@ -311,7 +312,7 @@ class StepDataset(torch.utils.data.Dataset):
         if not traces:  # every rank must run equally many micro-batches, so this one has two tokens of weight 0
             traces = [Trace([self.pad_token_id] * 2, 1, 0.0, True, 0)]
         batch = collate(traces, self.pack, self.pad_token_id)
-        sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
+        sides = torch.tensor([-self.chosen_weight if trace.is_chosen else self.alpha for trace in traces])
         shares = torch.tensor([trace.share for trace in traces])
         scored = torch.tensor([trace.num_scored for trace in traces])
         # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the
