@@ -168,8 +168,8 @@ def _with_gradient(
     if negative_term is not None:
         with torch.enable_grad():
             leaf = logps.detach().requires_grad_()
-            terms = token_terms(leaf, coefficients, negative_term)
-        coefficients = coefficients * torch.autograd.grad(terms.sum(), leaf)[0]
+            total = token_terms(leaf, coefficients, negative_term).sum()
+        coefficients = coefficients * torch.autograd.grad(total, leaf)[0]
     grad = exps.mul_(-coefficients / sums).scatter_(1, targets, coefficients * others / sums)
     grad = grad if slope is None else grad.mul_(slope)
     return logps[:, 0], (below == 0)[:, 0], grad
