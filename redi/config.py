@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from trl import DPOConfig, SFTConfig
 
@@ -89,21 +89,27 @@ def _names(condition: Callable[[Objective], bool]) -> str:
     return " or ".join(f"objective={name!r}" for name, objective in OBJECTIVES.items() if condition(objective))
 
 
-def _with_objective_options(config: type) -> type:
-    """Puts the options of `OBJECTIVES` before the fields of a class that is to be a dataclass; None is unset."""
-    kinds = {}
+def _with_table_options(config: type) -> type:
+    """Gives a class that is to be a dataclass the options of `OBJECTIVES`, and `UNREAD_OPTIONS` the default None.
+
+    None is unset, so a set option differs from an unset one.
+    """
+    hints, kinds = get_type_hints(config.__base__), {}
     for objective, entry in OBJECTIVES.items():
         for name, option in entry.options.items():
             limits = "" if option.range is None else " In [{}, {}].".format(*option.range)
             default = f" Defaults to {option.default} with objective '{objective}'."
             kinds[name] = type(option.default) | None
             setattr(config, name, _option(None, option.help + limits + default))
-    config.__annotations__ = kinds | config.__annotations__
+    unread = {name: hints[name] | None for name in UNREAD_OPTIONS}
+    for name in unread:
+        setattr(config, name, None)
+    config.__annotations__ = kinds | config.__annotations__ | unread
     return config
 
 
 @dataclass
-@_with_objective_options
+@_with_table_options
 class REDIConfig(DPOConfig):
     """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
 
@@ -150,26 +156,6 @@ class REDIConfig(DPOConfig):
     max_length: int | None = _option(
         None, "Longest trace (prompt and completion) in tokens. Longer traces are cut at the end and counted."
     )
-
-    # The options of UNREAD_OPTIONS default to None here, so that a set option differs from an unset one.
-    beta: float | None = None
-    loss_type: list[str] | None = None
-    loss_weights: list[float] | None = None
-    ld_alpha: float | None = None
-    f_divergence_type: str | None = None
-    f_alpha_divergence_coef: float | None = None
-    label_smoothing: float | None = None
-    label_smoothing_factor: float | None = None
-    use_weighting: bool | None = None
-    discopop_tau: float | None = None
-    router_aux_loss_coef: float | None = None
-    sync_ref_model: bool | None = None
-    ref_model_mixup_alpha: float | None = None
-    ref_model_sync_steps: int | None = None
-    precompute_ref_log_probs: bool | None = None
-    precompute_ref_batch_size: int | None = None
-    truncation_mode: str | None = None
-    pad_token: str | None = None
 
     def __post_init__(self):
         for name, reason in UNREAD_OPTIONS.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -48,10 +49,7 @@ class TraceTrainer(CheckedTrainer):
         return args
 
     def _plan_steps(self, weights: tuple[float, float] | None, negative_term: TokenTerm | None = None) -> None:
-        """Lets the model score traces, and sets up `self.steps`: this rank's share of each optimizer step.
-
-        The arguments are those of `redi.losses.Objective`.
-        """
+        """Lets the model score traces, and sets up `self.steps` for the weights of `redi.losses.Objective`."""
         self.negative_term = negative_term
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         add_scoring(model, negative_term)
@@ -88,7 +86,7 @@ class TraceTrainer(CheckedTrainer):
         if not self.trains_on_traces:
             return super().get_train_dataloader()
         # Not prepared by accelerate: `self.steps` already holds only this rank's share.
-        return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
+        return DataLoader(self.steps, collate_fn=itemgetter(0), num_workers=self.args.dataloader_num_workers)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         is_steps = dataloader.dataset is self.__dict__.get("steps")
@@ -161,10 +159,7 @@ class TraceTrainer(CheckedTrainer):
             ) from error
 
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """A micro-batch's contribution to the loss, a scalar.
-
-        Also log p(y|x) of its traces and how many of their scored tokens are the likeliest, `(traces, 2)`, detached.
-        """
+        """The loss of a micro-batch; of its traces log p(y|x) and how many tokens are the likeliest, `(traces, 2)`."""
         segments = batch["segments"]  # (S,)
         coefficients = batch["coefficients"][segments]
         loss, logps, is_top1 = model(
@@ -194,10 +189,6 @@ class TraceTrainer(CheckedTrainer):
                 f"NaN or infinite log-probability in step {self.state.global_step + 1}; batch: {', '.join(names)}"
             )
         self._record(sums, rows)
-
-
-def _only(items: list[Any]) -> Any:
-    return items[0]
 
 
 def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor) -> None:

@@ -133,12 +133,10 @@ def _fill_rounds(
     max_tokens: int | None,
     height: float,
 ) -> list[tuple[list[list[int]], list[float]]] | None:
-    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit.
-
-    Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
-    last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
-    longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
-    """
+    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit."""
+    # Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
+    # last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
+    # longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
     left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rounds = []
     for rounds_left in range(num_rounds, 0, -1):
@@ -301,11 +299,8 @@ class StepDataset(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> list[dict[str, Any]]:
         rows, plan = self.rows(step), self.plan(step)
         positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
-        problems = self.problems.select([rows[position] for position in positions])
-        traces = {
-            position: traces_of(problem, position, self.max_length, self.alpha)
-            for position, problem in zip(positions, problems, strict=True)
-        }
+        problems = zip(positions, self.problems.select([rows[position] for position in positions]), strict=True)
+        traces = {i: traces_of(problem, i, self.max_length, self.alpha) for i, problem in problems}
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
