@@ -23,14 +23,7 @@ ROW_GROUP_ROWS = 1000
 
 def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
     """The place of each row of a corpus in the order of `datasets.Dataset.shuffle(seed)`, `(num_rows,)`."""
-    return places_of(np.random.default_rng(seed).permutation(num_rows), num_rows)
-
-
-def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
-    """The place of each row in `order`, which holds some of `num_rows` rows; undefined for the others."""
-    place = np.empty(num_rows, dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return place
+    return np.argsort(np.random.default_rng(seed).permutation(num_rows))
 
 
 def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:

@@ -22,13 +22,6 @@ def prefetch(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
             yield item
 
 
-def tap(items: Iterable[Item], note: Callable[[Item], object]) -> Iterator[Item]:
-    """Passes on the items, each after `note` has seen it."""
-    for item in items:
-        note(item)
-        yield item
-
-
 def chunks(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
     """Cuts a stream, in order, into lists whose sizes just reach `limit`."""
     chunk: list[Item] = []

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,6 @@ def verify(
 
 
 def _check_rows(rows: Rows) -> None:
-    """Checks that there are rows, with `answer` and `generations`, and verifier columns of their types if any."""
     check_schema(rows.schema, rows.source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
     type_ = rows.schema.field(CORRECTNESS).type if CORRECTNESS in rows.schema.names else pa.null()
     if not pa.types.is_null(type_) and not pa.types.is_struct(type_):
@@ -108,14 +108,13 @@ def _with_labels(
     workers: int | None,
 ) -> Iterator[pa.Table]:
     """Yields all rows in order with `columns` filled, none if there are no `columns`, and counts into `report`."""
-    paths = {path_of(rows.schema, name) for name in VERIFIERS} - {None}
-    places = {path.partition(".")[0] for path in paths} | {CORRECTNESS} & set(rows.schema.names)
-    for batch in rows.batches(None if columns else ["answer", "generations", *sorted(places)]):
-        grades = _grade(batch, report, whole_traces, workers)
+    for batch in rows.batches():
+        answers = batch["answer"].to_pylist()
+        grades = _grade(answers, batch["generations"].to_pylist(), report, whole_traces, workers)
         fields = _correctness(batch)
         labels = {name: array.to_pylist() for name, array in fields.items() if array.type == pa.list_(pa.bool_())}
         for name, lists in labels.items():
-            _compare(batch["answer"].to_pylist(), name, lists, grades, report)
+            _compare(answers, name, lists, grades, report)
         for name in columns:
             lists = labels.get(name, [None] * len(batch))
             made = [
@@ -133,32 +132,35 @@ def _with_labels(
 def _correctness(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """The fields of `correctness`, and the verifier lists that are separate columns."""
     type_ = batch.schema.field(CORRECTNESS).type if CORRECTNESS in batch.schema.names else pa.null()
-    names = [type_.field(i).name for i in range(type_.num_fields)]
+    names = [field.name for field in type_] if pa.types.is_struct(type_) else []
+    flat = [name for name in VERIFIERS if name not in names and path_of(batch.schema, name)]
     fields = {name: pc.struct_field(batch[CORRECTNESS], name) for name in names}
-    return fields | {
-        name: column_of(batch, name) for name in VERIFIERS if name not in names and path_of(batch.schema, name)
-    }
+    return fields | {name: column_of(batch, name) for name in flat}
 
 
-def _grade(batch: pa.RecordBatch, report: GradeReport, whole_traces: bool, workers: int | None) -> Grades:
-    answers, generations = batch["answer"].to_pylist(), batch["generations"].to_pylist()
-    has_answer = [bool(answer and answer.strip()) for answer in answers]
-    graded = [known and bool(texts) for known, texts in zip(has_answer, generations, strict=True)]
-    responses, golds = [], []
-    for answer, texts, wanted in zip(answers, generations, graded, strict=True):
-        for text in texts if wanted else []:
-            text = text or ""
-            responses.append(THINK_END + text if whole_traces and THINK_END not in text else text)
-            golds.append(answer)
+def _grade(
+    answers: list[str | None],
+    generations: list[list[str | None] | None],
+    report: GradeReport,
+    whole_traces: bool,
+    workers: int | None,
+) -> Grades:
+    rows = [
+        texts or [] if answer and answer.strip() else None for answer, texts in zip(answers, generations, strict=True)
+    ]
+    responses = [text or "" for texts in rows for text in texts or []]
+    if whole_traces:
+        responses = [text if THINK_END in text else THINK_END + text for text in responses]
+    golds = [answer for answer, texts in zip(answers, rows, strict=True) for _ in texts or []]
     flat = grade_many(responses, golds, workers, progress=False)
-    report.rows += len(batch)
-    report.rows_without_answer += len(batch) - sum(has_answer)
-    report.rows_without_generations += sum(has_answer) - sum(graded)
+    report.rows += len(rows)
+    report.rows_without_answer += rows.count(None)
+    report.rows_without_generations += rows.count([])
     report.generations += len(flat)
     report.statuses.update(grade.status for grade in flat)
     report.accepted += sum(grade.correct for grade in flat)
     grades = iter(flat)
-    return [[next(grades) for _ in texts] if ok else None for texts, ok in zip(generations, graded, strict=True)]
+    return [list(islice(grades, len(texts))) if texts else None for texts in rows]
 
 
 def _compare(
@@ -203,6 +205,4 @@ def _describe(output: Path, show: int) -> str:
         if shown[kind] <= show:
             place = f"row {example['row']}, generation {example['generation']}: answer {example['answer']!r}"
             lines.append(f"{kind}: {place}, found {example['found']!r} ({example['status']})")
-    if lines:
-        parts.append("\n".join(lines))
-    return "\n\n".join([*parts, f"Report: {output / REPORT}"])
+    return "\n\n".join([*parts, *filter(None, ["\n".join(lines)]), f"Report: {output / REPORT}"])

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,12 +39,17 @@ BATCH_CHARACTERS = 1_000_000
 Columns = dict[str, np.ndarray]
 
 
-def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
-    """Loads a tokenizer whose chat template can render what the length rule counts.
+def counting_options(tokenizer: str | None, **given: Any) -> dict[str, Any]:
+    """The given options, with the defaults of `DEFAULT_LIMITS` for None; without a tokenizer, none may be given."""
+    if tokenizer is not None:
+        return {name: DEFAULT_LIMITS[name] if value is None else value for name, value in given.items()}
+    for option in (f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None):
+        raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
+    return {}
 
-    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper")
-    or does not continue its own prompt ("exact").
-    """
+
+def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
+    """A tokenizer whose chat template can render what the length rule counts; a `UsageError` for any other."""
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 
     tokenizer = open_tokenizer(path, f"--tokenizer {path}")
@@ -80,10 +85,7 @@ def _completions(
 
 
 def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> np.ndarray:
-    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it.
-
-    Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
-    """
+    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it."""
     batches = chunks(texts, len, BATCH_CHARACTERS)
     return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
 
@@ -117,8 +119,7 @@ def _all_cores() -> Iterator[None]:
 def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
     """The length of each text as the only turn of a conversation, int64: its tokens through the chat template, plus 1.
 
-    Role headers count, and so does the system block if the template adds one by default. The 1 is for the end-of-text
-    token that training appends.
+    A system block that the template adds by default counts. The 1 is for the eos token that training appends.
     """
     return count_tokens(tokenizer, (apply_template(tokenizer, [_message(role, text)]) for text in texts)) + 1
 
@@ -128,11 +129,11 @@ def row_lengths(
 ) -> tuple[Columns, np.ndarray]:
     """The lengths of prompts and responses (name -> texts: one of positives, two of pairs), int64 `(rows,)` each.
 
-    By "paper" they are `turn_lengths`, and the original finds the prompt of a pair as the common start of both
-    conversations. If their responses are the same text, that is the complete conversation: its tokens, without the 1,
-    are then the prompt's length, and both responses have the length 1. For which rows that is so is returned too.
+    "paper": `turn_lengths`. The original finds the prompt of a pair as the common start of both conversations. If the
+    responses are the same text, that is the complete conversation: its tokens, without the 1, are the prompt's length,
+    and both responses have the length 1. For which rows that is so is returned too.
 
-    By "exact" a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
+    "exact": a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
     token. A response without text, or of white space, has the length 0: training drops it.
     """
     first, *others = responses.values()
