@@ -41,8 +41,7 @@ def rope_theta(config: dict[str, Any]) -> float | None:
 def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: float | None) -> dict[str, Any]:
     """A `config.json` with other positions. None means `LONG` for Qwen2.5-Math, and no change for any other model.
 
-    Raises:
-        UsageError: the model has several kinds of rotary embedding, so one base is ambiguous.
+    A model with several kinds of rotary embedding, for which one base is ambiguous, is a `UsageError`.
     """
     # The only Qwen2.5 with 4,096 positions is Qwen2.5-Math.
     kind = (config["model_type"], config.get("max_position_embeddings"), rope_theta(config))
@@ -52,10 +51,9 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     positions = max_position_embeddings or defaults.get("max_position_embeddings")
     if positions is not None:
         text["max_position_embeddings"] = positions
-    theta = theta or defaults.get("rope_theta")
+    theta, rope = theta or defaults.get("rope_theta"), text.get("rope_parameters")
     if theta is None:
         return wide
-    rope = text.get("rope_parameters")
     if any(isinstance(value, dict) for value in (rope or {}).values()):
         raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
@@ -71,10 +69,7 @@ def set_tokens(
     """Sets the eos token, and the one to pad with: a spare one of the `vocab_size` embeddings if the own one is eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
-    then never trains the eos.
-
-    Raises:
-        UsageError: a chosen token is not in the vocabulary, or there is no eos token.
+    then never trains the eos. No eos token, or one that is not in the vocabulary, is a `UsageError`.
     """
     usable = {token for token, index in tokenizer.get_vocab().items() if index < vocab_size}
     for option, token in (("--eos-token", eos), ("--pad-token", pad)):
@@ -129,13 +124,9 @@ def prepare(
     """Writes the prepared model of the folder `source` into an empty `folder` and loads it again.
 
     Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
-    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`.
-
-    Returns:
-        What was changed: name -> [before, after], and `parameters`, their number.
-
-    Raises:
-        UsageError: the source is not a model that can be prepared, or an option does not fit it.
+    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`. Returns what was
+    changed (name -> [before, after]) and `parameters`, their number. A source that is not a model that can be
+    prepared, and an option that does not fit it, are `UsageError`s.
     """
     from transformers import AutoTokenizer
 
@@ -201,7 +192,6 @@ def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "
 
 def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
     """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     reloaded = AutoTokenizer.from_pretrained(folder)
@@ -221,12 +211,7 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
     positions = text_config(config).get("max_position_embeddings")
     if positions not in (None, model.config.get_text_config().max_position_embeddings):
         raise UsageError(f"--max-position-embeddings {positions} is not what the loaded model has")
-    rotary = [module for name, module in model.named_modules() if name.endswith("rotary_emb")]
-    frequencies = getattr(rotary[0], "inv_freq", None) if rotary else None
     wanted = rope_theta(config)
-    if None not in (frequencies, wanted) and getattr(rotary[0], "rope_type", "default") == "default":
-        # inv_freq[i] = theta ** (-i / n), i = 0 .. n - 1
-        theta = frequencies[-1].double() ** (-len(frequencies) / (len(frequencies) - 1))
-        if not torch.isclose(theta, torch.tensor(float(wanted), dtype=torch.float64), rtol=1e-3):
-            raise UsageError(f"--rope-theta {wanted}: the loaded model computes with {theta:.0f}")
+    if wanted is not None and (loaded := rope_theta(model.config.to_dict())) not in (None, wanted):
+        raise UsageError(f"--rope-theta {wanted}: the loaded model has {loaded}")
     return model.num_parameters()

@@ -31,11 +31,8 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
     """The complete prompt, up to and including what opens the assistant's turn, as text and as token ids.
 
     As trained, prompt and thought are encoded separately, as `redi.text.encoding` does; a template that opens the
-    thought itself is not changed.
-
-    Raises:
-        UsageError: the template leaves out the problem; or `as-published`, and the assistant's turn does not open like
-            ChatML's.
+    thought itself is not changed. A template that leaves out the problem, or for `as-published` does not open the
+    assistant's turn like ChatML, is a `UsageError`.
     """
     messages = [{"role": "user", "content": user_turn(problem, style)}]
     with usage_errors(lambda error: f"--model: {error}", ValueError):
