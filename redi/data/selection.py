@@ -41,13 +41,8 @@ def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np
     length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
     counts = list_lengths(batch["generations"])
     mismatched = [list_lengths(batch[name]) != counts for name in VERIFIERS]
-    failed = [
-        ~np.array(valid, dtype=bool),
-        excluded.to_numpy(zero_copy_only=False),
-        length.to_numpy() == 0,
-        counts == 0,
-        np.logical_or(*mismatched),
-    ]
+    failed = [~np.array(valid, dtype=bool), excluded.to_numpy(zero_copy_only=False), length.to_numpy() == 0]
+    failed += [counts == 0, np.logical_or(*mismatched)]
     first = np.select(failed, range(len(CHECKS)), default=len(CHECKS))
     numbers = np.bincount(first, minlength=len(CHECKS)).tolist()
     return np.flatnonzero(first == len(CHECKS)), Counter(dict(zip(CHECKS, numbers, strict=False)))
@@ -127,10 +122,10 @@ class _Candidates:
         return self.cut.take(pa.array((np.cumsum(self.counts) - self.counts)[kept] + generation))
 
     def _hashes(self, rows: np.ndarray) -> pa.Array:
-        """The `uuid` of each row, the same whatever the machine or the rule.
+        """The `uuid` of each row: the first 32 hexadecimal digits of a SHA-256.
 
-        It is the first 32 hexadecimal digits of a SHA-256. Hashed are a JSON list of lengths in UTF-8 bytes (of the
-        problem and each generation), a newline, and then these texts in the same order.
+        Hashed are a JSON list of lengths in UTF-8 bytes (of the problem and each generation), a newline, and these
+        texts.
         """
         problems, problem_ends = _utf8(self.batch["problem"])
         texts, ends = _utf8(self._texts)
@@ -166,10 +161,8 @@ def select_positives(
 
     By "both" a generation is positive if both verifiers accept it; by "either" it is the first that both accept, or
     else the first that one accepts, and `sft_rule` says which ("LandMV_preferred", "LorMV_only"). `drop_truncated`
-    leaves out the generations that were cut at the token limit.
-
-    Returns the rows (`messages, chosen_gen_idx, source, uuid, original_index`, `sft_rule` and, to be counted,
-    `chosen_cut`), in the batch's order, and the number of rows dropped for each reason.
+    leaves out the generations that were cut at the token limit. Returns the rows (`messages, chosen_gen_idx, source,
+    uuid, original_index`, `sft_rule` and, to be counted, `chosen_cut`) and the number dropped for each reason.
     """
     found = _Candidates(batch, exclude_sources, drop_truncated)
     both = found.llama & found.math_verify
@@ -178,11 +171,8 @@ def select_positives(
     preferred = first_true(both & found.usable, found.counts)[kept]
     chosen = np.where(preferred >= 0, preferred, chosen[kept])
     rows = found.rows[kept]
-    columns = {
-        "messages": found.conversations(rows, chosen),
-        "chosen_gen_idx": pa.array(chosen, pa.int64()),
-        **found.provenance(rows),
-    }
+    columns = {"messages": found.conversations(rows, chosen), "chosen_gen_idx": pa.array(chosen, pa.int64())}
+    columns |= found.provenance(rows)
     if rule == "either":
         names = np.where(preferred >= 0, "LandMV_preferred", "LorMV_only")
         columns["sft_rule"] = pa.array(names.tolist(), pa.string())

@@ -29,9 +29,8 @@ def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
 def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """Yields the rows of `batches` by their place, a bucket at a time.
 
-    The place of every row of the corpus is known before the first is read, so each row goes directly to the bucket
-    file of its stretch of the order, in `folder`. A bucket is small enough to be sorted in memory. All file access is
-    sequential.
+    Each row goes directly to the bucket file of its stretch of the order, in `folder`. A bucket is small enough to be
+    sorted in memory. All file access is sequential.
     """
     files: dict[int, Path] = {}
     for several in chunks(batches, attrgetter("nbytes"), SCATTER_BYTES):
@@ -57,10 +56,7 @@ def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) 
 
 
 def write_shards(tables: Iterable[pa.Table], folder: Path) -> dict[str, int]:
-    """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
-
-    Returns the rows per file name; without rows, nothing is written.
-    """
+    """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`; returns the rows of each file."""
     num_rows: list[int] = []
     num_bytes, writer = SHARD_BYTES, None
     with ExitStack() as open_writers:

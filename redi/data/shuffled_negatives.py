@@ -21,8 +21,7 @@ ORIGIN = "rejected_uuid"
 def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: bool = False) -> str:
     """Writes the pairs of `source` with the negatives of other problems to `output`; returns what to print.
 
-    Every negative is used once, so the distributions of their lengths and errors stay the same. All that changes is
-    that a negative no longer belongs to its problem.
+    Every negative is used once, so the distributions of their lengths and errors stay the same.
     """
     config, inputs = {"seed": seed}, {"pairs": source}
     if is_done(output, config, inputs, overwrite):
@@ -36,8 +35,7 @@ def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: b
             raise UsageError(
                 f"--input {source} has a column '{ORIGIN}', so its negatives are shuffled; give the original"
             )
-        batches = list(rows.batches())
-        problems: list[str] = []
+        batches, problems = list(rows.batches()), []
         for batch in batches:
             problems += map(json.dumps, read_texts(batch, len(problems))[0])
         pairs = pa.Table.from_batches(batches, rows.schema)
@@ -68,10 +66,7 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
 
 
 def _with_negatives_of_others(pairs: pa.Table, partner: np.ndarray) -> Iterator[pa.Table]:
-    """The pairs, some at a time, with the negatives of their partners, `(rows,)`.
-
-    The columns `rejected_*` move with the negatives, and `rejected_uuid` says which row they come from.
-    """
+    """The pairs with `rejected`, `rejected_*` and, as `rejected_uuid`, the `uuid` of their partners."""
     sides = pairs["rejected"].to_pylist()
     moving = [name for name in pairs.column_names if name.startswith("rejected_")]
     others = pairs.select(["uuid", *moving]).take(partner)

@@ -14,10 +14,8 @@ from redi.runs.files import is_hub_id
 def load_rows(name: str, split: str) -> Dataset:
     """The rows of a folder of parquet files, a parquet file, or a Hub id.
 
-    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`.
-
-    Raises:
-        UsageError: `name` does not exist, has no such split, or cannot be loaded.
+    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`. A name that does not exist,
+    has no such split or cannot be loaded is a `UsageError`.
     """
     files = _files_by_split(name, split)
     if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):

@@ -75,16 +75,12 @@ def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completi
 def encode(
     tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of its completion y: an assistant's turn.
+    """Token ids of a prompt, and of its completion y: an assistant's turn. They are tokenised separately.
 
     The prompt is the chat template's rendering up to and including the header of the assistant's turn. y is what the
     template adds for that turn, the content and its end-of-turn tokens, up to one eos: the template's own, or one that
     is appended if it writes none, as for Qwen2.5-Math in the original implementation. All of y is scored and counted
-    in |y|. Prompt and completion are tokenised separately, so no token spans both.
-
-    Raises:
-        ValueError: the template refuses the conversation, does not continue its own generation prompt, or changes the
-            content; or the tokens of y do not decode to it, white space aside.
+    in |y|. A `ValueError` says how the template or the tokenizer changes the conversation.
     """
     prompt_text, text = render(tokenizer, prompt, completion)
     prompt_ids, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt_text, text))
@@ -127,9 +123,7 @@ def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[
     Positives hold whole conversations in `messages`, pairs in `chosen` and `rejected`, as `build_pairs.py` writes
     them; a pair's `prompt`, a string, is then ignored. Where `prompt` is a list of messages, `chosen` and `rejected`
     may be the assistant's turn alone (TRL's conversational format). In traces, `prompt` and `completion` may be text.
-
-    Raises:
-        ValueError: the row has no such shape, a completion is more than one turn, or the prompts differ.
+    A `ValueError` if the row has no such shape, or the prompts differ.
     """
     prompt = None if kind == "positives" else row.get("prompt")
     if kind == "traces" and isinstance(prompt, str):
