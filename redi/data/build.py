@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,14 +18,12 @@ from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.streams import prefetch
 from redi.runs.errors import UsageError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from redi.text.encoding import Tokenizer
 
 # A batch of the corpus -> the selected rows, and how many were dropped for which reason.
 Select = Callable[..., tuple[pa.RecordBatch, Counter[str]]]
 # Writes and finishes a dataset; returns the number of its rows, and its counts as text.
-Write = Callable[[NewDataset, Corpus, "PreTrainedTokenizerBase | None"], tuple[int, str]]
+Write = Callable[[NewDataset, Corpus, Tokenizer | None], tuple[int, str]]
 
 POSITIVES = {
     "both": "Problems with their first trace that both verifiers accept.",
@@ -137,7 +135,7 @@ def take_cut(table: pa.Table, total: Counter[str]) -> pa.Table:
 
 
 def _write_rows(
-    new: NewDataset, corpus: Corpus, tokenizer: "PreTrainedTokenizerBase | None", select: Select, summary: str
+    new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None, select: Select, summary: str
 ) -> tuple[int, str]:
     tally, cut, lengths = Tally(), Counter(), []
 

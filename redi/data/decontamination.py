@@ -154,9 +154,8 @@ def _problem_column(schema: pa.Schema, source: str) -> str:
             if type_ == pa.string() or are_messages:
                 return name
             raise UsageError(f"--input {source}: column '{name}' is {type_}; it must be text, or messages")
-    raise UsageError(
-        f"--input {source} has no column 'problem', 'messages' or 'prompt'; its columns are {', '.join(schema.names)}"
-    )
+    found = ", ".join(schema.names)
+    raise UsageError(f"--input {source} has no column 'problem', 'messages' or 'prompt'; its columns are {found}")
 
 
 def _text(problem: str | list[dict[str, str]] | None) -> str | None:

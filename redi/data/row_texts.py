@@ -15,8 +15,9 @@ def side_columns(names: list[str]) -> dict[str, str]:
     for columns in SIDES.values():
         if columns.keys() <= set(names):
             return columns
+    found = ", ".join(names)
     raise UsageError(
-        f"--input holds neither pairs (chosen, rejected) nor positives (messages); its columns are {', '.join(names)}"
+        f"--input holds neither pairs (chosen, rejected) nor positives (messages); its columns are {found}"
     )
 
 

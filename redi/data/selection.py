@@ -107,10 +107,8 @@ class _Candidates:
         texts = self._texts.take(pa.array(self._starts[rows] + generation))
         if texts.null_count:
             where = np.flatnonzero(texts.is_null())[0]
-            raise UsageError(
-                f"--input: row {self.batch['original_index'][rows[where]]}: generation {generation[where]} is "
-                "selected but null; drop that row"
-            )
+            row, number = self.batch["original_index"][rows[where]], generation[where]
+            raise UsageError(f"--input: row {row}: generation {number} is selected but null; drop that row")
         interleaved = np.arange(2 * len(rows)).reshape(2, len(rows)).T.reshape(-1)
         contents = pa.concat_arrays([self.batch["problem"].take(pa.array(rows)), texts]).take(pa.array(interleaved))
         roles = pa.array(["user", "assistant"] * len(rows), pa.string())

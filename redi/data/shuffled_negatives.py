@@ -32,9 +32,7 @@ def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: b
             if name not in rows.schema.names:
                 raise UsageError(f"--input {source} has no column '{name}'; make pairs with build_pairs.py")
         if ORIGIN in rows.schema.names:
-            raise UsageError(
-                f"--input {source} has a column '{ORIGIN}', so its negatives are shuffled; give the original"
-            )
+            raise UsageError(f"--input {source} has '{ORIGIN}', so its negatives are shuffled; give the original")
         batches, problems = list(rows.batches()), []
         for batch in batches:
             problems += map(json.dumps, read_texts(batch, len(problems))[0])
@@ -51,11 +49,9 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
     the most frequent problem has rows. If all problems differ, this is one random cycle through all rows. A problem
     with more than half of the rows is a `UsageError`.
     """
-    largest = max(Counter(problems).values(), default=1)
-    if 2 * largest > len(problems):
-        raise UsageError(
-            f"--input: {largest} of {len(problems)} pairs have the same problem; at most half of them may"
-        )
+    largest, number = max(Counter(problems).values(), default=1), len(problems)
+    if 2 * largest > number:
+        raise UsageError(f"--input: {largest} of {number} pairs have the same problem; at most half of them may")
     order = np.random.default_rng(seed).permutation(len(problems))
     places: dict[Hashable, int] = {}
     place_of = [places.setdefault(problems[row], len(places)) for row in order]

@@ -92,9 +92,7 @@ def _check_rows(rows: Rows) -> None:
     check_schema(rows.schema, rows.source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
     type_ = rows.schema.field(CORRECTNESS).type if CORRECTNESS in rows.schema.names else pa.null()
     if not pa.types.is_null(type_) and not pa.types.is_struct(type_):
-        raise UsageError(
-            f"--input {rows.source}: column '{CORRECTNESS}' is {type_}; it must be a struct of verifier lists"
-        )
+        raise UsageError(f"--input {rows.source}: column '{CORRECTNESS}' is {type_}; it must be a struct of lists")
     if rows.num_rows == 0:
         raise UsageError(f"--input {rows.source} has no rows")
 

@@ -32,10 +32,10 @@ from redi.data.selection import select_pairs, select_positives
 from redi.data.shuffle import write_shards
 from redi.runs.errors import UsageError
 from redi.runs.files import CARD, fingerprint, write_text
+from redi.text.encoding import Tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 SPLIT_SEED = 123
 SUMMARIES = {
@@ -76,9 +76,7 @@ def ablate(
     return build(source, output, config, _write_sets, tokenizer=tokenizer, counting=counting, **options)
 
 
-def _select(
-    batch: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase | None", **options: Any
-) -> tuple[pa.RecordBatch, Counter[str]]:
+def _select(batch: pa.RecordBatch, tokenizer: Tokenizer | None, **options: Any) -> tuple[pa.RecordBatch, Counter[str]]:
     """The positives of a batch as `chosen`, each with the other columns of its pair, null if it has no negative."""
     positives, drops = select_positives(batch, rule="both", **options)
     pairs, _ = select_pairs(batch, negatives="neither", **options)
@@ -90,7 +88,7 @@ def _select(
     return rows, drops
 
 
-def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -> pa.RecordBatch:
+def _with_lengths(pairs: pa.RecordBatch, tokenizer: Tokenizer) -> pa.RecordBatch:
     """Adds the lengths that the original's ablation counts: of a response its bare text, plus 1 for the eos token.
 
     The prompt's length, which nothing depends on, is that of its turn alone through the chat template, plus 1.
@@ -105,7 +103,7 @@ def _with_lengths(pairs: pa.RecordBatch, tokenizer: "PreTrainedTokenizerBase") -
 
 
 def _store(
-    new: NewDataset, corpus: Corpus, tokenizer: "PreTrainedTokenizerBase | None", tally: Tally
+    new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None, tally: Tally
 ) -> tuple[list[bool], list[bool]]:
     """Writes `ROWS`; returns which rows have a negative, and which pairs fit the limit."""
     has_pair, fits, writer = [], [], None
@@ -120,7 +118,7 @@ def _store(
     return has_pair, fits
 
 
-def _write_sets(new: NewDataset, corpus: Corpus, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[int, str]:
+def _write_sets(new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None) -> tuple[int, str]:
     from datasets import Dataset  # takes seconds to import; it reads rows of a file in any order
 
     has_pair, fits = _store(new, corpus, tokenizer, tally := Tally())

@@ -16,9 +16,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise UsageError(f"model_name_or_path={path} does not exist and is not a Hub id (owner/name)")
     tokenizer = open_tokenizer(path, f"model_name_or_path={path}")
     if tokenizer.chat_template is None:
-        raise UsageError(
-            f"the tokenizer of {path} has no chat template; add a chat_template.jinja to the model folder"
-        )
+        raise UsageError(f"the tokenizer of {path} has no chat template; add a chat_template.jinja to the folder")
     if tokenizer.eos_token_id is None:
         raise UsageError(f"the tokenizer of {path} has no eos token; set eos_token in its tokenizer_config.json")
     return tokenizer
@@ -72,7 +70,5 @@ def attention_of(path: str, wanted: str | None) -> str | None:
         return wanted
     if wanted is None:
         return "eager"
-    raise UsageError(
-        f"attn_implementation={wanted} ignores the cap on attention logits that {path} has; use flash_attention_2 "
-        "or eager"
-    )
+    ignored = f"attn_implementation={wanted} ignores the cap on attention logits of {path}"
+    raise UsageError(f"{ignored}; use flash_attention_2 or eager")

@@ -3,15 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id
-from redi.text.encoding import render
+from redi.text.encoding import Tokenizer, render
 from redi.text.prompts import read_chat_template, stop_token_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # https://huggingface.co/papers/2505.24850: how Qwen2.5-Math gets 32,768 positions instead of its 4,096.
 LONG = {"max_position_embeddings": 32768, "rope_theta": 300000.0}
@@ -63,9 +60,7 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     return wide
 
 
-def set_tokens(
-    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
-) -> None:
+def set_tokens(tokenizer: Tokenizer, vocab_size: int, eos: str | None, pad: str | None, source: Path) -> None:
     """Sets the eos token, and the one to pad with: a spare one of the `vocab_size` embeddings if the own one is eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
@@ -82,7 +77,7 @@ def set_tokens(
     tokenizer.pad_token = pad or next(spare, tokenizer.eos_token)
 
 
-def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_template(tokenizer: Tokenizer) -> None:
     """Refuses a template that changes a conversation, opens a thought twice or none, or has two system blocks."""
     with usage_errors(lambda error: f"--chat-template: {error}", ValueError):
         prompt, completion = render(tokenizer, PROBE[:1], PROBE[1:])
@@ -167,7 +162,7 @@ def describe(changes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
+def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer."""
     from transformers import GenerationConfig
 
@@ -190,7 +185,7 @@ def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "
     generation.save_pretrained(folder)
 
 
-def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
+def verify(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int:
     """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

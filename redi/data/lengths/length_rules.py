@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,7 @@ import pyarrow.compute as pc
 
 from redi.data.streams import chunks
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import Message, apply_template, render
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from redi.text.encoding import Message, Tokenizer, apply_template, render
 
 # "paper": each turn alone through the chat template, plus 1, unless both responses are the same text (`row_lengths`).
 # The paper's 53,175 pairs depend on this count. "exact": what training sees, `redi.text.encoding.encode`.
@@ -48,7 +45,7 @@ def counting_options(tokenizer: str | None, **given: Any) -> dict[str, Any]:
     return {}
 
 
-def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
+def load_counting_tokenizer(path: str, rule: str = "paper") -> Tokenizer:
     """A tokenizer whose chat template can render what the length rule counts; a `UsageError` for any other."""
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 
@@ -74,9 +71,7 @@ def _message(role: str, text: str) -> Message:
     return {"role": role, "content": text}
 
 
-def _completions(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Iterable[str], responses: Iterable[str]
-) -> Iterator[str]:
+def _completions(tokenizer: Tokenizer, prompts: Iterable[str], responses: Iterable[str]) -> Iterator[str]:
     """What training tokenises of each response."""
     where = f"--tokenizer {tokenizer.name_or_path}"
     with usage_errors(lambda error: f"{where} cannot render the conversation: {error}", ValueError):
@@ -84,13 +79,13 @@ def _completions(
             yield render(tokenizer, [_message("user", prompt)], [_message("assistant", response)])[1]
 
 
-def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> np.ndarray:
+def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
     """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it."""
     batches = chunks(texts, len, BATCH_CHARACTERS)
     return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
 
 
-def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+def _count(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
     if not tokenizer.is_fast:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
     backend = tokenizer.backend_tokenizer
@@ -116,7 +111,7 @@ def _all_cores() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
+def turn_lengths(tokenizer: Tokenizer, role: str, texts: Iterable[str]) -> np.ndarray:
     """The length of each text as the only turn of a conversation, int64: its tokens through the chat template, plus 1.
 
     A system block that the template adds by default counts. The 1 is for the eos token that training appends.
@@ -125,7 +120,7 @@ def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterabl
 
 
 def row_lengths(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: Mapping[str, list[str]]
+    tokenizer: Tokenizer, rule: str, prompts: list[str], responses: Mapping[str, list[str]]
 ) -> tuple[Columns, np.ndarray]:
     """The lengths of prompts and responses (name -> texts: one of positives, two of pairs), int64 `(rows,)` each.
 
@@ -161,11 +156,7 @@ def response_texts(conversations: pa.Array | pa.ChunkedArray) -> pa.Array | pa.C
 
 
 def filter_by_length(
-    pairs: pa.Table,
-    tokenizer: "PreTrainedTokenizerBase",
-    length_rule: str,
-    max_prompt_tokens: int,
-    max_response_tokens: int,
+    pairs: pa.Table, tokenizer: Tokenizer, length_rule: str, max_prompt_tokens: int, max_response_tokens: int
 ) -> tuple[pa.Table, Counter[str]]:
     """Adds `prompt_len`, `chosen_len` and `rejected_len` (`row_lengths`), and drops the pairs that exceed a limit.
 

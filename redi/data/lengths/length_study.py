@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,7 @@ from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from redi.text.encoding import Tokenizer
 
 
 def study_lengths(
@@ -78,7 +75,7 @@ def _columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int |
 
 
 def _measured(
-    rows: Rows, columns: list[str], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
+    rows: Rows, columns: list[str], tokenizer: Tokenizer | None, rule: str | None
 ) -> Iterator[DatasetLengths]:
     """The lengths of a batch at a time: the counts in `columns`, or else the tokens or characters of their texts."""
     first_row = 0

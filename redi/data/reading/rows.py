@@ -59,10 +59,7 @@ def open_rows(
     """
     path, defaults = Path(source), defaults or {}
     if not path.exists():
-        raise UsageError(
-            f"--input {source} does not exist; give a parquet, JSON or CSV file, a folder of them or, for a build, a "
-            "Hub dataset as owner/name"
-        )
+        raise UsageError(f"--input {source} does not exist; give a file, a folder or, for a build, a Hub dataset")
     files = data_files(path)
     if kind_of(files[0]) == "parquet":
         found = parquet.infer_schema(files, parquet.footers(files), columns, defaults)

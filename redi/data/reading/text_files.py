@@ -54,9 +54,7 @@ def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) 
                         num_numbers += sum(_is_number(row.get(name)) for _, _, row in rows)
     for name, type_ in types.items():
         if _has_empty_struct(type_):
-            raise UsageError(
-                f"{files[0]}: key '{name}' holds only empty objects, {{}}, which parquet cannot keep; remove it"
-            )
+            raise UsageError(f"{files[0]}: key '{name}' holds only empty objects, {{}}, unknown to parquet; remove it")
     return pa.schema(list(types.items())), num_rows, num_numbers
 
 
