@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redi.data.dataset_folder import NewDataset, already_done, check_expected, count_table, is_done, new_dataset
+from redi.data.dataset_folder import NewDataset, count_table, is_done, new_dataset
 from redi.data.lengths.dataset_lengths import NO_SOURCE, built_lengths, joined
 from redi.data.lengths.length_rules import DEFAULT_LIMITS, counting_options, filter_by_length, load_counting_tokenizer
 from redi.data.reading.rows import Corpus, open_corpus, pinned_input
@@ -18,6 +18,7 @@ from redi.data.selection import excluded_sources, select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.streams import prefetch
 from redi.runs.errors import UsageError
+from redi.runs.manifest import read_manifest
 from redi.text.encoding import Tokenizer
 
 # A batch of the corpus -> the selected rows, and how many were dropped for which reason.
@@ -90,13 +91,20 @@ def build(
     config |= counting or {}
     inputs = {"corpus": pinned_input(source, revision)} | ({"tokenizer": tokenizer} if tokenizer else {})
     if is_done(output, config, inputs, overwrite):
-        return already_done(output, expect_rows)
+        num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
+        _check_expected(expect_rows, num_rows)
+        return f"{output}: already done, {num_rows} rows"
     with new_dataset(output, config, inputs, overwrite) as new:
         corpus = open_corpus(inputs["corpus"])
         loaded = load_counting_tokenizer(tokenizer, config.get("length_rule", "paper")) if tokenizer else None
         num_rows, text = write(new, corpus, loaded)
-        check_expected(expect_rows, num_rows)
+        _check_expected(expect_rows, num_rows)
     return text
+
+
+def _check_expected(expected: int | None, num_rows: int) -> None:
+    if expected is not None and num_rows != expected:
+        raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
 
 
 @dataclass

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from redi.data.lengths.dataset_lengths import DatasetLengths, length_tables, summarise
-from redi.runs.errors import UsageError
 from redi.runs.files import CARD, check_output, fingerprint, new_folder, write_text
-from redi.runs.manifest import is_finished, read_manifest, write_manifest
+from redi.runs.manifest import is_finished, write_manifest
 from redi.runs.markdown import grid
 
 PLOT = "lengths.png"
@@ -70,19 +69,6 @@ def is_done(output: Path, config: dict[str, Any], inputs: Inputs, overwrite: boo
     """Whether the same options on the same inputs are finished, with all files; a `UsageError` as `check_output`."""
     check_output(output, inputs.values())
     return not overwrite and is_finished(output, config, inputs)
-
-
-def already_done(output: Path, expect_rows: int | None) -> str:
-    """What to print for a finished dataset; raises as `check_expected`."""
-    num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
-    check_expected(expect_rows, num_rows)
-    return f"{output}: already done, {num_rows} rows"
-
-
-def check_expected(expected: int | None, num_rows: int) -> None:
-    """Raises a `UsageError` with both numbers if another number of rows was expected."""
-    if expected is not None and num_rows != expected:
-        raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
 
 
 def count_table(counts: dict[str, Any]) -> str:

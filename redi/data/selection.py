@@ -77,10 +77,10 @@ class _Candidates:
     def __init__(self, batch: pa.RecordBatch, exclude_sources: list[str], drop_truncated: bool):
         self.batch, self.drop_truncated = batch, drop_truncated
         self.rows, self.drops = eligible_rows(batch, exclude_sources)  # the drops are of the other rows, by reason
-        self._all_counts = list_lengths(batch["generations"])
-        self._starts = np.cumsum(self._all_counts) - self._all_counts
+        counts = list_lengths(batch["generations"])
+        self._starts = np.cumsum(counts) - counts
         self._texts = batch["generations"].flatten()
-        self.counts = self._all_counts[self.rows]
+        self.counts = counts[self.rows]
         lists = (batch[name].take(pa.array(self.rows)).flatten() for name in VERIFIERS)
         self.llama, self.math_verify = map(_flags, lists)
         self.cut = truncated(batch["finish_reasons"].take(pa.array(self.rows)), self.counts)
@@ -125,31 +125,18 @@ class _Candidates:
         Hashed are a JSON list of lengths in UTF-8 bytes (of the problem and each generation), a newline, and these
         texts.
         """
-        problems, problem_ends = _utf8(self.batch["problem"])
-        texts, ends = _utf8(self._texts)
-        text_lengths = np.diff(ends).tolist()
-        problem_ends, ends = problem_ends.tolist(), ends.tolist()  # Python integers index faster
+        texts = self.batch.select(["problem", "generations"]).take(pa.array(rows))
+        texts = texts.cast(pa.schema({"problem": pa.binary(), "generations": pa.list_(pa.binary())}))
         hashes = []
-        places = (rows.tolist(), self._starts[rows].tolist(), self._all_counts[rows].tolist())
-        for row, start, count in zip(*places, strict=True):
-            problem = problems[problem_ends[row] : problem_ends[row + 1]]
-            lengths = [len(problem), *text_lengths[start : start + count]]
-            digest = hashlib.sha256(f"{lengths}\n".encode())
-            digest.update(problem)
-            digest.update(texts[ends[start] : ends[start + count]])
+        for row in texts.to_pylist():
+            parts = [row["problem"], *(text or b"" for text in row["generations"])]
+            digest = hashlib.sha256(f"{list(map(len, parts))}\n".encode() + b"".join(parts))
             hashes.append(digest.hexdigest()[:32])
         return pa.array(hashes, pa.string())
 
 
 def _flags(array: pa.BooleanArray) -> np.ndarray:
     return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
-
-
-def _utf8(array: pa.StringArray) -> tuple[memoryview, np.ndarray]:
-    """The bytes of a string array, not copied, and the `(len + 1,)` offsets of its texts in them."""
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
-    return memoryview(data if data is not None else b""), ends
 
 
 def select_positives(

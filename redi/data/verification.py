@@ -7,8 +7,9 @@ thought says; most such traces were cut off at a token limit. A teacher that doe
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ Grades = list[list[Grade] | None]  # of each row's generations; None without gen
 class GradeReport:
     """The content of `report.json`."""
 
+    number_answers: int  # graded as their text
     rows: int = 0
     rows_without_answer: int = 0  # null or blank; their generations are not graded
     rows_without_generations: int = 0  # but with an answer
-    number_answers: int = 0  # graded as their text
     generations: int = 0  # that were graded
     accepted: int = 0
     statuses: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUSES, 0)))
@@ -72,15 +73,16 @@ def verify(
         raise UsageError("--overwrite-labels has nothing to overwrite with --report-only; leave one of them out")
     if workers == 0:
         raise UsageError("--workers 0: at least one worker is needed; leave it out for one per core")
-    options = {"overwrite_labels": overwrite_labels, "whole_traces": whole_traces}
-    config, inputs = {"columns": list(columns), **options, "report_only": report_only}, {"corpus": source}
+    config = {"columns": list(columns), "overwrite_labels": overwrite_labels, "whole_traces": whole_traces}
+    config, inputs = config | {"report_only": report_only}, {"corpus": source}
     if is_done(output, config, inputs, overwrite):
         return f"{output}: already done\n{_describe(output, show)}"
     with new_dataset(output, config, inputs, overwrite) as new:
         rows = open_rows(source)
         _check_rows(rows)
-        report = GradeReport(number_answers=rows.number_answers)
-        labelled = _with_labels(rows, report, () if report_only else columns, workers=workers, **options)
+        report = GradeReport(rows.number_answers)
+        grade = partial(_grade, report=report, whole_traces=whole_traces, workers=workers)
+        labelled = _with_labels(rows, report, grade, () if report_only else columns, overwrite_labels)
         files = write_shards(labelled, new.folder)
         counts = {"input_rows": report.rows, "dropped": {}, "files": files} | vars(report)
         del counts["examples"]
@@ -98,17 +100,12 @@ def _check_rows(rows: Rows) -> None:
 
 
 def _with_labels(
-    rows: Rows,
-    report: GradeReport,
-    columns: Sequence[str],
-    overwrite_labels: bool,
-    whole_traces: bool,
-    workers: int | None,
+    rows: Rows, report: GradeReport, grade: Callable[..., Grades], columns: Sequence[str], overwrite_labels: bool
 ) -> Iterator[pa.Table]:
     """Yields all rows in order with `columns` filled, none if there are no `columns`, and counts into `report`."""
     for batch in rows.batches():
         answers = batch["answer"].to_pylist()
-        grades = _grade(answers, batch["generations"].to_pylist(), report, whole_traces, workers)
+        grades = grade(answers, batch["generations"].to_pylist())
         fields = _correctness(batch)
         labels = {name: array.to_pylist() for name, array in fields.items() if array.type == pa.list_(pa.bool_())}
         for name, lists in labels.items():
@@ -137,15 +134,10 @@ def _correctness(batch: pa.RecordBatch) -> dict[str, pa.Array]:
 
 
 def _grade(
-    answers: list[str | None],
-    generations: list[list[str | None] | None],
-    report: GradeReport,
-    whole_traces: bool,
-    workers: int | None,
+    answers: list[Any], generations: list[Any], report: GradeReport, whole_traces: bool, workers: int | None
 ) -> Grades:
-    rows = [
-        texts or [] if answer and answer.strip() else None for answer, texts in zip(answers, generations, strict=True)
-    ]
+    known = (bool(answer and answer.strip()) for answer in answers)
+    rows = [texts or [] if has_answer else None for has_answer, texts in zip(known, generations, strict=True)]
     responses = [text or "" for texts in rows for text in texts or []]
     if whole_traces:
         responses = [text if THINK_END in text else THINK_END + text for text in responses]
@@ -196,11 +188,11 @@ def _describe(output: Path, show: int) -> str:
         rows.append([name, *(counts[kind] for kind in AGREEMENTS), share])
     if rows:
         parts.append(grid(["labels", *AGREEMENTS, "agree (%)"], rows))
-    shown, lines = Counter(), []
+    shown = Counter()
     for example in found["examples"]:
         kind = f"{example['column']}, {example['kind']}"
         shown[kind] += 1
         if shown[kind] <= show:
             place = f"row {example['row']}, generation {example['generation']}: answer {example['answer']!r}"
-            lines.append(f"{kind}: {place}, found {example['found']!r} ({example['status']})")
-    return "\n\n".join([*parts, *filter(None, ["\n".join(lines)]), f"Report: {output / REPORT}"])
+            parts.append(f"{kind}: {place}, found {example['found']!r} ({example['status']})")
+    return "\n\n".join([*parts, f"Report: {output / REPORT}"])

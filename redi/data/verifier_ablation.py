@@ -46,20 +46,10 @@ SUMMARIES = {
 }
 SWAPPED = {f"chosen{end}": f"rejected{end}" for end in ("", "_gen_idx", "_len", "_cut")}
 SWAPPED |= {rejected: chosen for chosen, rejected in SWAPPED.items()}
-# The columns of the sets, and those of the selected rows that they are made from.
-_PROVENANCE = ("source", "uuid", "original_index")
-_PAIR = (
-    "prompt",
-    "chosen",
-    "rejected",
-    *_PROVENANCE,
-    "chosen_gen_idx",
-    "rejected_gen_idx",
-    "chosen_cut",
-    "rejected_cut",
-)
-PAIR = {name: name for name in _PAIR}
-TRACE = {"messages": "chosen"} | {name: name for name in ("chosen_gen_idx", *_PROVENANCE, "chosen_cut")}
+PROVENANCE = ("source", "uuid", "original_index")
+TRACE = ("chosen", "chosen_gen_idx", *PROVENANCE, "chosen_cut")
+PAIR = ("prompt", "chosen", "rejected", *PROVENANCE, "chosen_gen_idx", "rejected_gen_idx", "prompt_len", "chosen_len")
+PAIR += ("rejected_len", "chosen_cut", "rejected_cut")
 ROWS = "rows.arrow"  # all problems with a positive, in shuffled order; exists while the sets are written
 
 
@@ -124,10 +114,8 @@ def _write_sets(new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None) ->
     has_pair, fits = _store(new, corpus, tokenizer, tally := Tally())
     paired, single = ([row for row, found in enumerate(has_pair) if found == wanted] for wanted in (True, False))
     if len(paired) < 2:
-        raise UsageError(
-            f"--input {new.inputs['corpus']}: {len(paired)} problems have a positive and a negative; at least two are "
-            "needed, one for each half"
-        )
+        found = f"--input {new.inputs['corpus']}: {len(paired)} problems have a positive and a negative"
+        raise UsageError(f"{found}; at least two are needed, one for each half")
     random.Random(SPLIT_SEED).shuffle(paired)
     halves = paired[: len(paired) // 2], paired[len(paired) // 2 :]
     kept = [[row for row in half if not fits or fits[row]] for half in halves]
@@ -135,22 +123,16 @@ def _write_sets(new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None) ->
     if size == 0:
         numbers = " and ".join(f"{len(rows)} pairs of half {n}" for n, rows in enumerate(kept, 1))
         raise UsageError(f"--max-response-tokens leaves {numbers}; raise it")
-    # Sampling also changes the order, so a half that is small enough is left as it is.
-    main, inverted = (random.Random(SPLIT_SEED).sample(rows, size) if len(rows) > size else rows for rows in kept)
-    drops = [
-        {length_rules.RESPONSE_TOO_LONG: len(half) - len(fit), "sampled down": len(fit) - size}
-        for half, fit in zip(halves, kept, strict=True)
-    ]
-    pair = PAIR | ({name: name for name in ("prompt_len", "chosen_len", "rejected_len")} if tokenizer else {})
     tables = partial(_tables, Dataset.from_file(str(new.folder / ROWS)))
-    sft = tables(halves[0], TRACE, "group1_correct"), tables(halves[1], _swapped(TRACE), "group2_incorrect")
-    sft = chain(*sft, tables(single, TRACE, "typeB_correct"))
     write = partial(_write_set, new, tally.has_reasons)
-    sets = {
-        "sft": write("sft", sft, corpus.num_rows, dict(tally.dropped)),
-        "main": write("main", tables(main, pair), len(halves[0]), drops[0]),
-        "inverted": write("inverted", tables(inverted, _swapped(pair)), len(halves[1]), drops[1]),
-    }
+    sft = tables(halves[0], False, "group1_correct"), tables(halves[1], True, "group2_incorrect")
+    sft = chain(*sft, tables(single, False, "typeB_correct"))
+    sets = {"sft": write("sft", sft, corpus.num_rows, dict(tally.dropped))}
+    for name, half, fit in zip(("main", "inverted"), halves, kept, strict=True):
+        # Sampling also changes the order, so a half that is small enough is left as it is.
+        sample = random.Random(SPLIT_SEED).sample(fit, size) if len(fit) > size else fit
+        drops = {length_rules.RESPONSE_TOO_LONG: len(half) - len(fit), "sampled down": len(fit) - size}
+        sets[name] = write(name, tables(sample, name == "inverted"), len(half), drops)
     (new.folder / ROWS).unlink()
     _write_card(new.folder, new.output.resolve().name)
     numbers = zip(("half 1", "half 2", "without negative"), map(len, (*halves, single)), strict=True)
@@ -161,17 +143,16 @@ def _write_sets(new: NewDataset, corpus: Corpus, tokenizer: Tokenizer | None) ->
     return counts["rows"], "\n\n".join(shown)
 
 
-def _swapped(columns: dict[str, str]) -> dict[str, str]:
-    return {new: SWAPPED.get(old, old) for new, old in columns.items()}
-
-
-def _tables(
-    rows: "Dataset", order: list[int], columns: dict[str, str], sft_source: str | None = None
-) -> Iterator[pa.Table]:
-    """The rows at these places, with `columns` (new name -> old) and perhaps `sft_source`."""
+def _tables(rows: "Dataset", order: list[int], swap: bool, sft_source: str | None = None) -> Iterator[pa.Table]:
+    """The rows at these places as pairs, or as traces from `sft_source`; `swap` makes the negative the chosen one."""
     for table in rows.select(order).with_format("arrow").iter(1000):
-        made = {new: table[old] for new, old in columns.items()}
-        yield pa.table(made | ({"sft_source": pa.repeat(sft_source, len(table))} if sft_source else {}))
+        names = [SWAPPED.get(name, name) if swap else name for name in table.column_names]
+        table = table.rename_columns(names).replace_schema_metadata(None)
+        if sft_source is None:
+            yield table.select([name for name in PAIR if name in names])
+        else:
+            table = table.select(TRACE).rename_columns({"chosen": "messages"})
+            yield table.append_column("sft_source", pa.repeat(sft_source, len(table)))
 
 
 def _write_set(

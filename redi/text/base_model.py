@@ -35,6 +35,10 @@ def rope_theta(config: dict[str, Any]) -> float | None:
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
 
 
+def max_positions(config: dict[str, Any]) -> int | None:
+    return text_config(config).get("max_position_embeddings")
+
+
 def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: float | None) -> dict[str, Any]:
     """A `config.json` with other positions. None means `LONG` for Qwen2.5-Math, and no change for any other model.
 
@@ -45,8 +49,7 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     defaults = LONG if kind == ("qwen2", 4096, 10000) else {}
     wide = json.loads(json.dumps(config))
     text = text_config(wide)
-    positions = max_position_embeddings or defaults.get("max_position_embeddings")
-    if positions is not None:
+    if positions := max_position_embeddings or defaults.get("max_position_embeddings"):
         text["max_position_embeddings"] = positions
     theta, rope = theta or defaults.get("rope_theta"), text.get("rope_parameters")
     if theta is None:
@@ -144,7 +147,7 @@ def prepare(
     check_template(tokenizer)
     write_model(source, folder, after, tokenizer)
     return {
-        "max_position_embeddings": [text_config(each).get("max_position_embeddings") for each in (before, after)],
+        "max_position_embeddings": [max_positions(before), max_positions(after)],
         "rope_theta": [rope_theta(before), rope_theta(after)],
         "eos_token": [old_tokens[0], tokenizer.eos_token],
         "pad_token": [old_tokens[1], tokenizer.pad_token],
@@ -189,13 +192,12 @@ def verify(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int:
     """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    def facts(each: Tokenizer) -> tuple[Any, ...]:
+        rules = json.loads(each.backend_tokenizer.to_str()) | {"added_tokens": None}  # pad becomes a special token
+        return rules, each.apply_chat_template(PROBE, tokenize=False), each.eos_token_id, each.pad_token_id
+
     reloaded = AutoTokenizer.from_pretrained(folder)
-    texts = [each.apply_chat_template(PROBE, tokenize=False) for each in (tokenizer, reloaded)]
-    rules = [json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, reloaded)]
-    for rule in rules:
-        del rule["added_tokens"]  # pad becomes a special token
-    specials = [(each.eos_token_id, each.pad_token_id) for each in (tokenizer, reloaded)]
-    if texts[0] != texts[1] or rules[0] != rules[1] or specials[0] != specials[1]:
+    if facts(tokenizer) != facts(reloaded):
         raise UsageError("--model: its tokenizer does not survive being saved and loaded again")
     check_template(reloaded)
     unread = (OSError, ValueError, RuntimeError)
@@ -203,10 +205,8 @@ def verify(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int:
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")
-    positions = text_config(config).get("max_position_embeddings")
-    if positions not in (None, model.config.get_text_config().max_position_embeddings):
-        raise UsageError(f"--max-position-embeddings {positions} is not what the loaded model has")
-    wanted = rope_theta(config)
-    if wanted is not None and (loaded := rope_theta(model.config.to_dict())) not in (None, wanted):
-        raise UsageError(f"--rope-theta {wanted}: the loaded model has {loaded}")
+    for option, read in (("--max-position-embeddings", max_positions), ("--rope-theta", rope_theta)):
+        wanted, loaded = read(config), read(model.config.to_dict())
+        if None not in (wanted, loaded) and wanted != loaded:
+            raise UsageError(f"{option} {wanted}: the loaded model has {loaded}")
     return model.num_parameters()

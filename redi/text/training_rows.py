@@ -9,11 +9,10 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import global_then_local_main_first
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import TODAY, Message, encode, split_row, writes_date
+from redi.text.encoding import TODAY, Message, Tokenizer, encode, split_row, writes_date
 
 logger = get_logger(__name__)
 
@@ -40,7 +39,7 @@ def kind_of(columns: list[str], kinds: tuple[str, ...], name: str) -> str:
 def prepare_rows(
     dataset: Dataset,
     kinds: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int | None,
     num_proc: int | None = None,
     name: str = "the dataset",
@@ -57,13 +56,9 @@ def prepare_rows(
     of a trace; the trainer cuts longer pairs and traces, at the end. Tokenised rows are returned as they are. `kinds`
     are those that the trainer can use, `name` is the dataset's, for messages.
 
-    Returns:
-        The tokenised rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the
-        problems with the same text on both sides.
-
-    Raises:
-        UsageError: the columns are of none of the kinds; no row is left; or a row, which is named, is malformed, or
-            the template or the tokenizer changes its text.
+    Returns the rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the problems
+    with the same text on both sides. Columns of none of the kinds, no row left, a malformed row, which is named, and a
+    template or a tokenizer that changes its text, are `UsageError`s.
     """
     columns = dataset.column_names
     if any(set(TOKENIZED[kind]) <= set(columns) for kind in kinds):
@@ -113,7 +108,7 @@ def read_row(
 
 
 def tokenize_row(
-    row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase, kind: str, limit: int | None = None
+    row: dict[str, Any], index: int, tokenizer: Tokenizer, kind: str, limit: int | None = None
 ) -> dict[str, Any]:
     """A row of `prepare_rows`, not grouped, with `num_prompt` and the `lengths` of its traces, 0 without text."""
     prompt, turns, labels, weight = read_row(row, index, kind)

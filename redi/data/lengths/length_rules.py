@@ -20,11 +20,8 @@ LENGTH_RULES = ("paper", "exact")
 # https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
 MAX_PROMPT_TOKENS = 800
 MAX_RESPONSE_TOKENS = 19000
-DEFAULT_LIMITS = {
-    "length_rule": "paper",
-    "max_prompt_tokens": MAX_PROMPT_TOKENS,
-    "max_response_tokens": MAX_RESPONSE_TOKENS,
-}
+DEFAULT_LIMITS = {"length_rule": "paper", "max_prompt_tokens": MAX_PROMPT_TOKENS}
+DEFAULT_LIMITS |= {"max_response_tokens": MAX_RESPONSE_TOKENS}
 
 PROMPT_TOO_LONG = "prompt too long"
 RESPONSE_TOO_LONG = "response too long"
@@ -100,15 +97,13 @@ def _count(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
 def _all_cores() -> Iterator[None]:
     """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them."""
     # TOKENIZERS_PARALLELISM=false protects processes that fork. None is forked in here; later some may be.
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    name = "TOKENIZERS_PARALLELISM"
+    before, os.environ[name] = os.environ.get(name), "true"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+        del os.environ[name]
+        os.environ |= {} if before is None else {name: before}
 
 
 def turn_lengths(tokenizer: Tokenizer, role: str, texts: Iterable[str]) -> np.ndarray:
