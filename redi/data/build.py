@@ -14,7 +14,7 @@ from redi.data.dataset_folder import NewDataset, count_table, is_done, new_datas
 from redi.data.lengths.dataset_lengths import NO_SOURCE, built_lengths, joined
 from redi.data.lengths.length_rules import DEFAULT_LIMITS, counting_options, filter_by_length, load_counting_tokenizer
 from redi.data.reading.rows import Corpus, open_corpus, pinned_input
-from redi.data.selection import excluded_sources, select_pairs, select_positives
+from redi.data.selection import select_pairs, select_positives
 from redi.data.shuffle import ordered, shuffled_places, write_shards
 from redi.data.streams import prefetch
 from redi.runs.errors import UsageError
@@ -87,8 +87,8 @@ def build(
     Raises:
         UsageError: an input or output is unfit, no rows come out, or not `expect_rows` of them.
     """
-    config = config | {"exclude_source": excluded_sources(exclude_source), "truncated": truncated, "seed": seed}
-    config |= counting or {}
+    sources = ["cn_k12"] if exclude_source is None else sorted(set(exclude_source))
+    config = config | {"exclude_source": sources, "truncated": truncated, "seed": seed} | (counting or {})
     inputs = {"corpus": pinned_input(source, revision)} | ({"tokenizer": tokenizer} if tokenizer else {})
     if is_done(output, config, inputs, overwrite):
         num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]

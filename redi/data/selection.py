@@ -24,11 +24,6 @@ TRUNCATED = "only truncated generations"
 CUT = "length"  # the finish reason of a generation that was cut at the token limit
 
 
-def excluded_sources(sources: list[str] | None) -> list[str]:
-    """The sources to drop, sorted; by default the paper's, cn_k12."""
-    return ["cn_k12"] if sources is None else sorted(set(sources))
-
-
 def list_lengths(lists: pa.ListArray) -> np.ndarray:
     """The length of each list, 0 for a missing one, `(rows,)`."""
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)

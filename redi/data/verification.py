@@ -1,8 +1,7 @@
 """Fills verifier columns with the project's grader, which compares each generation with its row's answer.
 
 The grader reads the text after the last `</think>`. A trace that never ends its thought is not accepted, whatever the
-thought says; most such traces were cut off at a token limit. A teacher that does not think aloud writes no tag:
-`whole_traces` grades a trace without a tag from its beginning.
+thought says; most such traces were cut off at a token limit. All columns that the grader fills hold the same verdict.
 """
 
 import json
@@ -66,8 +65,8 @@ def verify(
     """Writes `report.json` and `manifest.json` to `output`, and the corpus with its verifier columns filled.
 
     The source has `answer` and `generations`. Missing lists of `columns` are written, and with `overwrite_labels`
-    existing ones too; rows without an answer keep what they have. The grader has `workers` processes, one per core by
-    default. Returns the report as text, with `show` disagreements of each kind.
+    existing ones too; rows without an answer keep what they have. `whole_traces` grades a trace without `</think>`
+    from its beginning. Returns the report as text, with `show` disagreements of each kind.
     """
     if report_only and overwrite_labels:
         raise UsageError("--overwrite-labels has nothing to overwrite with --report-only; leave one of them out")
@@ -79,7 +78,9 @@ def verify(
         return f"{output}: already done\n{_describe(output, show)}"
     with new_dataset(output, config, inputs, overwrite) as new:
         rows = open_rows(source)
-        _check_rows(rows)
+        check_schema(rows.schema, source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
+        if rows.num_rows == 0:
+            raise UsageError(f"--input {source} has no rows")
         report = GradeReport(rows.number_answers)
         grade = partial(_grade, report=report, whole_traces=whole_traces, workers=workers)
         labelled = _with_labels(rows, report, grade, () if report_only else columns, overwrite_labels)
@@ -88,15 +89,6 @@ def verify(
         del counts["examples"]
         new.finish(counts, None if report_only else SUMMARY, report=vars(report))
     return _describe(output, show)
-
-
-def _check_rows(rows: Rows) -> None:
-    check_schema(rows.schema, rows.source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
-    type_ = rows.schema.field(CORRECTNESS).type if CORRECTNESS in rows.schema.names else pa.null()
-    if not pa.types.is_null(type_) and not pa.types.is_struct(type_):
-        raise UsageError(f"--input {rows.source}: column '{CORRECTNESS}' is {type_}; it must be a struct of lists")
-    if rows.num_rows == 0:
-        raise UsageError(f"--input {rows.source} has no rows")
 
 
 def _with_labels(

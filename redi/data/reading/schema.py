@@ -46,10 +46,13 @@ def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional
 
     The schema has plain types. A `UsageError` names the column, its type and `where`: the file or dataset.
     """
+    types = _types(schema)
+    if set(columns) & set(VERIFIERS) and (found := types.get(CORRECTNESS, pa.null())) != pa.null():
+        raise UsageError(f"--input {where}: column '{CORRECTNESS}' is {found}; it must be a struct of verifier lists")
     for name in columns:
         path, wanted = path_of(schema, name), SCHEMA.field(name).type
-        if path is not None and not _holds(found := _types(schema)[path], wanted):
-            raise UsageError(f"--input {where}: column '{path}' is {found}; it must be {wanted}")
+        if path is not None and not _holds(types[path], wanted):
+            raise UsageError(f"--input {where}: column '{path}' is {types[path]}; it must be {wanted}")
         if path is None and name in VERIFIERS and name not in optional:
             remedy = "run verify.py first, which fills the verifier columns"
             raise UsageError(f"--input {where} has no column '{CORRECTNESS}.{name}'; {remedy}")
