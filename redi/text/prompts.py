@@ -40,7 +40,8 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
     if force_think == "as-published":
         if not prompt.endswith("assistant\n"):
             needed = "--force-think as-published needs prompts that end in 'assistant' and a newline"
-            raise UsageError(f"{needed}, not {prompt[-20:]!r}; choose as-trained, or another --chat-template")
+            found = f"this one's end in {prompt[-20:]!r}"
+            raise UsageError(f"{needed}; {found}; choose as-trained, or another --chat-template")
         prompt = prompt.removesuffix("\n") + THINK
     elif force_think == "as-trained" and not prompt.rstrip().endswith(THINK.strip()):
         return prompt + THINK, encode_prompt(tokenizer, prompt) + encode_prompt(tokenizer, THINK)
