@@ -170,11 +170,11 @@ def _write_set(
 
 def _write_card(folder: Path, title: str) -> None:
     """Writes the card of the three sets, each of which `load_dataset(folder, name)` finds by it."""
-    lines = ["---", "configs:"]
-    for name in SUMMARIES:
-        # The description makes `datasets` tell other rows apart, which it would not (see `write_card`).
-        lines += [f"- config_name: {name}", f"  data_files: {name}/train-*.parquet"]
-        lines += [f"  description: rows {fingerprint(folder / name)}"]
-    lines += ["---", "", f"# {title}", ""]
-    lines += [f"- `{name}`: {summary}" for name, summary in SUMMARIES.items()]
-    write_text(folder / CARD, "\n".join(lines) + "\n")
+    # The description makes `datasets` tell other rows apart, which it would not (see `write_card`).
+    hashes = {name: fingerprint(folder / name) for name in SUMMARIES}
+    configs = [
+        f"- config_name: {name}\n  data_files: {name}/train-*.parquet\n  description: rows {hashes[name]}"
+        for name in SUMMARIES
+    ]
+    listed = [f"- `{name}`: {summary}" for name, summary in SUMMARIES.items()]
+    write_text(folder / CARD, "\n".join(["---", "configs:", *configs, "---", "", f"# {title}", "", *listed, ""]))

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from fsspec import AbstractFileSystem
 from tqdm import tqdm
 
 from redi.data.reading import parquet, text_files
@@ -15,9 +16,6 @@ from redi.data.reading.data_files import data_files, kind_of
 from redi.data.reading.schema import DEFAULTS, FLAT, SELECTION, check_schema, column_of, path_of, top_level
 from redi.runs.errors import UsageError
 from redi.runs.files import is_hub_id
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Rows:
     number_answers: int = 0  # answers that are numbers, and are read as text
     # Column -> its value in a file, or a row of JSON, that lacks it; null for other columns.
     defaults: Mapping[str, str | None] = field(default_factory=dict)
-    remote: "AbstractFileSystem | None" = None  # the file system of the files, if not the local one
+    remote: AbstractFileSystem | None = None  # the file system of the files, if not the local one
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yields the rows in order, a few hundred at a time, with some or all of the columns."""
