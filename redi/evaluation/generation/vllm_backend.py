@@ -9,9 +9,10 @@ numbers depends on what else is running, and two runs agree in distribution only
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,12 +23,13 @@ from redi.runs.errors import UsageError
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples
 
 
-def visible_gpus() -> list[str]:
-    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them."""
-    if not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+def with_defaults(options: SamplingOptions, *_: Any) -> SamplingOptions:
+    """Fills in how many GPUs share a model, and how many engines the visible GPUs allow."""
+    tensor = options.tensor_parallel_size or 1
+    engines = options.data_parallel_size or num_engines(torch.cuda.device_count(), tensor)
+    if engines > 1:
+        print(f"vllm: {engines} engines on {engines * tensor} GPUs; --data-parallel-size sets how many")
+    return replace(options, tensor_parallel_size=tensor, data_parallel_size=engines)
 
 
 def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
@@ -37,8 +39,7 @@ def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
 
 def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
     """The CUDA_VISIBLE_DEVICES of each engine; empty strings if there are no GPUs. Refuses too few GPUs."""
-    wanted = data_parallel_size * tensor_parallel_size
-    size = tensor_parallel_size
+    wanted, size = data_parallel_size * tensor_parallel_size, tensor_parallel_size
     if 0 < len(devices) < wanted:
         product = f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {size}"
         raise UsageError(f"{product} needs {wanted} GPUs, and {len(devices)} are visible")
@@ -91,7 +92,9 @@ def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
     """Samples all requests; yields those of one prompt and their samples together, as they finish."""
-    groups = gpu_groups(visible_gpus(), options.data_parallel_size, options.tensor_parallel_size)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    devices = visible.split(",") if torch.cuda.is_available() else []
+    groups = gpu_groups(devices, options.data_parallel_size, options.tensor_parallel_size)
     batches = group_by_prompt(requests)
     jobs = []
     for first in range(min(options.data_parallel_size, len(batches))):
@@ -101,7 +104,7 @@ def sample(
         numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
         jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
     for number, answers in run(jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
-        yield batches[number], model.decode(answers)
+        yield batches[number], list(map(model.decode, answers))
 
 
 def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
@@ -132,18 +135,14 @@ def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
                     ended = True
                 if ended:
                     del running[answers]
-                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
+                if ended and process.exitcode:
+                    what = f"engine {list(engines).index(answers) + 1} ended with exit code {process.exitcode}"
+                    kept = "for the reason printed above; what was sampled is kept, and the same command resumes"
+                    raise UsageError(f"--data-parallel-size {len(engines)}: {what} {kept}")
     finally:
         for process in engines.values():
             process.terminate()
             process.join()
-
-
-def _check(exitcode: int, number: int, num_engines: int) -> None:
-    if exitcode:
-        what = f"engine {number} ended with exit code {exitcode} for the reason printed above"
-        kept = "what was sampled is kept, and the same command resumes"
-        raise UsageError(f"--data-parallel-size {num_engines}: {what}; {kept}")
 
 
 def _run_in_process(job: Job, answers: Connection) -> None:

@@ -40,20 +40,16 @@ def escape(text: str) -> str:
 
 def tables(summary: dict[str, Any]) -> list[Table]:
     """One table per benchmark. If there are several, one of pass@1 on all benchmarks comes first."""
-    benchmarks = list(summary["rows"][0]["benchmarks"])
-    overview = [_overview(summary, benchmarks)] if len(benchmarks) > 1 else []
-    return overview + [_benchmark_table(summary, name) for name in benchmarks]
-
-
-def _overview(summary: dict[str, Any], benchmarks: list[str]) -> Table:
-    """pass@1 of every model on every benchmark, the average, and its differences to the baselines."""
-    header = ["pass@1 (%)", *benchmarks, "Avg", *(f"Avg minus {baseline}" for baseline in summary["baselines"])]
+    benchmarks, baselines = list(summary["rows"][0]["benchmarks"]), summary["baselines"]
+    found = [_benchmark_table(summary, name) for name in benchmarks]
+    if len(benchmarks) == 1:
+        return found
+    header = ["pass@1 (%)", *benchmarks, "Avg", *(f"Avg minus {baseline}" for baseline in baselines)]
     rows = []
     for row in summary["rows"]:
-        cells = [_with_error(row["benchmarks"][name]) for name in benchmarks]
-        differences = [_difference(row["average_differences"].get(baseline)) for baseline in summary["baselines"]]
-        rows.append([row["name"], *cells, _with_error(row["average"]), *differences])
-    return header, rows
+        cells = [_with_error(cell) for cell in (*row["benchmarks"].values(), row["average"])]
+        rows.append([row["name"], *cells, *(_difference(row["average_differences"].get(each)) for each in baselines)])
+    return [(header, rows), *found]
 
 
 def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
@@ -77,10 +73,8 @@ def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
         columns['"Wait"/1k tokens'] = lambda cell: f"{1000 * cell['waits_per_token']:.2f}"
     for baseline in summary["baselines"]:
         columns[f"pass@1 minus {baseline}"] = lambda cell, name=baseline: _difference(cell["differences"].get(name))
-    rows = [
-        [row["name"], *(show(cell) for show in columns.values())]
-        for row, cell in zip(summary["rows"], cells, strict=True)
-    ]
+    models = [row["name"] for row in summary["rows"]]
+    rows = [[model, *(show(cell) for show in columns.values())] for model, cell in zip(models, cells, strict=True)]
     return [f"{name} ({cells[0]['num_problems']})", *columns], rows
 
 
@@ -102,7 +96,12 @@ def _difference(difference: dict[str, float] | None) -> str:
 def notes(summary: dict[str, Any]) -> list[str]:
     """What is needed to read the numbers: the protocol, the errors, and how many answers were not decided."""
     protocol = ", ".join(f"{key} {value}" for key, value in summary["protocol"].items())
-    failures = [f"{kind}: {found}" for kind in ("timeouts", "errors") if (found := _undecided(summary, f"num_{kind}"))]
+    cells = {row["name"]: row["benchmarks"].values() for row in summary["rows"]}
+    failures = []
+    for kind in ("timeouts", "errors"):
+        totals = {name: sum(cell[f"num_{kind}"] for cell in each) for name, each in cells.items()}
+        if any(totals.values()):
+            failures.append(f"{kind}: {', '.join(f'{name} {total}' for name, total in totals.items() if total)}")
     lines = [f"Protocol: {protocol or 'not recorded'}."]
     if len(set(summary["graders"].values())) > 1:
         graders = "; ".join(f"{name} by {grader or 'not recorded'}" for name, grader in summary["graders"].items())
@@ -118,7 +117,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         "truncated: cut off at the token limit. no answer: no </think>, or no box after it; counted as wrong.",
         f"Not decided by the grader, counted as wrong: {'; '.join(failures) or 'none'}.",
     ]
-    if any(cell["rllm_style"] for row in summary["rows"] for cell in row["benchmarks"].values()):
+    if any(cell["rllm_style"] for each in cells.values() for cell in each):
         lines.append(
             "rllm style: pass@1 by the rules of the paper's final grader, which compares strings and tuples in a "
             "normal form. disagree: share of answers on which the two verdicts differ."
@@ -129,8 +128,3 @@ def notes(summary: dict[str, Any]) -> list[str]:
         found = "; ".join(f"{name}: {', '.join(others)}" for name, others in summary["left_out"].items())
         lines.append(f"Left out, since not every row has them: {found}.")
     return lines
-
-
-def _undecided(summary: dict[str, Any], kind: str) -> str:
-    totals = {row["name"]: sum(cell[kind] for cell in row["benchmarks"].values()) for row in summary["rows"]}
-    return ", ".join(f"{name} {total}" for name, total in totals.items() if total)

@@ -1,10 +1,11 @@
 """What the options of generation refuse."""
 
+from argparse import ArgumentTypeError
+
 import pytest
 from helpers.evaluation import refusal
 
 from redi.evaluation.generation.options import parse_shard
-from redi.runs.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from redi.runs.errors import UsageError
         (["--base-url", "http://localhost"], "--base-url is for --backend openai"),
         (["--backend", "openai"], "--backend openai needs --base-url"),
         (["--backend", "openai", "--api", "chat", "--force-think"], "--force-think as-trained cannot be used with"),
-        (["--shard", "0/4"], "--shard 0/4 must be i/n with i from 1 to n"),
+        (["--shard", "0/4"], "--shard: 0/4 must be i/n with i from 1 to n"),
         (["--chat-template", "chatlm"], "did you mean 'chatml'?"),
     ],
 )
@@ -37,7 +38,7 @@ def test_bad_options_are_one_line(command, capsys, monkeypatch, tmp_path, change
 
 
 def test_shard_option():
-    assert parse_shard("2/4") == (2, 4) and parse_shard(None) is None
+    assert parse_shard("2/4") == (2, 4)
     for text in ("0/4", "5/4", "2", "2/", "-1/4", "a/b"):
-        with pytest.raises(UsageError, match="must be i/n with i from 1 to n"):
+        with pytest.raises(ArgumentTypeError, match="must be i/n with i from 1 to n"):
             parse_shard(text)

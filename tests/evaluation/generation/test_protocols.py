@@ -64,13 +64,15 @@ def test_a_protocol_from_a_file(command, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("temprature: 1", "unknown key 'temprature'; did you mean 'temperature'?"),
-        ("backend: vllm", "unknown key 'backend'"),
+        ("temprature: 1", "unknown option '--temprature'; did you mean '--temperature'?"),
+        ("backend: vllm", "mine.yaml: unknown option '--backend'"),
         ("n: many", "mine.yaml: argument --n: 'many' is not a whole number above 0"),
         ("prompt: long", "mine.yaml: argument --prompt: invalid choice: 'long'"),
         ("temperature: .nan", "mine.yaml: argument --temperature: nan is not a finite number"),
         ("n: [", "is not valid YAML"),
-        ("n:", "must hold `key: value` lines"),
+        ("n:", "mine.yaml: argument --n: 'None' is not a whole number above 0"),
+        ("- n: 1", "must hold `key: value` lines"),
+        ("n: 1\nn: 2", "the key 'n' is given twice"),
     ],
 )
 def test_bad_protocols_are_one_line(command, tmp_path, capsys, text, message):
