@@ -5,6 +5,7 @@ ones: after a kill, for a larger n, or for more problems. Samples are synced to 
 transformers back end, each sample has its own random numbers, from its key and index.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -60,6 +61,9 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
         options = replace(options, seed=DEFAULT_SEED if options.seed is None else options.seed, dtype=dtype)
     options = backend.with_defaults(options, loaded, read_sampling(output))
+    has_date = loaded.tokenizer is not None and writes_date(loaded.tokenizer)
+    if has_date:
+        print(f"note: the chat template writes today's date: it is {TODAY}, as in training", file=sys.stderr)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
     config = asdict(options) | run | {"model": loaded.path, "max_positions": loaded.max_positions}
@@ -78,7 +82,8 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         missing = [request for request in requests if request not in store.present]
         if missing:
             _store(backend.sample(loaded, missing, options), store, len(requests) - len(missing), len(requests))
-        _finish(store, loaded, benchmarks, started)
+        inputs = {"model": loaded.path} | {task.name: task.path for task in benchmarks}
+        _finish(store, inputs, started, {"template_date": str(TODAY)} if has_date else {})
 
 
 def generate_in_child(*arguments: Any) -> None:
@@ -126,19 +131,14 @@ def _store(
             bar.update(len(requests))
 
 
-def _finish(store: SampleStore, model: SamplingModel, benchmarks: list[Benchmark], started: float) -> None:
+def _finish(store: SampleStore, inputs: dict[str, str | Path], started: float, extra: dict[str, str]) -> None:
     """Writes the manifest and prints the counts."""
     reasons, num_tokens = Counter(), 0
     for _, row in read_samples(store.generations, ("finish_reason", "num_tokens")):
         reasons[row["finish_reason"]] += 1
         num_tokens += row["num_tokens"]
+    counts, seed = {"samples": reasons.total(), "tokens": num_tokens, **reasons}, store.config["seed"]
     write_manifest(
-        store.folder,
-        config=store.config,
-        inputs={"model": model.path} | {task.name: task.path for task in benchmarks},
-        counts={"samples": reasons.total(), "tokens": num_tokens, **reasons},
-        seed=store.config["seed"],
-        started=started,
-        extra={"template_date": str(TODAY)} if model.tokenizer is not None and writes_date(model.tokenizer) else None,
+        store.folder, config=store.config, inputs=inputs, counts=counts, seed=seed, started=started, extra=extra
     )
     print(f"{reasons.total()} samples, {num_tokens} tokens, {dict(reasons)}: {store.generations}")

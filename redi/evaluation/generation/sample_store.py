@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
-from redi.evaluation.files import (
-    BENCHMARK,
-    GENERATIONS,
-    GRADED,
-    SAMPLING,
-    check,
-    read_sampling,
-    repeated,
-    sample_key,
-    sampling_file,
-)
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sample_key, sampling_file
 from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
@@ -112,10 +102,7 @@ class SampleStore:
                     print(f"note: {what} a half-written last line of {path}", file=sys.stderr)
                 elif text.strip():
                     row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
-                    check(row, where)
-                    key = sample_key(row)
-                    if seen.setdefault(key, number) != number:
-                        raise UsageError(f"{where}: {repeated(key, seen[key])}")
+                    sample_key(row, path, number, seen)
                     if row["benchmark"] in self._asked:
                         yield self._request(row, where), text
                 end += len(text)

@@ -70,19 +70,14 @@ def generate_tokens(
     top_p: float,
     seeds: list[int],
 ) -> list[list[int]]:
-    """Samples one answer to each prompt: its new token ids, up to and including the first stop token.
+    """Samples one answer to each of B prompts: its new token ids, up to and including the first stop token.
 
     This is not `model.generate`, which keeps finished answers in the batch until the last one ends, takes options that
     a call does not set (top_k, a repetition penalty) from the model's folder, and draws a batch's random numbers from
-    one stream, so an answer would depend on its neighbours.
-
-    Args:
-        model: a causal language model.
-        prompts: (B) token ids; padded on the left here, with a mask from their lengths, since pad may be eos.
-        stop_ids: tokens that end an answer; `max_tokens`, (B), are the most new tokens of each.
-        temperature: 0 is greedy; `top_p` is the nucleus, 1 all tokens.
-        seeds: (B) of each answer's random numbers.
+    one stream, so an answer would depend on its neighbours. `prompts`, `max_tokens` (most new tokens) and `seeds` have
+    one entry per answer. Temperature 0 is greedy; `top_p` 1 is all tokens.
     """
+    # Padded on the left, with a mask from the lengths, since pad may be eos.
     width = max(map(len, prompts))
     padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.generation.requests import Prompt, Request, Sample, SamplingModel, group_by_prompt, seed_of
 from redi.runs.errors import UsageError
 
+Batch = tuple[int, Prompt, int]  # the missing samples of one prompt: number of the batch, prompt, number of samples
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples
 
 
@@ -46,35 +47,27 @@ def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size
     return [",".join(devices[first : first + size]) for first in range(0, wanted, size)]
 
 
-class Job(NamedTuple):
-    """What one engine samples. A batch is the missing samples of one prompt."""
-
-    model: str
-    stop_token_ids: tuple[int, ...]
-    options: SamplingOptions
-    batches: list[tuple[int, Prompt, int]]  # number of the batch, its prompt, how many samples
-    seed: int
-
-
-def run(job: Job) -> Iterator[Answers]:
-    """Samples all batches of a job, and yields each when its last sample ends."""
+def run(
+    model: str, stop_token_ids: tuple[int, ...], options: SamplingOptions, batches: list[Batch], seed: int
+) -> Iterator[Answers]:
+    """Samples batches with one engine, and yields each when its last sample ends."""
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
     engine = LLM(
-        model=job.model,
-        seed=job.seed,
-        dtype=job.options.dtype,
-        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in job.batches),
-        tensor_parallel_size=job.options.tensor_parallel_size,
+        model=model,
+        seed=seed,
+        dtype=options.dtype,
+        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in batches),
+        tensor_parallel_size=options.tensor_parallel_size,
         generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
         enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
     ).llm_engine
-    sampling = {"temperature": job.options.temperature, "top_p": job.options.top_p, "top_k": -1}
-    sampling |= {"stop_token_ids": list(job.stop_token_ids), "detokenize": False}
-    greedy = job.options.temperature == 0  # vLLM samples a greedy answer only once
-    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in job.batches}
-    for number, prompt, num_samples in job.batches:
+    sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": -1}
+    sampling |= {"stop_token_ids": list(stop_token_ids), "detokenize": False}
+    greedy = options.temperature == 0  # vLLM samples a greedy answer only once
+    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in batches}
+    for number, prompt, num_samples in batches:
         amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
         parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
         engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
@@ -102,18 +95,18 @@ def sample(
         share = list(enumerate(batches))[first :: options.data_parallel_size]
         seed = seed_of([request for _, batch in share for request in batch]) % 2**31  # numpy's seeds have 32 bits
         numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
-        jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
-    for number, answers in run(jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
+        jobs.append((model.path, model.stop_token_ids, options, numbered, seed))
+    for number, answers in run(*jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
         yield batches[number], list(map(model.decode, answers))
 
 
-def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
-    """Runs each job in a separate process, which sees its group of GPUs alone; refuses to go on without one."""
+def run_all(jobs: list[tuple], groups: list[str]) -> Iterator[Answers]:
+    """Runs each job, the arguments of `run`, in a process that sees its group of GPUs alone; refuses to lose one."""
     context = get_context("spawn")
     engines, before = {}, os.environ.get("CUDA_VISIBLE_DEVICES")
     for job, group in zip(jobs, groups, strict=False):
         answers, theirs = context.Pipe(duplex=False)
-        engines[answers] = context.Process(target=_run_in_process, args=(job, theirs))
+        engines[answers] = context.Process(target=_run_in_process, args=(theirs, *job))
         if group:  # set before the process starts, since its imports may read it
             os.environ["CUDA_VISIBLE_DEVICES"] = group
         engines[answers].start()
@@ -145,7 +138,7 @@ def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
             process.join()
 
 
-def _run_in_process(job: Job, answers: Connection) -> None:
+def _run_in_process(answers: Connection, *job: Any) -> None:
     with suppress(BrokenPipeError):  # the parent was killed, and nobody stores the rest
-        for answer in run(job):
+        for answer in run(*job):
             answers.send(answer)

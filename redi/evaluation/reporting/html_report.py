@@ -31,9 +31,9 @@ def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path,
     packed = [_packed(f"block{number}", block) for number, block in enumerate(blocks)]
     passes, lengths = [], []
     for name in benchmarks:
-        curves = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
-        chart = pass_at_k_chart([[100 * share for share in curve] for curve in curves])
-        passes.append(_figure(name, "pass@k, %", chart))
+        shares = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
+        curves = [[100 * share for share in curve] for curve in shares]
+        passes.append(_figure(name, "pass@k, %", pass_at_k_chart(curves)))
         chart = length_chart([folder.scores[name].num_tokens for folder in folders])
         lengths.append(_figure(name, "% of responses", chart))
     total = sum(scores.correct.size for folder in folders for scores in folder.scores.values())
@@ -62,10 +62,8 @@ def _packed(name: str, content: Any) -> str:
 
 def _html_table(table: Table) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, *cells in table[1]
-    )
+    rows = ([f"<th>{escape(name)}</th>", *(f"<td>{escape(cell)}</td>" for cell in cells)] for name, *cells in table[1])
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -75,16 +73,15 @@ def _figure(title: str, unit: str, chart: str) -> str:
 
 def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[list], list[list[str]], dict[str, list]]:
     """The rows of the browser, their texts in blocks, and the problems with their reference answers."""
-    found, problems = [], {}
-    benchmarks = list(folders[0].scores)
+    found, problems, benchmarks = [], {}, list(folders[0].scores)
     quota = max(1, max_responses // (len(folders) * len(benchmarks)))
     for number, folder in enumerate(folders):
         chosen = {key for name, scores in folder.scores.items() for key in select(name, scores, quota)}
-        for (benchmark, problem, index), row in read_samples(folder.path / GRADED, ()):
-            if (benchmark, problem, index) not in chosen:
+        for sample, row in read_samples(folder.path / GRADED, ()):
+            if sample not in chosen:
                 continue
-            scores, key = folder.scores[benchmark], f"{benchmark} {problem}"
-            asked = scores.problems[scores.ids.index(problem)]
+            (benchmark, problem, index), scores = sample, folder.scores[sample[0]]
+            asked, key = scores.problems[scores.ids.index(problem)], f"{benchmark} {problem}"
             problems.setdefault(key, [asked.problem or asked.prompt, " | ".join(asked.answer or ())])
             second, answer = row.get("correct_rllm_style"), row.get("answer")
             verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]

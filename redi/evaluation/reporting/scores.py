@@ -15,9 +15,8 @@ from redi.runs.files import fingerprint
 from redi.runs.manifest import read_manifest
 
 FIELDS = ("finish_reason", "num_tokens", "correct", "status")
-PROTOCOL = ("protocol", "n", "limit", "temperature", "top_p", "max_tokens", "prompt", "force_think", "chat_template")
-PROTOCOL += ("backend", "dtype", "seed")
-MAY_DIFFER = ("protocol", "n", "limit", "chat_template", "backend", "dtype", "seed")  # samples are compared themselves
+COMPARED = ("temperature", "top_p", "max_tokens", "prompt", "force_think")  # n is seen in the samples
+PROTOCOL = ("protocol", "n", "limit", *COMPARED, "chat_template", "backend", "dtype", "seed")
 
 
 @dataclass(frozen=True)
@@ -137,20 +136,21 @@ def check_comparable(first: GradedFolder, other: GradedFolder) -> None:
 
     Only the benchmarks that both have are compared, of which there must be one.
     """
-    for key in PROTOCOL:
-        ours, theirs = first.protocol.get(key, "not recorded"), other.protocol.get(key, "not recorded")
-        if ours != theirs and key not in MAY_DIFFER:
+    for key in COMPARED:
+        ours, theirs = (folder.protocol.get(key, "not recorded") for folder in (first, other))
+        if ours != theirs:
             raise UsageError(f"{first.name} has {key} {ours}, {other.name} has {theirs}: not comparable")
-    if not first.scores.keys() & other.scores.keys():
+    check_same_problems(first, other)
+    shared = [name for name in first.scores if name in other.scores]
+    if not shared:
         ours, theirs = (f"{folder.name} has {', '.join(folder.scores)}" for folder in (first, other))
         raise UsageError(f"{ours}, {theirs}: not comparable")
-    check_same_problems(first, other)
-    for benchmark in first.scores.keys() & other.scores.keys():
-        ours, theirs = (folder.scores[benchmark].correct.shape[1] for folder in (first, other))
+    for name in shared:
+        ours, theirs = (folder.scores[name].correct.shape[1] for folder in (first, other))
         if ours != theirs:
             raise UsageError(
-                f"{benchmark}: {first.name} has {ours} samples per problem, {other.name} has {theirs}: not "
-                "comparable; sample as many for both"
+                f"{name}: {first.name} has {ours} samples per problem, {other.name} has {theirs}: not comparable; "
+                "sample as many for both"
             )
 
 

@@ -12,7 +12,6 @@ from redi.evaluation.benchmarks import SECOND_GOLDS
 from redi.evaluation.reporting.scores import PROTOCOL, GradedFolder, Scores
 
 DRAWS = 10_000
-PERCENTILES = (2.5, 97.5)
 
 
 def pass_at_1(correct: np.ndarray) -> tuple[float, float]:
@@ -45,24 +44,16 @@ def mean_of_benchmarks(values: list[tuple[float, float]]) -> tuple[float, float]
     return sum(means) / len(means), math.sqrt(sum(error**2 for error in errors)) / len(errors)
 
 
-def interval(correct: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of pass@1, over problems and over samples within problems.
-
-    Wider than the standard error suggests, because it includes the noise of choosing problems.
-    """
-    low, high = np.percentile(draw_differences(correct, np.zeros_like(correct)), PERCENTILES).tolist()
-    return low, high
-
-
 def paired_difference(ours: list[np.ndarray], baseline: list[np.ndarray]) -> dict[str, float]:
     """The difference in pass@1 on the same problems, ours - baseline, and its 95 % bootstrap interval.
 
     Both hold an array (P, n) for each benchmark, with the problems in the same order. The difference is that of the
-    benchmarks' averages; each benchmark has independent draws.
+    benchmarks' averages; each benchmark has independent draws. Against zeros, it is pass@1 itself: the interval is
+    wider than the standard error, because it includes the noise of choosing problems.
     """
     pairs = list(zip(ours, baseline, strict=True))
     draws = np.mean([draw_differences(*pair, seed=seed) for seed, pair in enumerate(pairs)], axis=0)
-    low, high = np.percentile(draws, PERCENTILES).tolist()
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
     return {"mean": float(np.mean([one.mean() - other.mean() for one, other in pairs])), "low": low, "high": high}
 
 
@@ -144,7 +135,7 @@ def summarize_scores(scores: Scores) -> dict[str, Any]:
     """The numbers of one model on one benchmark; None for those that need responses or second verdicts."""
     correct, second, waits, status = scores.correct, scores.correct_rllm_style, scores.num_waits, scores.status
     mean, sem = pass_at_1(correct)
-    low, high = interval(correct)
+    over_zero = paired_difference([correct], [np.zeros_like(correct)])
     rllm = None
     if second is not None:
         rllm = dict(zip(("pass_at_1", "sem"), pass_at_1(second), strict=True))
@@ -154,8 +145,8 @@ def summarize_scores(scores: Scores) -> dict[str, Any]:
         "n": correct.shape[1],
         "pass_at_1": mean,
         "sem": sem,
-        "low": low,
-        "high": high,
+        "low": over_zero["low"],
+        "high": over_zero["high"],
         "pass_at_k": {str(k): pass_at_k(correct, k) for k in range(1, correct.shape[1] + 1)},
         "mean_tokens": float(scores.num_tokens.mean()),
         "truncated": float(scores.truncated.mean()),

@@ -1,7 +1,6 @@
 """The report's tables, and the notes needed to read their numbers; as Markdown and as LaTeX."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from redi.runs.markdown import grid
@@ -54,28 +53,25 @@ def tables(summary: dict[str, Any]) -> list[Table]:
 
 def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
     """All numbers of one benchmark, one row per model."""
-    cells = [row["benchmarks"][name] for row in summary["rows"]]
-    n = cells[0]["n"]
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "pass@1 (%)": _with_error,
-        "95 %": lambda cell: f"{_percent(cell['low'])} to {_percent(cell['high'])}",
-    }
-    if n > 1:
-        columns[f"pass@{n} (%)"] = lambda cell: _percent(cell["pass_at_k"][str(n)])
-    if all(cell["rllm_style"] is not None for cell in cells):
-        columns["rllm style (%)"] = lambda cell: _percent(cell["rllm_style"]["pass_at_1"])
-        columns["disagree (%)"] = lambda cell: f"{100 * cell['rllm_style']['disagreement']:.2f}"
-    columns["mean tokens"] = lambda cell: f"{cell['mean_tokens']:.0f}"
-    columns["truncated (%)"] = lambda cell: _percent(cell["truncated"])
-    columns["no answer (%)"] = lambda cell: _percent(cell["no_answer"])
-    if all(cell["waits_per_response"] is not None for cell in cells):
-        columns['"Wait"'] = lambda cell: f"{cell['waits_per_response']:.1f}"
-        columns['"Wait"/1k tokens'] = lambda cell: f"{1000 * cell['waits_per_token']:.2f}"
-    for baseline in summary["baselines"]:
-        columns[f"pass@1 minus {baseline}"] = lambda cell, name=baseline: _difference(cell["differences"].get(name))
-    models = [row["name"] for row in summary["rows"]]
-    rows = [[model, *(show(cell) for show in columns.values())] for model, cell in zip(models, cells, strict=True)]
-    return [f"{name} ({cells[0]['num_problems']})", *columns], rows
+    rows, all_cells = [], [row["benchmarks"][name] for row in summary["rows"]]
+    for row, cell in zip(summary["rows"], all_cells, strict=True):
+        interval = f"{_percent(cell['low'])} to {_percent(cell['high'])}"
+        columns = {"pass@1 (%)": _with_error(cell), "95 %": interval}
+        if (n := cell["n"]) > 1:
+            columns[f"pass@{n} (%)"] = _percent(cell["pass_at_k"][str(n)])
+        if all(each["rllm_style"] is not None for each in all_cells):
+            columns["rllm style (%)"] = _percent(cell["rllm_style"]["pass_at_1"])
+            columns["disagree (%)"] = f"{100 * cell['rllm_style']['disagreement']:.2f}"
+        columns["mean tokens"] = f"{cell['mean_tokens']:.0f}"
+        columns["truncated (%)"] = _percent(cell["truncated"])
+        columns["no answer (%)"] = _percent(cell["no_answer"])
+        if all(each["waits_per_response"] is not None for each in all_cells):
+            columns['"Wait"'] = f"{cell['waits_per_response']:.1f}"
+            columns['"Wait"/1k tokens'] = f"{1000 * cell['waits_per_token']:.2f}"
+        for baseline in summary["baselines"]:
+            columns[f"pass@1 minus {baseline}"] = _difference(cell["differences"].get(baseline))
+        rows.append([row["name"], *columns.values()])
+    return [f"{name} ({cell['num_problems']})", *columns], rows
 
 
 def _percent(share: float) -> str:
