@@ -22,8 +22,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
     defaults = {"protocol": getattr(options, "protocol", None)}
     if options.command == "run":
         models, every = find_models(options.model, options.output_dir), options.every_checkpoint or options.watch
-        usual = usual_protocol(models[0], every)
-        defaults = {"protocol": options.protocol or usual, "usual_protocol": usual}
+        defaults = {"protocol": options.protocol or usual_protocol(models[0], every)}
         defaults |= {"models": models, "every_checkpoint": every}
     if defaults["protocol"]:
         defaults |= generation.read_protocol(defaults["protocol"])

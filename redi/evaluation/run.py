@@ -18,7 +18,7 @@ from pathlib import Path
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, load_benchmarks, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
-from redi.evaluation.generation.options import AMOUNT, changes, option_name, protocol_file, sampling_options
+from redi.evaluation.generation.options import AMOUNT, changes, protocol_file, sampling_options
 from redi.runs.cli import positive_float
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.lock import lock_owner
@@ -88,12 +88,12 @@ def usual_protocol(model: str, every_checkpoint: bool) -> str:
 
 def folder_suffix(options: argparse.Namespace) -> str:
     """What the protocol and the options that change the samples add to the names of folders."""
-    protocol = protocol_file(options.protocol).stem
-    parts = [] if protocol == options.usual_protocol else [protocol]
+    protocol, usual = protocol_file(options.protocol).stem, usual_protocol(options.models[0], options.every_checkpoint)
+    parts = [] if protocol == usual else [protocol]
     for name, value in changes(options).items():
         if name not in AMOUNT:
             value = Path(value).stem if name == "chat_template" else value
-            parts.append(f"{option_name(name).removeprefix('--')}-{value}")
+            parts.append(f"{name.replace('_', '-')}-{value}")
     return "".join(f"_{part}" for part in parts)
 
 

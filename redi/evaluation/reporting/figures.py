@@ -100,42 +100,42 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
     figure.savefig(path, dpi=150)
 
 
+@matplotlib.rc_context(_RC)
 def pass_at_k_chart(curves: Sequence[list[float]]) -> str:
     """An `<svg>` of pass@k in percent for k = 1, 2, ..., one line per curve."""
-    with matplotlib.rc_context(_RC):
-        axes = _page_axes()
-        largest = max(map(len, curves))
-        for curve in curves:
-            # A single point is a line of no length with round caps: markers would need ids.
-            ks, values, width = (range(1, len(curve) + 1), curve, 1.35) if len(curve) > 1 else ([1, 1], curve * 2, 5)
-            axes.plot(ks, values, linewidth=width, solid_capstyle="round", clip_on=False)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(1, max(2, largest))
-        # The last k ends the axis; a power of two just below it would touch its label.
-        ticks = [power for power in (2**exponent for exponent in range(20)) if power < largest / 1.3] + [largest]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-        return _svg(axes, "k")
+    axes, largest = _page_axes("k"), max(map(len, curves))
+    for curve in curves:
+        # A single point is a line of no length with round caps: markers would need ids.
+        ks, values, width = (range(1, len(curve) + 1), curve, 1.35) if len(curve) > 1 else ([1, 1], curve * 2, 5)
+        axes.plot(ks, values, linewidth=width, solid_capstyle="round", clip_on=False)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1, max(2, largest))
+    # The last k ends the axis; a power of two just below it would touch its label.
+    ticks = [power for power in (2**exponent for exponent in range(20)) if power < largest / 1.3] + [largest]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    return _svg(axes)
 
 
+@matplotlib.rc_context(_RC)
 def length_chart(lengths: Sequence[np.ndarray]) -> str:
     """An `<svg>` of histograms of response lengths in percent of the responses, one outline per array."""
+    axes = _page_axes("tokens")
     edges = np.linspace(0, max(1, max(values.max() for values in lengths)), NUM_BINS + 1)
-    with matplotlib.rc_context(_RC):
-        axes = _page_axes()
-        for values in lengths:
-            axes.stairs(100 * np.histogram(values, edges)[0] / values.size, edges, clip_on=False)
-        axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}")
-        return _svg(axes, "tokens")
+    for values in lengths:
+        axes.stairs(100 * np.histogram(values, edges)[0] / values.size, edges, clip_on=False)
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}")
+    return _svg(axes)
 
 
-def _page_axes() -> Axes:
-    return Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained").subplots()
-
-
-def _svg(axes: Axes, x_label: str) -> str:
-    """The drawing alone: without namespaces, ids and clip paths, which could clash with others on the page."""
+def _page_axes(x_label: str) -> Axes:
+    axes = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained").subplots()
     axes.set_xlabel(x_label)
+    return axes
+
+
+def _svg(axes: Axes) -> str:
+    """The drawing alone: without namespaces, ids and clip paths, which could clash with others on the page."""
     axes.yaxis.get_major_locator().set_params(nbins=5)
     for line in axes.get_ygridlines():
         line.set_clip_on(False)

@@ -85,12 +85,12 @@ def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[li
             problems.setdefault(key, [asked.problem or asked.prompt, " | ".join(asked.answer or ())])
             second, answer = row.get("correct_rllm_style"), row.get("answer")
             verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]
-            head = [number, benchmarks.index(benchmark), key, index]
-            shown = [*head, *verdicts, row["finish_reason"], row["num_tokens"], answer and _cut(answer)]
-            found.append((head, shown, _cut(row.get("response", ""))))
-    found.sort(key=lambda each: each[0])
-    texts = [text for _, _, text in found]
-    return [row for _, row, _ in found], [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)], problems
+            shown = [number, benchmarks.index(benchmark), key, index, *verdicts, row["finish_reason"]]
+            shown += [row["num_tokens"], answer and _cut(answer)]
+            found.append((shown, _cut(row.get("response", ""))))
+    found.sort(key=lambda each: each[0][:4])
+    rows, texts = map(list, zip(*found, strict=True))
+    return rows, [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)], problems
 
 
 def select(benchmark: str, scores: Scores, quota: int) -> list[SampleKey]:

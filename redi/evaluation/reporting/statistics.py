@@ -57,11 +57,11 @@ def paired_difference(ours: list[np.ndarray], baseline: list[np.ndarray]) -> dic
     return {"mean": float(np.mean([one.mean() - other.mean() for one, other in pairs])), "low": low, "high": high}
 
 
-def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+def draw_differences(ours: np.ndarray, baseline: np.ndarray, seed: int) -> np.ndarray:
     """Two-level bootstrap draws of the difference in pass@1.
 
     Problems are drawn with replacement, then sample indices within each problem. Both models get the same draws, so
-    equal inputs never differ. Returns the differences ours - baseline, (draws,).
+    equal inputs never differ. Returns the differences ours - baseline, (DRAWS,).
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"{ours.shape} problems and samples against {baseline.shape}")
@@ -71,7 +71,7 @@ def draw_differences(ours: np.ndarray, baseline: np.ndarray, draws: int = DRAWS,
     kinds, counts = np.unique(gains, axis=0, return_counts=True)
     up, down = kinds.T  # (G,)
     rng = np.random.default_rng(seed)
-    trials = num_samples * rng.multinomial(num_problems, counts / num_problems, size=draws)  # (draws, G)
+    trials = num_samples * rng.multinomial(num_problems, counts / num_problems, size=DRAWS)  # (DRAWS, G)
     num_up = rng.binomial(trials, up)
     num_down = rng.binomial(trials - num_up, np.minimum(1, down / np.where(up < 1, 1 - up, 1)))
     return (num_up - num_down).sum(axis=1) / (num_problems * num_samples)
