@@ -9,6 +9,7 @@ from redi.evaluation.run import find_models, usual_protocol
 from redi.runs.cli import StrictParser, positive_int
 
 _FOLDER = {"type": Path, "default": DEFAULT_FOLDER, "metavar": "DIR", "help": "of benchmarks given by name"}
+_WHOLE = "for models that do not think aloud: also grade responses without </think>, by their last box"
 
 
 def parse(argv: list[str], description: str) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def _run(parser: StrictParser) -> None:
     add("--watch", action="store_true", help=watch)
     add("--where", action="store_true", help="only print the folder of the answers")
     _add_sampling(parser)
-    _add_whole_responses(parser)
+    parser.add_argument("--whole-responses", action="store_true", help=_WHOLE)
 
 
 def _generate(parser: StrictParser) -> None:
@@ -69,11 +70,6 @@ def _add_benchmarks(parser: StrictParser) -> None:
     parser.add_argument("--benchmark-folder", **_FOLDER)
 
 
-def _add_whole_responses(parser: StrictParser) -> None:
-    help_text = "for models that do not think aloud: also grade responses without </think>, by their last box"
-    parser.add_argument("--whole-responses", action="store_true", help=help_text)
-
-
 def _download(parser: StrictParser) -> None:
     """fetch benchmarks from the Hub"""
     help_text = "math500, aime24, amc23, or minerva_hub, olympiadbench_hub, which differ from the paper's"
@@ -88,7 +84,7 @@ def _grade(parser: StrictParser) -> None:
     _add_benchmarks(parser)
     second_help = "grade by these reference answers too, in separate rows that no average counts"
     parser.add_argument("--second-golds", nargs="+", default=[], choices=sorted(SECOND_GOLDS), help=second_help)
-    _add_whole_responses(parser)
+    parser.add_argument("--whole-responses", action="store_true", help=_WHOLE)
     parser.add_argument("--workers", type=positive_int, metavar="N", help="worker processes; by default one per core")
 
 

@@ -63,13 +63,12 @@ def run(
         generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
         enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
     ).llm_engine
-    sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": -1}
-    sampling |= {"stop_token_ids": list(stop_token_ids), "detokenize": False}
-    greedy = options.temperature == 0  # vLLM samples a greedy answer only once
-    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in batches}
+    sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": -1, "detokenize": False}
+    sampling |= {"stop_token_ids": list(stop_token_ids), "output_kind": RequestOutputKind.FINAL_ONLY}
+    copies = {}  # vLLM samples a greedy answer only once
     for number, prompt, num_samples in batches:
-        amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
-        parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
+        n, copies[str(number)] = (num_samples, 1) if options.temperature else (1, num_samples)
+        parameters = SamplingParams(**sampling, n=n, max_tokens=prompt.max_tokens)
         engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
     try:
         while engine.has_unfinished_requests():

@@ -37,29 +37,28 @@ _RC |= {"axes.prop_cycle": cycler(color=LINES), "patch.linewidth": 1.35}
 
 def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
     """Draws bars of pass@1 with their values and standard errors, grouped by benchmark, to a PNG."""
-    rows = summary["rows"]
-    groups = {name: [row["benchmarks"][name] for row in rows] for name in rows[0]["benchmarks"]}
-    if len(groups) > 1:
-        groups["Avg"] = [row["average"] for row in rows]
-    figure = Figure(figsize=(min(16, max(4.5, 1.6 + 0.75 * len(groups) * len(rows))), 4), layout="constrained")
+    rows, benchmarks = summary["rows"], list(summary["rows"][0]["benchmarks"])
+    if len(benchmarks) == 1:  # the bars carry the models' names, so no legend is needed
+        groups, labels = {row["name"]: [row["benchmarks"][benchmarks[0]]] for row in rows}, [None]
+    else:
+        groups = {name: [row["benchmarks"][name] for row in rows] for name in benchmarks}
+        groups["Avg"], labels = [row["average"] for row in rows], [row["name"] for row in rows]
+    width = 0.8 / len(labels)
+    figure = Figure(figsize=(min(16, max(4.5, 1.6 + 0.75 * len(groups) * len(labels))), 4), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(rows)
-    offsets = width * (np.arange(len(rows)) - (len(rows) - 1) / 2)
-    for index, row in enumerate(rows):
+    for index, label in enumerate(labels):
         heights, errors = ([100 * cells[index][key] for cells in groups.values()] for key in ("pass_at_1", "sem"))
-        style = {"capsize": 3, "color": COLORS[0 if len(groups) == 1 else index % len(COLORS)], "label": row["name"]}
-        bars = axes.bar(np.arange(len(groups)) + offsets[index], heights, 0.92 * width, yerr=errors, **style)
+        centers = np.arange(len(groups)) + (index - (len(labels) - 1) / 2) * width
+        style = {"capsize": 3, "color": COLORS[index % len(COLORS)], "label": label}
+        bars = axes.bar(centers, heights, 0.92 * width, yerr=errors, **style)
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    ticks, labels = range(len(groups)), list(groups)
-    if len(groups) == 1:  # the bars carry the models' names, so no legend is needed
-        ticks, labels = offsets, [row["name"] for row in rows]
-        axes.set_title(*groups, fontsize=10)
-        axes.set_xlim(-0.45, 0.45)
+    if len(benchmarks) == 1:
+        axes.set_title(benchmarks[0], fontsize=10)
     else:
         figure.legend(loc="outside upper center", ncols=min(4, len(rows)), frameon=False)
-        axes.set_xlim(-0.6, len(groups) - 0.4)
-    rotation, alignment = (30, "right") if len(labels) > 6 else (0, "center")
-    axes.set_xticks(ticks, labels, rotation=rotation, ha=alignment)
+    rotation, alignment = (30, "right") if len(groups) > 6 else (0, "center")
+    axes.set_xticks(range(len(groups)), groups, rotation=rotation, ha=alignment)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
     top = max(100 * (cell["pass_at_1"] + cell["sem"]) for cells in groups.values() for cell in cells)
     axes.set_ylim(0, max(5, 1.08 * top))
     axes.set_ylabel("pass@1 (%)")

@@ -39,9 +39,8 @@ class GradedFolder:
 
     name: str
     path: Path
-    protocol: dict[str, Any]
+    protocol: dict[str, Any]  # the sampling options that are recorded
     scores: dict[str, Scores]
-    template: str | None = None  # hash of the chat template
     grading: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,8 +97,7 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     for each in [name for name in KNOWN if name in cells] + sorted(cells.keys() - KNOWN):
         known = asked.get(each) or asked.get(SECOND_GOLDS.get(each), {})
         scores[each] = _scores(cells[each], known, f"{file}, {each}")
-    protocol = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
-    return GradedFolder(name, folder, protocol, scores, config.get("chat_template_sha256"), grading)
+    return GradedFolder(name, folder, {k: v for k, v in config.items() if v is not None}, scores, grading)
 
 
 def _scores(cells: dict[tuple[str, int], dict[str, Any]], known: dict[str, Problem], where: str) -> Scores:
@@ -159,11 +157,12 @@ def check_same_problems(first: GradedFolder, other: GradedFolder) -> None:
     for benchmark in [name for name in first.scores if name in other.scores]:
         ours, theirs = first.scores[benchmark], other.scores[benchmark]
         what = f"{first.name} and {other.name} have different problems in {benchmark}"
+        templates = [folder.protocol.get("chat_template_sha256") for folder in (first, other)]
         if ours.ids != theirs.ids:
             raise UsageError(f"{what}, such as '{min(set(ours.ids) ^ set(theirs.ids))}'")
         for name, one, two in zip(ours.ids, ours.problems, theirs.problems, strict=False):
             same_golds = None in (one.answer, two.answer) or one.answer == two.answer
-            if not same_golds or not _same_text(one, two, first.template == other.template):
+            if not same_golds or not _same_text(one, two, templates[0] == templates[1]):
                 raise UsageError(
                     f"{what}: the {'text' if same_golds else 'reference answer'} of '{name}' differs, so their "
                     "scores cannot be compared; sample and grade both with the same file"

@@ -114,12 +114,11 @@ def _whole_responses(grading: dict[str, Any]) -> str | None:
 def _row(
     folder: GradedFolder, baselines: list[GradedFolder], benchmarks: list[str], averaged: list[str]
 ) -> dict[str, Any]:
-    def correct(each: GradedFolder, names: list[str]) -> list[np.ndarray]:
-        return [each.scores[name].correct for name in names]
+    others = [baseline for baseline in baselines if baseline is not folder]
 
     def differences(names: list[str]) -> dict[str, dict[str, float]]:
-        others = [baseline for baseline in baselines if baseline is not folder]
-        return {other.name: paired_difference(correct(folder, names), correct(other, names)) for other in others}
+        ours, *theirs = ([each.scores[name].correct for name in names] for each in (folder, *others))
+        return {other.name: paired_difference(ours, arrays) for other, arrays in zip(others, theirs, strict=True)}
 
     cells = {name: summarize_scores(folder.scores[name]) | {"differences": differences([name])} for name in benchmarks}
     mean, sem = mean_of_benchmarks([(cells[name]["pass_at_1"], cells[name]["sem"]) for name in averaged])
