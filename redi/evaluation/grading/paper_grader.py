@@ -12,8 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from redi.evaluation.grading.answer import THINK_END
-from redi.evaluation.grading.compare import all_of
-from redi.evaluation.grading.normalize import CHARACTERS, MAX_ANSWER_CHARS
+from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, SYMBOLS
 from redi.evaluation.grading.quantities import exact_number
 
 Symbolic = Callable[[str, str], bool]
@@ -37,7 +36,7 @@ _LATEX = [
     (re.compile(r"\\sqrt\s*(?:\[[^\]]*\])?\s*" + _GROUP), r"sqrt(\1)"),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathbb)\s*" + _GROUP), r"\1"),
 ]
-_NAMES = {latex.strip(): chr(code) for code, latex in CHARACTERS.items()}
+_NAMES = {latex: symbol for symbol, latex in SYMBOLS.items()}
 _NAMES |= {r"\pi": "pi", r"\infty": "inf", r"\cdot": "*", r"\times": "*", r"\cup": "u", r"\leq": _NAMES[r"\le"]}
 _NAMES |= {r"\geq": _NAMES[r"\ge"]} | dict.fromkeys((r"\,", r"\;", r"\:", r"\ "), " ")
 _FUNCTIONS = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp|min|max|det)")
@@ -63,8 +62,8 @@ def rllm_answer(response: str) -> str | None:
     return None
 
 
-def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
-    """Whether the original accepts `answer` for `gold`. None if only sympy can tell and `symbolic` is not given."""
+def rllm_equal(gold: str, answer: str, symbolic: Symbolic) -> bool:
+    """Whether the original accepts `answer` for `gold`. `symbolic` says whether two expressions differ by zero."""
     if len(answer) > MAX_ANSWER_CHARS:
         return answer == gold
     if _text_form(gold) == _text_form(answer):
@@ -79,10 +78,10 @@ def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool
         return False
     if len(gold_items) > 1 and (gold[0], gold[-1]) != (answer[0], answer[-1]):
         return False
-    return all_of(_same_item(*items, symbolic) for items in zip(gold_items, answer_items, strict=True))
+    return all(_same_item(*items, symbolic) for items in zip(gold_items, answer_items, strict=True))
 
 
-def _same_item(gold: str, answer: str, symbolic: Symbolic | None) -> bool | None:
+def _same_item(gold: str, answer: str, symbolic: Symbolic) -> bool:
     if _PLAIN_FRACTION.fullmatch(gold) and _PLAIN_FRACTION.fullmatch(answer):
         return gold == answer
     if _is_integer(gold) != _is_integer(answer):
@@ -96,7 +95,7 @@ def _same_item(gold: str, answer: str, symbolic: Symbolic | None) -> bool | None
         return False
     if _HANGING_DOT.search(gold) or _HANGING_DOT.search(answer) or (letters[0] ^ letters[1]) - set("pie"):
         return False
-    return symbolic(gold, answer) if symbolic else None
+    return symbolic(gold, answer)
 
 
 @lru_cache(maxsize=50_000)

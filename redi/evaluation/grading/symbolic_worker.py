@@ -20,6 +20,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Derivative, Expr, Float, I, Integral, Limit, Pow, Product, Sum, log, simplify
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Equality, Relational
+from sympy.logic.boolalg import Boolean
 from sympy.parsing.sympy_parser import implicit_multiplication_application, parse_expr, standard_transformations
 
 from redi.evaluation.grading.compare import NAMES, equal
@@ -55,6 +56,8 @@ def same_value(gold: str, answer: str) -> bool:
     if first is None or second is None:
         return False
     try:
+        if isinstance(first, Boolean) != isinstance(second, Boolean):  # an inequality and the set of its solutions
+            first, second = (side.as_set() if isinstance(side, Boolean) else side for side in (first, second))
         same = _same_values(first, second)
     except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):  # sympy cannot evaluate them
         same = None

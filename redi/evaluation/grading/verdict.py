@@ -12,7 +12,7 @@ from functools import lru_cache
 from tqdm import tqdm
 
 from redi.evaluation.grading.answer import THINK_END, last_box
-from redi.evaluation.grading.compare import any_of, equal
+from redi.evaluation.grading.compare import equal
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS
 from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
 from redi.evaluation.grading.worker_pool import Comparison, symbolic_verdict
@@ -56,15 +56,16 @@ def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comp
 
 @lru_cache(maxsize=50_000)  # samples of one problem repeat each other's answers
 def _compare(comparison: Comparison) -> bool | None:
-    compare = rllm_equal if comparison.rllm_style else equal
-    return any_of(compare(gold, comparison.box) for gold in comparison.golds)
+    compare, asked = (rllm_equal if comparison.rllm_style else equal), []
+    # `append` says no to every question.
+    correct = any(compare(gold, comparison.box, lambda *pair: bool(asked.append(pair))) for gold in comparison.golds)
+    return correct or (None if asked else False)
 
 
 def _decide(comparison: Comparison) -> bool | None:
     """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
-    if len(comparison.box) > MAX_ANSWER_CHARS:  # too long to be remembered
-        return _compare.__wrapped__(comparison) is True
-    return _compare(comparison)
+    remembered = len(comparison.box) <= MAX_ANSWER_CHARS
+    return _compare(comparison) if remembered else _compare.__wrapped__(comparison)
 
 
 def _grade(first: Grade | Comparison, second: Comparison | None, ask: Callable[[Comparison], dict]) -> Grade:

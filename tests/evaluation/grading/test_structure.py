@@ -282,10 +282,18 @@ def test_kinds_of_answers(gold, right, wrong):
             assert (grade.correct, grade.status) == (expected, "ok"), answer
 
 
+def always(gold: str, answer: str) -> bool:
+    return True
+
+
+def never(gold: str, answer: str) -> bool:
+    return False
+
+
 @pytest.mark.parametrize("answer", ["5}+\\boxed{5", "{5", r"\frac{5", "5}", r"\text{5"])
 def test_text_with_unbalanced_braces_equals_only_itself(answer):
-    assert equal("5", answer) is False
-    assert equal(answer, answer)
+    assert not equal("5", answer, always)
+    assert equal(answer, answer, never)
 
 
 def test_no_text_makes_the_comparison_raise():
@@ -309,7 +317,7 @@ def test_no_text_makes_the_comparison_raise():
     rng = random.Random(0)
     for _ in range(4000):
         gold, answer = ("".join(rng.choices(bits, k=rng.randint(1, 12))) for _ in range(2))
-        assert equal(gold, answer) in (True, False, None)
+        assert not equal(gold, answer, never) or equal(gold, answer, always)
     for answer in (
         "(A)" * 600,
         r"\text{" * 300,
@@ -319,4 +327,4 @@ def test_no_text_makes_the_comparison_raise():
         "5" + " cm" * 600,
         r"\frac{" * 300,
     ):
-        assert equal("5", answer) in (True, False, None)
+        assert not equal("5", answer, never)
