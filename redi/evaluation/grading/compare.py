@@ -1,4 +1,4 @@
-"""Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic_worker.py` provides."""
+"""Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic.py` provides."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,6 @@ NAMES = re.compile(
 )
 _BOUND = re.compile(r"\\(?:sum|prod|int|iint|lim|max|min|sup|inf)(?![a-z])|[A-Za-z] ?\\to")
 _LOG = re.compile(r"\\log(?![a-zA-Z]| ?_)")
-_SAME_ORDER = ({"", "()"}, {"column", "()"})  # brackets of items that equal each other in the same order
 _PERCENT = read_unit("percent").powers
 
 
@@ -71,19 +70,19 @@ def _compare(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
         return _compare_choices(gold, answer, symbolic)
     if kinds == {"value"}:
         return _compare_values(gold, answer, symbolic)
-    if "text" in kinds:
-        return kinds <= {"text", "value"} and _same_words(gold.latex, answer.latex)
     if "equation" in kinds:
         return _compare_equations(gold, answer, symbolic)
+    if "text" in kinds:
+        return kinds <= {"text", "value"} and _same_words(gold.latex, answer.latex)
     if kinds == {"items"}:
         return _compare_items(gold, answer, symbolic)
-    if kinds == {"inequality"} and gold.marks != answer.marks:
-        return False
     if kinds == {"union"} and gold.items and _unordered(gold.items, answer.items, symbolic):
         return True
-    sets = kinds <= {"union", "items", "inequality"}
+    if "inequality" in kinds and kinds <= {"inequality", "items", "union"} and len(kinds) == 2:
+        return symbolic(gold.latex, answer.latex)  # and its solutions, which have no variable
+    same_kind = gold.marks == answer.marks if kinds == {"inequality"} else kinds <= {"union", "items"}
     matrices = "{pmatrix}" in gold.latex and "{pmatrix}" in answer.latex
-    return (sets or matrices) and _ask(symbolic, gold.latex, answer.latex)
+    return (same_kind or matrices) and _ask(symbolic, gold.latex, answer.latex)
 
 
 def _compare_choices(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
@@ -173,7 +172,7 @@ def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     marks = {gold.marks, answer.marks}
     if marks <= {"", "{}"}:
         return _unordered(gold.items, answer.items, symbolic)
-    if len(marks) == 2 and marks not in _SAME_ORDER and (marks != {"", "[]"} or len(gold.items) < 3):
+    if len(marks) == 2 and marks != {"", "()"} and (marks != {"", "[]"} or len(gold.items) < 3):
         return False
     by_name = (sorted(side.items, key=_name) if all(map(_name, side.items)) else side.items for side in (gold, answer))
     return _ordered(*by_name, symbolic)

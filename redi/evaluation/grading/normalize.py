@@ -85,6 +85,12 @@ def _interval(match: re.Match) -> str:
     return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
 
 
+_WORDS = {
+    r"(?:there (?:is|are) |the )?(?:no|empty)(?: real)?(?: solutions?| set| values?| roots?)|none": r"\\emptyset ",
+    r"dne|(?:the limit )?does not exist": r"\\text{undefined}",
+    r"(?:all|any|the set of) (?:all )?reals?(?: numbers?)?": r"\\mathbb{R}",
+    r"infinity": r"\\infty ",
+}
 _TH = "(?:st|nd|rd|th)"
 _NESTED_FONT = (rf"({_WORD_FONT}\{{(?:[^{{}}]|\{{[^{{}}]*\}})*?){_FONT}\{{([^{{}}]*)\}}", r"\1\2")
 _ARGUMENT = (  # \frac12, \sqrt2, \bar x
@@ -124,7 +130,9 @@ _RULES = [
     (r"(\d) ?\^\{\\circ\} ?(\d[\d.]*) ?'$", r"\1\\text{degrees}\2\\text{arcminutes}"),
     (r"\\text\{(dollars|euros|sterling|Rs\.? ?)\} ?(\d(?:[\d.,]*\d)?)", r"\2\\text{ \1 }"),
     (r"\(? ?\\text\{[ (]*(?:in )?base ?(\w*)[ )]*\} ?(\d*)\)?$", r"_{\1\2}"),
+    (r"\\text\{(?:[^{}]*(?: is|:)| ?(?:about|approximately|around|roughly|exactly)) ?\}|\babout ", ""),
     (r"\\\{ ?\\\}", r"\\emptyset "),
+    *((rf"(?i:(?:\\text\{{ ?|^)(?:{words})(?:[ .]*\}}|$))", latex) for words, latex in _WORDS.items()),
     (r"(?<![\d}])(?<!\[\w)([\[\]])([^\[\],;]+[,;][^\[\],;]+)(?<!\\sqrt)([\[\]])", _interval),
     (
         r"(?<![a-zA-Z])C ?\((\d+), ?(\d+)\)|\{ ?(\d+) ?\\choose ?(\d+) ?\}|(?:\{\})?_\{(\d+)\} ?C_\{(\d+)\}",

@@ -1,6 +1,5 @@
 """Exact numbers, and units: from the text after a value to a scale and powers of base units."""
 
-import math
 import re
 from collections import Counter
 from fractions import Fraction
@@ -10,12 +9,11 @@ from typing import NamedTuple
 MAX_DIGITS = 4000  # Python refuses to read longer integers (sys.get_int_max_str_digits)
 
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-_TIMES = r" ?(?:\\times|\\cdot|\*) ?"
-_NUMBER = re.compile(  # a sign, then a decimal, a fraction or both, then a power of ten
-    rf"([+-]?) ?(?:({_DECIMAL})(?! ?[/:]))?"
-    rf"(?: ?\\frac\{{ ?([+-]?{_DECIMAL}) ?\}}\{{ ?([+-]?{_DECIMAL}) ?\}}|(?: |(?<!\d))({_DECIMAL}) ?[/:] ?({_DECIMAL}))?"
-    rf"(?:(?:{_TIMES}|(?<![\d ]))10\^\{{(-?\d{{1,4}})\}})?"
+_FRACTION = (
+    rf" ?\\frac\{{ ?([+-]?{_DECIMAL}) ?\}}\{{ ?([+-]?{_DECIMAL}) ?\}}|(?: |(?<!\d))({_DECIMAL}) ?[/:] ?({_DECIMAL})"
 )
+_POWER = r"(?: ?(?:\\times|\\cdot|\*) ?|(?<![\d ]))10\^\{(-?\d{1,4})\}"
+_NUMBER = re.compile(rf"([+-]?) ?(?:({_DECIMAL})(?! ?[/:]))?(?:{_FRACTION})?(?:{_POWER})?")
 
 # Base unit, then its multiples with their names. Symbols of one or two letters count as written, words in any case.
 # Names with a star also take the prefixes below.

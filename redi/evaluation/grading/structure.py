@@ -27,23 +27,14 @@ _UNIT = rf"{_TEXT}|\\frac\{{ ?{_TEXT} ?\}}\{{|\\(?:mu|Omega|AA)(?![a-zA-Z])|{_DE
 _UNIT_TAIL = re.compile(rf"(?:{_UNIT})(?:{_UNIT}|\^\{{-?\d\}}|\\cdot|[ /()}}.])*$")
 _BARE_TAIL = re.compile(r"(?<=[\d})!])( ?[A-Za-z]{2}[A-Za-z ./^{}0-9-]*| [A-Za-z]+/[A-Za-z/]+(?:\^\{\d\})?)$")
 _BARE_WORD = re.compile(r"per|of|[ap]m|[a-z]{4,}", re.IGNORECASE)
-_BEFORE_VALUE = re.compile(
-    r"^(?:\\text\{(?:[^{}]*(?: is|:)|(?: ?(?:about|approximately|around|roughly|exactly))) ?\}|about )"
-)
 _MODULUS = re.compile(r"[ ,(]*(?:\\[pb]?mod|\\text\{[ (]*mod|\bmod)(?![a-z])[ {}()]*([^{}()]+)[ {}()]*$")
 _BASED = re.compile(r"\(?([+-]?[A-Fa-f]*\d[0-9A-Fa-f]*)\)?_\{(?:base)?\(?(\w+)\)?\}")
-_BASES = {name: base for base, name in enumerate("two three four five six seven eight nine ten".split(), start=2)}
-_BASES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_BASES = {word: base for base, word in enumerate(_NUMBER_WORDS.split())} | {"sixteen": 16}
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-z])")
 _PARTS = re.compile(rf"([\d.]+) ?({_TEXT}) ?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _WORDS = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
-_SYNONYMS = {
-    r"\emptyset": r"(?:there (?:is|are) |the )?(?:no|empty)(?: real)?(?: solutions?| set| values?| roots?)|none",
-    r"\text{undefined}": r"dne|(?:the limit )?does not exist",
-    r"\mathbb{R}": r"(?:all|any|the set of) (?:all )?reals?(?: numbers?)?",
-    r"\infty": r"infinity",
-}
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)\(?([A-J])\)?(?![A-Za-z])[.:)]? ?(.*)"
@@ -55,22 +46,13 @@ _NOT_AFTER_CHOICE = re.compile(r"[-+*/^_=<>,;&]|and\b|or\b|\\(?:cup|cap|times|cd
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, or one part of it.
+    """One answer, or one part of it."""
 
-    Attributes:
-        kind: "value", "text", "items" (a list, set, tuple, interval or matrix), "union", "equation", "inequality" or
-            "choice" (what follows the letter is its item).
-        latex: the expression without its unit, the words of a text, the letter of a choice.
-        items: the parts, in order.
-        marks: the brackets of items, the signs of an inequality.
-        unit: of a value.
-    """
-
-    kind: str
-    latex: str
-    items: tuple["Answer", ...] = ()
-    marks: str = ""
-    unit: Unit = NO_UNIT
+    kind: str  # value, text, items (of a list, set, tuple or interval), union, equation, inequality or choice
+    latex: str  # without the unit; the words of a text, the letter of a choice
+    items: tuple["Answer", ...] = ()  # in order; what follows the letter of a choice
+    marks: str = ""  # the brackets of items, the signs of an inequality
+    unit: Unit = NO_UNIT  # of a value
 
 
 @lru_cache(maxsize=50_000)
@@ -159,7 +141,7 @@ def _interval(sides: list[str], signs: list[str]) -> tuple[str, str, str] | None
 
 
 def _read_relation(text: str, depth: int) -> Answer | None:
-    sides, signs = _ascending(*split(text, _ORDER))
+    sides, signs = split(text, _ORDER)
     if not signs:
         return None
     if signs[-1] == r"\approx":
@@ -168,6 +150,7 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     if signs == [r"\in"] and (_VARIABLE.fullmatch(sides[0]) or _outer(sides[1])[0]):
         return read(sides[1], depth + 1)
     if not set(signs) <= {"=", r"\equiv"}:
+        sides, signs = _ascending(sides, signs)
         latex = "".join(f"{side} {sign} " for side, sign in zip(sides, [*signs, ""], strict=True)).strip()
         return Answer("inequality", latex, marks=" ".join(signs))
     names, values = (split(_outer(side)[1], _AND)[0] for side in (sides[0], sides[-1]))
@@ -180,7 +163,7 @@ def _read_relation(text: str, depth: int) -> Answer | None:
 
 
 def _read_brackets(text: str, depth: int) -> Answer | None:
-    """Sets, tuples, intervals, unions and matrices."""
+    """Sets, tuples, intervals, unions and columns."""
     if text == r"\mathbb{R}":
         return read(r"(-\infty,\infty)", depth + 1)
     parts, _ = split(text, r"\\cup")
@@ -191,13 +174,10 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
         point = read(parts[1], depth + 1)
         ends = rf"(-\infty,{point.latex})\cup({point.latex},\infty)"
         return read(ends, depth + 1) if point.kind == "value" else Answer("union", text)
+    if text.startswith(r"\begin{pmatrix}") and text.endswith(r"\end{pmatrix}") and "&" not in text:  # a column
+        rows, _ = split(text[15:-13], r"\\\\")
+        return read(f"({','.join(rows)})", depth + 1)
     marks, inside = _outer(text)
-    if text.startswith(r"\begin{pmatrix}") and text.endswith(r"\end{pmatrix}"):
-        rows = [split(row, "&")[0] for row in split(text[15:-13], r"\\\\")[0] if row]
-        cells = [_read_all(row, depth) for row in rows]
-        if all(len(row) == 1 for row in cells):
-            return Answer("items", text, sum(cells, ()), "column")
-        return Answer("items", text, tuple(Answer("items", "", row, "row") for row in cells), "matrix")
     if not marks or text.startswith("{"):
         return None
     items = _read_all(split(inside, _AND)[0], depth)
@@ -208,7 +188,6 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
 
 def _read_value(text: str, is_text: bool, depth: int) -> Answer:
     """A number, an expression or words, with what is known of its unit."""
-    text = _BEFORE_VALUE.sub("", text).strip()
     if (match := _MODULUS.search(text)) and match.start():
         return replace(read(text[: match.start()], depth + 1), unit=_named_unit(f"mod {match[1].strip()}"))
     if match := _BASED.fullmatch(unwrapped(text).replace(" ", "")):
@@ -221,12 +200,8 @@ def _read_value(text: str, is_text: bool, depth: int) -> Answer:
         text = re.sub(rf"(\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+|\([^()]*\)) ?{_DEGREE}", r"(\1\\frac{\\pi}{180})", text)
     value, unit = _sum_of_parts(text) or _without_unit(text)
     words = unwrapped(value).strip(" .")
-    if _WORDS.fullmatch(words) and (is_text or words != value):
-        for latex, synonyms in _SYNONYMS.items():
-            if re.fullmatch(synonyms, words.lower()):
-                return read(latex, depth + 1)
-        if is_text or not value[-1].isdigit():
-            return Answer("text", words)
+    if _WORDS.fullmatch(words) and (is_text or (words != value and not value[-1].isdigit())):
+        return Answer("text", words)
     if value == text:
         return Answer("text" if value == r"\emptyset" else "value", value)
     inner = read(value, depth + 1, is_text)
@@ -286,7 +261,7 @@ def split(text: str, separators: str) -> tuple[list[str], list[str]]:
 
 
 def _outer(text: str) -> tuple[str, str]:
-    """The brackets around the whole text, such as `[)`, and what they hold; an empty string and the text if none do."""
+    """The brackets around the whole text, such as `[)`, and what they hold; "" and the text if there are none."""
     depth, opening = 0, ""
     for match in _TOKEN.finditer(text) if text.startswith(_OPEN[:-1]) else ():
         token = match.group()

@@ -1,18 +1,7 @@
-"""The symbolic stage of grading: math-verify in a separate process. One request in, one verdict out.
+"""Symbolic algebra for the comparison, by math-verify and sympy. It may take any time: `workers.py` limits it."""
 
-Model text can make a computer algebra system run for hours or use all memory, and Python cannot always interrupt that.
-So `worker_pool.py` starts this module as `python -m redi.evaluation.grading.symbolic_worker`, and kills it if needed.
-"""
-
-import faulthandler
-import logging
 import random
 import re
-import resource
-import signal
-import sys
-from contextlib import suppress
-from multiprocessing.connection import Connection
 from tokenize import TokenError
 
 from latex2sympy2_extended import NormalizationConfig
@@ -23,11 +12,7 @@ from sympy.core.relational import Equality, Relational
 from sympy.logic.boolalg import Boolean
 from sympy.parsing.sympy_parser import implicit_multiplication_application, parse_expr, standard_transformations
 
-from redi.evaluation.grading.compare import NAMES, equal
-from redi.evaluation.grading.paper_grader import rllm_equal
-
-HARD_LIMIT = 8.0  # seconds until the watchdog ends the process, in case its parent is gone
-MEMORY_LIMIT = 3 << 30  # bytes of address space
+from redi.evaluation.grading.compare import NAMES
 
 DIGITS = 25  # of values
 POINTS = 20  # at which expressions are tried
@@ -38,14 +23,11 @@ _LATEX = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_AS
 _RULES = (*standard_transformations, implicit_multiplication_application)
 _LETTERS = "xyzabcdhjklmnopqrstuvw"
 _MATRIX_PRODUCT = re.compile(r"(?:[A-Z](?:\^\{(?:-1|T|\\top)\})? ?)+")
-
-
-class OutOfTime(BaseException):
-    """Raised when the time is up. Not an `Exception`, because math-verify and sympy swallow those."""
+_OPAQUE = (AppliedUndef, Derivative, Integral, Limit, Product, Sum)
 
 
 def same_value(gold: str, answer: str) -> bool:
-    """Whether two cleaned LaTeX expressions, equations or sets are equal: by their values, else by math-verify.
+    """Whether two cleaned LaTeX expressions, relations or sets are equal: by their values, else by math-verify.
 
     Expressions with the same 25 digits at random points are equal. The points are positive if the reference answer has
     a root or logarithm of variables, so that `\\sqrt{ab}` is `\\sqrt{a}\\sqrt{b}`.
@@ -78,8 +60,8 @@ def _renamed(*texts: str) -> list[str]:
 
 def _parsed(text: str):
     """The sympy expression, with `i` as the imaginary unit; None if the text is none."""
-    parsed = parse(f"\\boxed{{{text}}}", _LATEX, parsing_timeout=None)  # `_verdict` limits the whole request
-    expression = next((result for result in parsed if not isinstance(result, str)), None)
+    parsed = parse(f"\\boxed{{{text}}}", _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
+    expression = parsed[0] if parsed else None
     if not isinstance(expression, Expr):
         return expression
     return expression.subs({symbol: I for symbol in expression.free_symbols if symbol.name == "i"})
@@ -96,7 +78,7 @@ def _same_values(gold, answer) -> bool | None:
         return None
     if gold.is_Rational and answer.is_Rational:
         return gold == answer
-    opaque = gold.has(*(kinds := (AppliedUndef, Derivative, Integral, Limit, Product, Sum))) or answer.has(*kinds)
+    opaque = gold.has(*_OPAQUE) or answer.has(*_OPAQUE)
     constant = not gold.free_symbols | answer.free_symbols
     if opaque and not constant:
         return None
@@ -137,45 +119,3 @@ def zero_difference(gold: str, answer: str) -> bool:
         return bool(simplify(parse_expr(text, transformations=_RULES)) == 0)
     except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # not an expression
         return False
-
-
-def _time_is_up(signum, frame) -> None:
-    raise OutOfTime
-
-
-def _verdict(request: dict) -> dict:
-    """Grades one request. The reply holds `correct`, and `status` if there is no verdict.
-
-    The limit is on processor time for all reference answers together, so a busy machine does not change verdicts.
-    """
-    signal.setitimer(signal.ITIMER_PROF, request["limit"])
-    try:
-        compare, decide = (rllm_equal, zero_difference) if request["rllm_style"] else (equal, same_value)
-        return {"correct": any(compare(gold, request["box"], decide) for gold in request["golds"])}
-    except OutOfTime:
-        return {"correct": False, "status": "timeout"}
-    except (MemoryError, RecursionError):
-        return {"correct": False, "status": "error"}
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def main() -> None:
-    """Answers requests until the parent is gone. The first message, True, says that the imports are done."""
-    pipe = Connection(int(sys.argv[1]))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    logging.disable()
-    signal.signal(signal.SIGPROF, _time_is_up)
-    equal("x+1", "1+x", same_value)  # imports and warms the parser
-    with suppress(EOFError, OSError):
-        pipe.send(True)
-        while True:
-            request = pipe.recv()
-            faulthandler.dump_traceback_later(HARD_LIMIT, exit=True)
-            reply = _verdict(request)
-            faulthandler.cancel_dump_traceback_later()
-            pipe.send(reply)
-
-
-if __name__ == "__main__":
-    main()
