@@ -1,8 +1,7 @@
 """Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic.py` provides."""
 
 import re
-from collections.abc import Callable
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean
@@ -10,15 +9,11 @@ from redi.evaluation.grading.quantities import exact_number, read_unit
 from redi.evaluation.grading.structure import NAME, Answer, readings, unwrapped
 
 Symbolic = Callable[[str, str], bool]
-Items = tuple[Answer, ...]
 
 MAX_ITEMS = 100
 
 _SPACES = re.compile(r"(?<!\d) | (?!\d)")
-_ARTICLE = re.compile(r"^(?:an?|the) +", re.IGNORECASE)
 _TIME = re.compile(r"\d{1,2}:[0-5]\d")
-_ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
-_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
 # A name (a letter or word with its accent, subscript and primes), or another command, whose letters are not names.
 NAMES = re.compile(
@@ -35,15 +30,19 @@ _PERCENT = read_unit("percent").powers
 def equal(gold: str, answer: str, symbolic: Symbolic) -> bool:
     """Whether a reference answer, in LaTeX with or without dollar signs, equals the content of a model's box.
 
-    `symbolic` decides the expressions (gold, answer) that text and numbers cannot. If it says no to all and the
-    answers are equal nevertheless, they are equal whatever it says.
+    `symbolic` decides the expressions (gold, answer) that text and numbers cannot.
     """
     gold, answer = gold.strip(), answer.strip()
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS or not answer:
         return gold == answer != ""
     if _squeeze(clean(gold)) == _squeeze(clean(answer)) != "":
         return True
-    return any(_compare(g, a, symbolic) for g in readings(gold) for a in readings(answer))
+    golds, answers = readings(gold), readings(answer)
+    if golds[0].marks == answers[0].marks == "choice":  # the letters, then what follows them
+        if golds[0].latex != answers[0].latex or 1 in (len(golds), len(answers)):
+            return golds[0].latex == answers[0].latex
+        golds, answers = golds[1:], answers[1:]
+    return any(_compare(g, a, symbolic) for g in golds for a in answers)
 
 
 def _squeeze(text: str) -> str:
@@ -66,38 +65,23 @@ def _variables(latex: str) -> frozenset[str]:
 
 def _compare(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     kinds = {gold.kind, answer.kind}
-    if "choice" in kinds:
-        return _compare_choices(gold, answer, symbolic)
     if kinds == {"value"}:
         return _compare_values(gold, answer, symbolic)
     if "equation" in kinds:
         return _compare_equations(gold, answer, symbolic)
     if "text" in kinds:
-        return kinds <= {"text", "value"} and _same_words(gold.latex, answer.latex)
+        first, second = (re.sub(r"^(?i:an?|the) +", "", unwrapped(item.latex).strip(" .")) for item in (gold, answer))
+        same = first == second or (len(first) > 1 and first.lower() == second.lower())
+        return same and kinds <= {"text", "value"}
     if kinds == {"items"}:
         return _compare_items(gold, answer, symbolic)
-    if kinds == {"union"} and gold.items and _unordered(gold.items, answer.items, symbolic):
+    if kinds == {"union"} and gold.items and _same_items(gold.items, answer.items, symbolic, ordered=False):
         return True
     if "inequality" in kinds and kinds <= {"inequality", "items", "union"} and len(kinds) == 2:
         return symbolic(gold.latex, answer.latex)  # and its solutions, which have no variable
     same_kind = gold.marks == answer.marks if kinds == {"inequality"} else kinds <= {"union", "items"}
     matrices = "{pmatrix}" in gold.latex and "{pmatrix}" in answer.latex
     return (same_kind or matrices) and _ask(symbolic, gold.latex, answer.latex)
-
-
-def _compare_choices(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
-    """`(C) 15` is right for C and for 15."""
-    if gold.latex == answer.latex and not (gold.items and answer.items):
-        return True
-    if gold.kind == answer.kind and gold.latex != answer.latex:
-        return False
-    golds, answers = ((side.items if side.kind == "choice" else (side,)) for side in (gold, answer))
-    return any(_compare(g, a, symbolic) for g in golds for a in answers)
-
-
-def _same_words(first: str, second: str) -> bool:
-    first, second = (_ARTICLE.sub("", unwrapped(words).strip(" .")) for words in (first, second))
-    return first == second or (len(first) > 1 and first.lower() == second.lower())
 
 
 def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
@@ -108,7 +92,7 @@ def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
         if powers[0] != powers[1]:
             return False
         scale *= gold.unit.scale / answer.unit.scale
-    numbers = _number(gold.latex), _number(answer.latex)
+    numbers = exact_number(gold.latex), exact_number(answer.latex)
     if None not in numbers and set(powers) == {frozenset(), _PERCENT}:  # 25 % and 0.25
         percent, share = numbers if powers[0] else numbers[::-1]
         if abs(share) <= 1 and percent == 100 * share:
@@ -128,69 +112,49 @@ def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     return _ask(symbolic, f"({gold.latex}){factor}" if factor else gold.latex, answer.latex)
 
 
-@lru_cache(maxsize=50_000)
-def _number(text: str) -> Fraction | None:
-    if _ROMAN.fullmatch(text):
-        values = [_ROMAN_DIGITS[letter] for letter in text]
-        return Fraction(sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True)))
-    return exact_number(text)
-
-
 def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """Compares equations, or a value with the side of an equation that names or computes it."""
     if gold.kind == answer.kind:
         if _name(gold) and _name(gold) == _name(answer):
-            return _compare(_result(gold), _result(answer), symbolic)
+            return _compare(gold.items[-1], answer.items[-1], symbolic)
         if len(gold.items) == len(answer.items) == 2:
             return _ask(symbolic, gold.latex, answer.latex)
-        return _ordered(gold.items, answer.items, symbolic)
+        return _same_items(gold.items, answer.items, symbolic, ordered=True)
     equation = gold if gold.kind == "equation" else answer
     numeric = [side for side in equation.items if not _variables(side.latex)]
     if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
         return False
-    sides = dict.fromkeys([_result(equation), *numeric])
+    sides = dict.fromkeys([equation.items[-1], *numeric])
     return all(
         _compare(side, answer, symbolic) if equation is gold else _compare(gold, side, symbolic) for side in sides
     )
 
 
-def _result(equation: Answer) -> Answer:
-    """The last side, but the first of `5 = x`."""
-    first, last = equation.items[0], equation.items[-1]
-    return first if NAME.fullmatch(last.latex) and not NAME.fullmatch(first.latex) else last
-
-
 def _name(item: Answer) -> str:
     """What an equation names: `f` of `f(x) = 2x`; the empty string for other answers."""
-    sides = (side.latex for side in (item.items[:1] + item.items[-1:] if item.kind == "equation" else ()))
-    name = next((side for side in sides if NAME.fullmatch(side)), "")
-    return _squeeze(re.sub(r"\([^()]*\)$", "", name))
+    first = item.items[0].latex if item.kind == "equation" else ""
+    return _squeeze(re.sub(r"\([^()]*\)$", "", first)) if NAME.fullmatch(first) else ""
 
 
 def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """The order counts unless both are lists or sets. A list equals a tuple in the same order."""
     marks = {gold.marks, answer.marks}
     if marks <= {"", "{}"}:
-        return _unordered(gold.items, answer.items, symbolic)
+        return _same_items(gold.items, answer.items, symbolic, ordered=False)
     if len(marks) == 2 and marks != {"", "()"} and (marks != {"", "[]"} or len(gold.items) < 3):
         return False
     by_name = (sorted(side.items, key=_name) if all(map(_name, side.items)) else side.items for side in (gold, answer))
-    return _ordered(*by_name, symbolic)
+    return _same_items(*by_name, symbolic, ordered=True)
 
 
-def _ordered(gold: Items, answer: Items, symbolic: Symbolic) -> bool:
-    if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
-        return False
-    return all(_compare(g, a, symbolic) for g, a in zip(gold, answer, strict=True))
-
-
-def _unordered(gold: Items, answer: Items, symbolic: Symbolic) -> bool:
-    """Each reference item takes the first equal answer item that is left."""
+def _same_items(gold: Sequence[Answer], answer: Sequence[Answer], symbolic: Symbolic, ordered: bool) -> bool:
+    """Compares item by item, or finds for each reference item the first equal answer item that is left."""
     if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
         return False
     left = list(answer)
     for item in gold:
-        taken = next((candidate for candidate in left if _compare(item, candidate, symbolic)), None)
+        candidates = left[:1] if ordered else left
+        taken = next((candidate for candidate in candidates if _compare(item, candidate, symbolic)), None)
         if taken is None:
             return False
         left.remove(taken)

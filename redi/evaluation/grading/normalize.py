@@ -74,15 +74,9 @@ def _font_group(match: re.Match) -> str:
 
 
 def _repeating(match: re.Match) -> str:
-    whole, head, tail = match[1] or "0", match[2], re.sub(r"\D", "", match[3])
-    shift = 10 ** len(head)
-    nines = shift * (10 ** len(tail) - 1)
-    return rf"\frac{{{int(whole) * nines + int(head or 0) * (10 ** len(tail) - 1) + int(tail)}}}{{{nines}}}"
-
-
-def _interval(match: re.Match) -> str:
-    """French intervals: `]0, 1]` is `(0, 1]`."""
-    return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
+    head, tail = match[1] + match[2], re.sub(r"\D", "", match[3])
+    nines = 10 ** len(match[2]) * (10 ** len(tail) - 1)
+    return rf"\frac{{{int(head + tail) - int(head or 0)}}}{{{nines}}}"
 
 
 _WORDS = {
@@ -91,7 +85,6 @@ _WORDS = {
     r"(?:all|any|the set of) (?:all )?reals?(?: numbers?)?": r"\\mathbb{R}",
     r"infinity": r"\\infty ",
 }
-_TH = "(?:st|nd|rd|th)"
 _NESTED_FONT = (rf"({_WORD_FONT}\{{(?:[^{{}}]|\{{[^{{}}]*\}})*?){_FONT}\{{([^{{}}]*)\}}", r"\1\2")
 _ARGUMENT = (  # \frac12, \sqrt2, \bar x
     r"(\\(?:frac|sqrt|binom|mathbb|bar|hat|tilde|vec|d?dot)|\\(?:frac|binom)\{[^{}]*\})"
@@ -101,9 +94,8 @@ _ARGUMENT = (  # \frac12, \sqrt2, \bar x
 # `clean` applies these in order. A comment says what a rule is for if the pattern does not.
 _RULES = [
     (r"(\\[a-zA-Z]+|\}) (?=\{)", r"\1"),
-    (r"^((?:(?!\\begin).)*?)(?<!\\)\\\\(?=[a-zA-Z]{2})", r"\1\\"),  # \\frac
-    (r"\{ ?\\(?:rm|it|sf|bf)(?![a-zA-Z]) ?([^{}]*)\}", r"\\text{\1}"),
-    (r"\\rm(?![a-zA-Z]) ?([^{}]*)$", r"\\text{\1}"),
+    (r"(?<!\\)\\\\(?=[a-zA-Z]{2})(?!.*\\end)", r"\\"),  # \\frac
+    (r"\{ ?\\(?:rm|it|sf|bf)(?![a-zA-Z]) ?([^{}]*)\}|\\rm(?![a-zA-Z]) ?([^{}]*)$", r"\\text{\1\2}"),
     *[_NESTED_FONT] * 4,
     (rf"({_FONT})\{{((?:[^{{}}\\]|\\[^a-zA-Z]|\\(?:cdot|mu|Omega|circ|AA)|\{{[^{{}}\\]*\}})*)\}}", _font_group),
     (r"^(\*{1,3}|`+)([^*`]+)\1$", r"\2"),  # Markdown
@@ -121,22 +113,25 @@ _RULES = [
     (r"([\^_])\s?(-?\d+|[a-zA-Z]|\\[a-zA-Z]+)", r"\1{\2}"),
     (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w|\.\d)", r"\1 \\times 10^{\2}"),
     (r"(^|[(\[,;={])\s?\+", r"\1"),  # a unary plus
-    (rf"(?<=\d)(?:\^\{{ ?{_TH} ?\}}|\\text\{{ ?{_TH} ?\}}|{_TH}(?![a-zA-Z]))", ""),  # 7^{\text{th}}
+    (r"(?<=\d)(?:(?:\^|\\text)\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)(?![a-zA-Z]))", ""),  # 7^{\text{th}}
     (r"\\(?:bar|overrightarrow|overleftrightarrow|vec)\{([A-Z]{2})\}", r"\1"),  # segments
     (r"\\frac\{d ?([a-zA-Z])\}\{d ?[a-zA-Z]\}", r"\1'"),
     (r"\\(?:begin|end)\{(?:cases|aligned?|gathered)\*?\}", ""),
-    (r"(\\begin\{array\})\{[^{}]*\}", r"\1"),
-    (r"\{(?:[bpB]?matrix|array)\}", "{pmatrix}"),
+    (r"\\(begin|end)\{(?:[bpB]?matrix|array)\}((?<=array\})\{[^{}]*\})?", r"\\\1{pmatrix}"),
     (r"(\d) ?\^\{\\circ\} ?(\d[\d.]*) ?'$", r"\1\\text{degrees}\2\\text{arcminutes}"),
     (r"\\text\{(dollars|euros|sterling|Rs\.? ?)\} ?(\d(?:[\d.,]*\d)?)", r"\2\\text{ \1 }"),
     (r"\(? ?\\text\{[ (]*(?:in )?base ?(\w*)[ )]*\} ?(\d*)\)?$", r"_{\1\2}"),
     (r"\\text\{(?:[^{}]*(?: is|:)| ?(?:about|approximately|around|roughly|exactly)) ?\}|\babout ", ""),
     (r"\\\{ ?\\\}", r"\\emptyset "),
     *((rf"(?i:(?:\\text\{{ ?|^)(?:{words})(?:[ .]*\}}|$))", latex) for words, latex in _WORDS.items()),
-    (r"(?<![\d}])(?<!\[\w)([\[\]])([^\[\],;]+[,;][^\[\],;]+)(?<!\\sqrt)([\[\]])", _interval),
+    (r"(\\mathbb\{R\}) ?(?:-|\\setminus) ?\\?\{([^{}\\]*)\\?\}", r"\1\\setminus\\{\2\\}"),
+    (  # French intervals: ]0, 1]
+        r"(?<![\d}])(?<!\[\w)([\[\]])([^\[\],;]+[,;][^\[\],;]+)(?<!\\sqrt)([\[\]])",
+        lambda m: ("(" if m[1] == "]" else "[") + m[2].replace(";", ",") + (")" if m[3] == "[" else "]"),
+    ),
     (
         r"(?<![a-zA-Z])C ?\((\d+), ?(\d+)\)|\{ ?(\d+) ?\\choose ?(\d+) ?\}|(?:\{\})?_\{(\d+)\} ?C_\{(\d+)\}",
-        lambda m: rf"\binom{{{m[1] or m[3] or m[5]}}}{{{m[2] or m[4] or m[6]}}}",
+        r"\\binom{\1\3\5}{\2\4\6}",
     ),
 ]
 _RULES = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from tokenize import TokenError
 
 from redi.evaluation.grading.answer import THINK_END
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, SYMBOLS
@@ -180,3 +181,16 @@ def _items(text: str) -> list[str]:
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and not set("()[]") & set(text[1:-1]):
         return [item.strip() for item in text[1:-1].split(",")]
     return [text]
+
+
+def zero_difference(gold: str, answer: str) -> bool:
+    """Whether sympy simplifies the difference of two plain expressions to zero. `rllm_equal` has vetted both."""
+    from sympy import simplify  # only workers ask, and other processes must start fast
+    from sympy.parsing import sympy_parser
+
+    text = f"({gold})-({answer})".replace("^", "**")
+    rules = (*sympy_parser.standard_transformations, sympy_parser.implicit_multiplication_application)
+    try:
+        return bool(simplify(sympy_parser.parse_expr(text, transformations=rules)) == 0)
+    except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # not an expression
+        return False

@@ -15,6 +15,9 @@ _FRACTION = (
 _POWER = r"(?: ?(?:\\times|\\cdot|\*) ?|(?<![\d ]))10\^\{(-?\d{1,4})\}"
 _NUMBER = re.compile(rf"([+-]?) ?(?:({_DECIMAL})(?! ?[/:]))?(?:{_FRACTION})?(?:{_POWER})?")
 
+_ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+
 # Base unit, then its multiples with their names. Symbols of one or two letters count as written, words in any case.
 # Names with a star also take the prefixes below.
 _TABLE = r"""
@@ -121,16 +124,17 @@ for _base, _, _multiples in (line.partition(": ") for line in _TABLE.strip().spl
 
 @lru_cache(maxsize=50_000)  # every sample of a problem compares the same reference answer
 def exact_number(text: str) -> Fraction | None:
-    """The exact value of a cleaned decimal, fraction, ratio, mixed or scientific number; None for anything else."""
+    """The value of a cleaned decimal, fraction, ratio, mixed, scientific or Roman number; None for anything else."""
+    if _ROMAN.fullmatch(text):
+        values = [_ROMAN_DIGITS[letter] for letter in text]
+        return Fraction(sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True)))
     match = _NUMBER.fullmatch(text.strip()) if len(text) < MAX_DIGITS else None
     if match is None:
         return None
-    above, below, power = match[3] or match[5], match[4] or match[6], match[7]
-    whole = match[2] or ("1" if power and not above else "0")
-    mixed = bool(match[2] and above)
-    if not (match[2] or above or power) or (mixed and not (whole + above).isdecimal()):
+    sign, whole, *fraction, power = match.groups()
+    above, below = fraction[0] or fraction[2], fraction[1] or fraction[3]
+    if not (whole or above or power) or (whole and above and not (whole + above).isdecimal()):
         return None
-    whole, above, below = (Fraction(digits.replace(",", "")) for digits in (whole, above or "0", below or "1"))
-    if below == 0:
-        return None
-    return (-1 if match[1] == "-" else 1) * (whole + above / below) * Fraction(10) ** int(power or 0)
+    digits = (whole or ("0" if above else "1"), above or "0", below or "1")
+    whole, above, below = (Fraction(number.replace(",", "")) for number in digits)
+    return (-1 if sign == "-" else 1) * (whole + above / below) * Fraction(10) ** int(power or 0) if below else None

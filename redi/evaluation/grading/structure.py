@@ -15,7 +15,6 @@ _TOKEN = re.compile(r"\\text\{ ?,? ?(?:and|or) ?\}|\\[a-zA-Z]+|\\.|,? (?:and|or)
 _OPEN = ("(", "[", "{", r"\{", r"\begin")
 _CLOSE = (")", "]", "}", r"\}", r"\end")
 _AND = r"[,;]|\\\\|\\text.*\}|,? (?:and|or) "
-_ORDER = r"<|>|\\le|\\ge|\\neq|\\in|=|\\equiv|\\approx"
 _REVERSED = {">": "<", r"\ge": r"\le"}
 NAME = re.compile(
     rf"(?!\\pi\b)(?:(?:m ?)?\\(?:angle|triangle) ?)?(?:{_TEXT}|\\[a-zA-Z]+|[A-Za-z]+)"
@@ -33,52 +32,45 @@ _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven tw
 _BASES = {word: base for base, word in enumerate(_NUMBER_WORDS.split())} | {"sixteen": 16}
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-z])")
 _PARTS = re.compile(rf"([\d.]+) ?({_TEXT}) ?")
-_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _WORDS = re.compile(r"(?=[^A-Za-z]*[A-Za-z]{2})[A-Za-z0-9][A-Za-z0-9 '.:-]*")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)(?!(?:[^()\[\]{}]|\{[^{}]*\})*(?:[)\]]|\\\}))")
 _CHOICE = re.compile(
-    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)\(?([A-J])\)?(?![A-Za-z])[.:)]? ?(.*)"
-    r"|\(([A-J])\) ?(.*)|([A-J]) ?(?:\)|[.:](?= )) ?(.*)",
+    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?)\(?([A-J])\)?(?![A-Za-z])[.:)]?(.*)"
+    r"|\(([A-J])\)(.*)|([A-J]) ?(?:\)|[.:](?= ))(.*)",
     re.IGNORECASE,
 )
-_NOT_AFTER_CHOICE = re.compile(r"[-+*/^_=<>,;&]|and\b|or\b|\\(?:cup|cap|times|cdot|to|in|le|ge)\b")
+_NOT_AFTER_CHOICE = re.compile(r" *(?:[+*/^_=<>,;&]|and\b|or\b|\\(?:cup|cap|times|cdot|to|in|le|ge)\b|- )|-")
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer, or one part of it."""
 
-    kind: str  # value, text, items (of a list, set, tuple or interval), union, equation, inequality or choice
-    latex: str  # without the unit; the words of a text, the letter of a choice
-    items: tuple["Answer", ...] = ()  # in order; what follows the letter of a choice
-    marks: str = ""  # the brackets of items, the signs of an inequality
+    kind: str  # value, text, items (of a list, set, tuple or interval), union, equation or inequality
+    latex: str  # without the unit; the words of a text
+    items: tuple["Answer", ...] = ()  # in order
+    marks: str = ""  # the brackets of items, the signs of an inequality; "choice" for the letter of one
     unit: Unit = NO_UNIT  # of a value
 
 
 @lru_cache(maxsize=50_000)
 def readings(text: str) -> tuple[Answer, ...]:
-    """The ways to read an answer: `1,250` is a number or a list."""
+    """The ways to read an answer: `1,250` is a number or a list, `(C) 15` the choice C or 15."""
     text = clean(text)
     depths = list(accumulate((c == "{") - (c == "}") for c in text))
     if min(depths, default=0) < 0 or depths[-1:] != [0]:
         return (Answer("text", text),)
-    letters = re.sub(r"\\text\{ ?([A-J]) ?\}", r"(\1)", text)
-    if choice := _CHOICE.fullmatch(re.sub(_TEXT, lambda m: f"{unwrapped(m[0]).strip()} ", letters).strip()):
-        letter, rest = (group for group in choice.groups() if group is not None)
-        if letter.isupper() and not _NOT_AFTER_CHOICE.match(rest):
-            return (Answer("choice", letter, _versions(rest) if rest else ()),)
-    return _versions(text)
+    choice = _CHOICE.fullmatch(re.sub(_TEXT, lambda m: f"{unwrapped(m[0]).strip()} ", text).strip())
+    letter, rest = (group for group in choice.groups() if group is not None) if choice else ("", "")
+    if not letter.isupper() or _NOT_AFTER_CHOICE.match(rest):
+        return _versions(text)
+    return (Answer("text", letter, marks="choice"), *(_versions(rest.strip()) if rest.strip() else ()))
 
 
 def _versions(text: str) -> tuple[Answer, ...]:
     """With the commas of thousands outside brackets removed, and as it is."""
-
-    def join(match: re.Match) -> str:
-        before = text[: match.start()]
-        inside = any(before.count(o) > before.count(c) for o, c in ("()", "[]", (r"\{", r"\}")))
-        return match[0] if inside else match[0].replace(",", "")
-
-    return tuple(read(version) for version in dict.fromkeys((_THOUSANDS.sub(join, text), text)))
+    joined = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+    return tuple(read(version) for version in dict.fromkeys((joined, text)))
 
 
 def read(text: str, depth: int = 0, is_text: bool = False) -> Answer:
@@ -91,10 +83,10 @@ def read(text: str, depth: int = 0, is_text: bool = False) -> Answer:
     marks, inside = _outer(text)
     if marks == "{}":  # {x : x > 3}
         parts, _ = split(inside, r"[|:]")
-        if len(parts) == 2 and _VARIABLE.match(parts[0]) and re.search(_ORDER, parts[1]):
+        if len(parts) == 2 and _VARIABLE.match(parts[0]) and _relation(parts[1])[1]:
             text = _peel(parts[1])
     parts, _ = split(text, _AND)
-    if region := _region([split(part, _ORDER) for part in parts]):
+    if region := _region([_relation(part) for part in parts]):
         return read(region, depth + 1)
     if len(parts) > 1 or _SIGNS.search(text):
         return Answer("items", text, _read_all(parts, depth))
@@ -111,8 +103,9 @@ def _region(relations: list[tuple[list[str], list[str]]]) -> str:
     """The interval or union that inequalities of one variable describe, or the empty string."""
     sides, signs = relations[0]
     if signs == [r"\neq"] and _VARIABLE.fullmatch(sides[0]) and all(s in (signs, []) for _, s in relations):
-        return rf"\mathbb{{R}}\setminus\{{{','.join(sides[-1] for sides, _ in relations)}\}}"
-    intervals = [_interval(*_ascending(*relation)) for relation in relations]
+        points = ",".join(sides[-1] for sides, _ in relations)
+        return rf"\mathbb{{R}}\setminus\{{{points}\}}"
+    intervals = [_interval(*relation) for relation in relations]
     if not all(intervals):
         return ""
     if len(intervals) == 2:  # x > 1 and x < 3
@@ -123,8 +116,9 @@ def _region(relations: list[tuple[list[str], list[str]]]) -> str:
     return r"\cup ".join(f"{marks[0]}{low},{high}{marks[1]}" for low, high, marks in intervals)
 
 
-def _ascending(sides: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
-    """`3 > x` as `x < 3`."""
+def _relation(text: str) -> tuple[list[str], list[str]]:
+    """The sides and signs of a chain of equations or inequalities, with `3 > x` as `x < 3`."""
+    sides, signs = split(text, r"<|>|\\le|\\ge|\\neq|\\in|=|\\equiv|\\approx")
     if signs and signs[0] in _REVERSED:
         return sides[::-1], [_REVERSED.get(sign, sign) for sign in reversed(signs)]
     return sides, signs
@@ -141,7 +135,7 @@ def _interval(sides: list[str], signs: list[str]) -> tuple[str, str, str] | None
 
 
 def _read_relation(text: str, depth: int) -> Answer | None:
-    sides, signs = split(text, _ORDER)
+    sides, signs = _relation(text)
     if not signs:
         return None
     if signs[-1] == r"\approx":
@@ -150,13 +144,14 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     if signs == [r"\in"] and (_VARIABLE.fullmatch(sides[0]) or _outer(sides[1])[0]):
         return read(sides[1], depth + 1)
     if not set(signs) <= {"=", r"\equiv"}:
-        sides, signs = _ascending(sides, signs)
         latex = "".join(f"{side} {sign} " for side, sign in zip(sides, [*signs, ""], strict=True)).strip()
         return Answer("inequality", latex, marks=" ".join(signs))
     names, values = (split(_outer(side)[1], _AND)[0] for side in (sides[0], sides[-1]))
     if len(names) == len(values) > 1 and _outer(sides[0])[0] and all(map(_VARIABLE.fullmatch, names)):
         return read(", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True)), depth + 1)
     sides = [side for side in sides if side]
+    if sides and NAME.fullmatch(sides[-1]) and not NAME.fullmatch(sides[0]):  # 5 = x
+        sides.reverse()
     if len(sides) < 2:
         return read(sides[0], depth + 1) if sides else Answer("value", text)
     return Answer("equation", "=".join(sides), tuple(read(side, depth + 1) for side in sides))
@@ -166,14 +161,9 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
     """Sets, tuples, intervals, unions and columns."""
     if text == r"\mathbb{R}":
         return read(r"(-\infty,\infty)", depth + 1)
-    parts, _ = split(text, r"\\cup")
-    if len(parts) > 1:
-        return Answer("union", text, tuple(read(part, depth + 1) for part in parts))
-    parts, _ = split(text, r"\\setminus|-")
-    if len(parts) == 2 and parts[0] == r"\mathbb{R}":
-        point = read(parts[1], depth + 1)
-        ends = rf"(-\infty,{point.latex})\cup({point.latex},\infty)"
-        return read(ends, depth + 1) if point.kind == "value" else Answer("union", text)
+    parts, signs = split(text, r"\\cup|\\setminus")
+    if signs:
+        return Answer("union", text.replace(";", ","), () if r"\setminus" in signs else _read_all(parts, depth))
     if text.startswith(r"\begin{pmatrix}") and text.endswith(r"\end{pmatrix}") and "&" not in text:  # a column
         rows, _ = split(text[15:-13], r"\\\\")
         return read(f"({','.join(rows)})", depth + 1)
@@ -189,14 +179,16 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
 def _read_value(text: str, is_text: bool, depth: int) -> Answer:
     """A number, an expression or words, with what is known of its unit."""
     if (match := _MODULUS.search(text)) and match.start():
-        return replace(read(text[: match.start()], depth + 1), unit=_named_unit(f"mod {match[1].strip()}"))
+        return replace(
+            read(text[: match.start()], depth + 1), unit=Unit(powers=frozenset({(f"mod {match[1].strip()}", 1)}))
+        )
     if match := _BASED.fullmatch(unwrapped(text).replace(" ", "")):
         base = _BASES.get(match[2], match[2])
         try:
-            return Answer("value", str(int(match[1], int(base))), unit=_named_unit(f"base {base}"))
+            return Answer("value", str(int(match[1], int(base))), unit=Unit(powers=frozenset({(f"base {base}", 1)})))
         except ValueError:  # no such base, or a digit too high for it
             return Answer("text", text)
-    if _TRIGONOMETRY.search(text):
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])", text):
         text = re.sub(rf"(\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+|\([^()]*\)) ?{_DEGREE}", r"(\1\\frac{\\pi}{180})", text)
     value, unit = _sum_of_parts(text) or _without_unit(text)
     words = unwrapped(value).strip(" .")
@@ -206,10 +198,6 @@ def _read_value(text: str, is_text: bool, depth: int) -> Answer:
         return Answer("text" if value == r"\emptyset" else "value", value)
     inner = read(value, depth + 1, is_text)
     return replace(inner, unit=unit) if inner.kind == "value" else inner
-
-
-def _named_unit(name: str) -> Unit:
-    return Unit(powers=frozenset({(name, 1)}))
 
 
 def _sum_of_parts(text: str) -> tuple[str, Unit] | None:

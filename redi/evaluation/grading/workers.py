@@ -101,8 +101,8 @@ def _time_is_up(signum, frame) -> None:
 def main() -> None:
     """Answers comparisons until the parent is gone. The first message, True, says that the imports are done."""
     from redi.evaluation.grading.compare import equal
-    from redi.evaluation.grading.paper_grader import rllm_equal
-    from redi.evaluation.grading.symbolic import same_value, zero_difference
+    from redi.evaluation.grading.paper_grader import rllm_equal, zero_difference
+    from redi.evaluation.grading.symbolic import same_value
 
     def verdict(golds: tuple[str, ...], box: str, rllm_style: bool) -> tuple[bool, str]:
         """The limit is on processor time for all reference answers, so a busy machine does not change verdicts."""
