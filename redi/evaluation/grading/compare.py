@@ -124,10 +124,8 @@ def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool
     numeric = [side for side in equation.items if not _variables(side.latex)]
     if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
         return False
-    sides = dict.fromkeys([equation.items[-1], *numeric])
-    return all(
-        _compare(side, answer, symbolic) if equation is gold else _compare(gold, side, symbolic) for side in sides
-    )
+    pairs = (((side, answer) if equation is gold else (gold, side)) for side in [equation.items[-1], *numeric])
+    return all(_compare(*pair, symbolic) for pair in pairs)
 
 
 def _name(item: Answer) -> str:

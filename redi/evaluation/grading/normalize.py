@@ -1,7 +1,6 @@
 """Rewrites LaTeX answers to one spelling: characters, spacing, fonts, delimiters. Values and the order of items stay.
 
-After `clean`, words and upright symbols are `\\text{...}` without nested commands, units are still in place, and no
-space comes between a command and its braces.
+After `clean`, words, units and upright symbols are `\\text{...}` without nested commands.
 """
 
 import re

@@ -136,7 +136,7 @@ def _value_form(text: str) -> str:
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
     text = re.sub(r",\\! *", "", text)
-    value = exact_number(text) if _is_float(text) else None
+    value = _float(text)
     if value is not None and value.denominator == 1:
         text = str(value)
     if "\\" in text:
@@ -163,13 +163,12 @@ def _latex_as_text(text: str) -> str:
     return _COMMAND.sub(spell, text)
 
 
-def _is_float(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*", text) is not None
+def _float(text: str) -> Fraction | None:
+    return exact_number(text) if re.fullmatch(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*", text) else None
 
 
 def _is_integer(text: str) -> bool:
-    number = _THOUSANDS.sub("", text)
-    value = exact_number(number) if _is_float(number) else None
+    value = _float(_THOUSANDS.sub("", text))
     return value is not None and abs(value - round(value)) <= Fraction(1, 10**7)
 
 

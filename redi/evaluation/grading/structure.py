@@ -1,9 +1,9 @@
 """Reads a cleaned answer into its structure. Nothing inside braces or brackets splits an answer."""
 
 import re
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from redi.evaluation.grading.normalize import clean
 from redi.evaluation.grading.quantities import NO_UNIT, Unit, exact_number, known_unit, read_unit
@@ -42,8 +42,7 @@ _CHOICE = re.compile(
 _NOT_AFTER_CHOICE = re.compile(r" *(?:[+*/^_=<>,;&]|and\b|or\b|\\(?:cup|cap|times|cdot|to|in|le|ge)\b|- )|-")
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer, or one part of it."""
 
     kind: str  # value, text, items (of a list, set, tuple or interval), union, equation or inequality
@@ -179,9 +178,8 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
 def _read_value(text: str, is_text: bool, depth: int) -> Answer:
     """A number, an expression or words, with what is known of its unit."""
     if (match := _MODULUS.search(text)) and match.start():
-        return replace(
-            read(text[: match.start()], depth + 1), unit=Unit(powers=frozenset({(f"mod {match[1].strip()}", 1)}))
-        )
+        modulus = Unit(powers=frozenset({(f"mod {match[1].strip()}", 1)}))
+        return read(text[: match.start()], depth + 1)._replace(unit=modulus)
     if match := _BASED.fullmatch(unwrapped(text).replace(" ", "")):
         base = _BASES.get(match[2], match[2])
         try:
@@ -197,7 +195,7 @@ def _read_value(text: str, is_text: bool, depth: int) -> Answer:
     if value == text:
         return Answer("text" if value == r"\emptyset" else "value", value)
     inner = read(value, depth + 1, is_text)
-    return replace(inner, unit=unit) if inner.kind == "value" else inner
+    return inner._replace(unit=unit) if inner.kind == "value" else inner
 
 
 def _sum_of_parts(text: str) -> tuple[str, Unit] | None:
