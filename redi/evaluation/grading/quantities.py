@@ -78,9 +78,6 @@ class Unit(NamedTuple):
     powers: frozenset[tuple[str, int]] = frozenset()
 
 
-NO_UNIT = Unit()
-
-
 @lru_cache(maxsize=10_000)
 def read_unit(text: str) -> Unit | None:
     """`m/s^{2}`, `square inches`, `million dollars per month`; None if the text says more than a unit.

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from redi.evaluation.grading.normalize import clean
-from redi.evaluation.grading.quantities import NO_UNIT, Unit, exact_number, known_unit, read_unit
+from redi.evaluation.grading.quantities import Unit, exact_number, known_unit, read_unit
 
 MAX_DEPTH = 8
 
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
     latex: str  # without the unit; the words of a text
     items: tuple["Answer", ...] = ()  # in order
     marks: str = ""  # the brackets of items, the signs of an inequality; "choice" for the letter of one
-    unit: Unit = NO_UNIT  # of a value
+    unit: Unit = Unit()  # of a value
 
 
 @lru_cache(maxsize=50_000)
@@ -219,13 +219,13 @@ def _without_unit(text: str) -> tuple[str, Unit]:
     match = _UNIT_TAIL.search(text)
     value = text[: match.start()].strip() if match else ""
     if not value or value[-1] in "+-=*/^_" or value.count("{") != value.count("}"):
-        return text, NO_UNIT
+        return text, Unit()
     flat = re.sub(_DEGREE, " degree ", match[0].replace(r"\frac", ""))
     flat = re.sub(r"\} ?\{", " / ", re.sub(_TEXT, lambda m: f" {unwrapped(m[0])} ", flat))
     unit = read_unit(re.sub(r"(?<!\^)\{|\}", " ", flat))
     if unit and re.search(_DEGREE, value):
         return re.sub(_DEGREE, " ", value).strip(), read_unit("degree")
-    return (value, unit) if unit else (text, NO_UNIT)
+    return (value, unit) if unit else (text, Unit())
 
 
 def unwrapped(text: str) -> str:

@@ -102,8 +102,9 @@ def _values_at_points(gold, answer, positive: bool, digits: int) -> list[tuple]:
 
 
 def _close(first, second, tolerance: float) -> bool | None:
-    """Whether two values agree; None if one is zero and the other may be."""
+    """Whether two values agree; None if one is zero and the other may be, or a difference could not be seen."""
     difference, size = abs(first - second), max(abs(first), abs(second))
-    if difference and (first == 0 or second == 0) and size < 1e-15:
+    same = difference <= tolerance * size
+    if (same and size > 1e150) or (difference and 0 in (first, second) and size < 1e-15):
         return None
-    return bool(difference <= tolerance * size)
+    return bool(same)
