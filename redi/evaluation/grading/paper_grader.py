@@ -39,7 +39,7 @@ _LATEX = [
 ]
 _NAMES = {latex: symbol for symbol, latex in SYMBOLS.items()}
 _NAMES |= {r"\pi": "pi", r"\infty": "inf", r"\cdot": "*", r"\times": "*", r"\cup": "u", r"\leq": _NAMES[r"\le"]}
-_NAMES |= {r"\geq": _NAMES[r"\ge"]} | dict.fromkeys((r"\,", r"\;", r"\:", r"\ "), " ")
+_NAMES |= {r"\geq": _NAMES[r"\ge"], r"\{": "{", r"\}": "}"} | dict.fromkeys((r"\,", r"\;", r"\:", r"\ "), " ")
 _FUNCTIONS = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp|min|max|det)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
 
@@ -153,14 +153,7 @@ def _latex_as_text(text: str) -> str:
             text = pattern.sub(replacement, text)
     text = re.sub(r"\\frac\s*(\w)\s*(\w)", r" \1/\2", text)
     text = re.sub(r"\\sqrt\s*(\w)", r"sqrt(\1)", text)
-
-    def spell(match: re.Match) -> str:
-        name = match.group()
-        if _FUNCTIONS.fullmatch(name):
-            return name[1:]
-        return _NAMES.get(name, name[1:] if name in (r"\{", r"\}") else "")
-
-    return _COMMAND.sub(spell, text)
+    return _COMMAND.sub(lambda m: m[0][1:] if _FUNCTIONS.fullmatch(m[0]) else _NAMES.get(m[0], ""), text)
 
 
 def _float(text: str) -> Fraction | None:
