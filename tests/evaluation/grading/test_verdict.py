@@ -72,11 +72,11 @@ def test_an_extreme_answer_takes_less_than_ten_seconds(gold, answer):
 
 
 def test_ten_megabytes_cost_less_than_seconds():
-    start = time.monotonic()
+    start = time.process_time()
     assert not grade_response("</think> \\boxed{" + "9" * 10_000_000 + "}", "5").correct
     assert not grade_response("</think> \\boxed{" + "cm " * 600 + "}", "5").correct
     assert grade_response("x" * 10_000_000 + "</think> \\boxed{5}", "5").correct
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_grade_many_keeps_the_order():
