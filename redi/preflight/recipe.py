@@ -50,7 +50,7 @@ class Recipe(Job):
 
     @property
     def leaves_out_negatives(self) -> bool:
-        return getattr(self.args, "alpha", None) == 0
+        return getattr(self.args, "leaves_out_negatives", False)
 
 
 def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:

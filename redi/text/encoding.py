@@ -6,7 +6,9 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    Tokenizer = Any  # importing transformers takes seconds
 
 Message = dict[str, Any]
 
@@ -16,17 +18,17 @@ TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts"
 OTHER_TEMPLATE = "use another one of configs/chat_templates: prepare_base_model.py --chat-template NAME"
 
 
-def writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def writes_date(tokenizer: Tokenizer) -> bool:
     """Whether the chat template asks for today's date; it always gets `TODAY`."""
     return "strftime_now" in str(tokenizer.chat_template)
 
 
-def date_options(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+def date_options(tokenizer: Tokenizer) -> dict[str, Any]:
     """Options of `apply_chat_template` that make the day `TODAY`."""
     return {"strftime_now": TODAY.strftime} if writes_date(tokenizer) else {}
 
 
-def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
+def apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
     """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
     from jinja2 import TemplateError  # not a part of Python: --help works without packages
 
@@ -36,19 +38,16 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]
         raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
 
-def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
+def render_prompt(tokenizer: Tokenizer, messages: list[Message]) -> str:
     """The text up to and including the header of the assistant's turn; a `ValueError` if it lacks a user's message."""
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
-    for message in messages:
-        if message["role"] in ("user", "system") and message["content"].strip() not in text:
-            raise ValueError(
-                f"the chat template changes or drops the {message['role']}'s {_shown(message['content'])}; "
-                f"{OTHER_TEMPLATE}"
-            )
+    for role, content in ((message["role"], message["content"]) for message in messages):
+        if role in ("user", "system") and content.strip() not in text:
+            raise ValueError(f"the chat template changes or drops the {role}'s {_shown(content)}; {OTHER_TEMPLATE}")
     return text
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
+def render(tokenizer: Tokenizer, prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
     """The texts that `encode` tokenises: the prompt, and its completion without the eos token; raises as `encode`."""
     prompt_text = render_prompt(tokenizer, prompt)
     full_text = apply_template(tokenizer, prompt + completion)
@@ -72,19 +71,13 @@ def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completi
     return prompt_text, full_text[start:end] + full_text[end:].partition(tokenizer.eos_token)[0]
 
 
-def encode(
-    tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of its completion y: an assistant's turn.
+def encode(tokenizer: Tokenizer, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, and of its completion y: an assistant's turn. They are tokenised separately.
 
     The prompt is the chat template's rendering up to and including the header of the assistant's turn. y is what the
     template adds for that turn, the content and its end-of-turn tokens, up to one eos: the template's own, or one that
     is appended if it writes none, as for Qwen2.5-Math in the original implementation. All of y is scored and counted
-    in |y|. Prompt and completion are tokenised separately, so no token spans both.
-
-    Raises:
-        ValueError: the template refuses the conversation, does not continue its own generation prompt, or changes the
-            content; or the tokens of y do not decode to it, white space aside.
+    in |y|. A `ValueError` says how the template or the tokenizer changes the conversation.
     """
     prompt_text, text = render(tokenizer, prompt, completion)
     prompt_ids, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt_text, text))
@@ -127,9 +120,7 @@ def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[
     Positives hold whole conversations in `messages`, pairs in `chosen` and `rejected`, as `build_pairs.py` writes
     them; a pair's `prompt`, a string, is then ignored. Where `prompt` is a list of messages, `chosen` and `rejected`
     may be the assistant's turn alone (TRL's conversational format). In traces, `prompt` and `completion` may be text.
-
-    Raises:
-        ValueError: the row has no such shape, a completion is more than one turn, or the prompts differ.
+    A `ValueError` if the row has no such shape, or the prompts differ.
     """
     prompt = None if kind == "positives" else row.get("prompt")
     if kind == "traces" and isinstance(prompt, str):

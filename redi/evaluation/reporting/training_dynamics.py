@@ -34,7 +34,7 @@ def read_log(run: Path) -> list[dict[str, float]]:
     log = [entry for entry in history if "loss" in entry]
     # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
-        raise UsageError(f"{path} has no per-token LogPS; only REDI and SimPO runs log them")
+        raise UsageError(f"{path} has no per-token LogPS; only runs of REDITrainer log them")
     return log
 
 
