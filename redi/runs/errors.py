@@ -36,9 +36,10 @@ def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -
 def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
     """Decorates a command's `main(argv)`: a `UsageError`, or a full disk, becomes one line on stderr and exit code 2.
 
-    Under a distributed launcher only rank 0 prints the line of a `UsageError`, which all ranks raise. `accelerate
-    launch` ends with 1 whatever its processes end with, so the code is also written to the file named by the
-    environment variable REDI_EXIT_CODE_FILE.
+    Ctrl-C becomes one line and exit code 130. Under a distributed launcher only rank 0 prints the line of a
+    `UsageError`, which all ranks raise. `accelerate launch` ends with 1 whatever its processes end with, so the code is
+    also written to the file named by the environment variable REDI_EXIT_CODE_FILE. If all ranks end by `SystemExit`,
+    they then end with 0: the launcher would print a traceback.
     """
 
     @functools.wraps(main)
@@ -56,8 +57,12 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
                 raise
             _print(problem)
             _end(2)
+        except KeyboardInterrupt:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print("stopped by Ctrl-C", file=sys.stderr)
+            _end(130)
         except SystemExit as end:
-            _end(end.code)
+            _end(end.code, agreed=True)
 
     return run
 
@@ -89,10 +94,12 @@ def _print(line: str) -> None:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
 
 
-def _end(code: Any) -> NoReturn:
+def _end(code: Any, agreed: bool = False) -> NoReturn:
     file = os.environ.get("REDI_EXIT_CODE_FILE")
     if file and isinstance(code, int):
         Path(file).write_text(str(code), encoding="utf-8")
+        if agreed and "RANK" in os.environ:
+            code = 0
     raise SystemExit(code) from None
 
 
