@@ -1,6 +1,7 @@
 """What every trainer checks: the model before the first step, losses and gradients at each step, weights at a save."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class CheckedTrainer:
       optimizer's step. DeepSpeed steps inside `backward`, so there it ends right after the step.
     - `save_model`: weights that are NaN or infinite are not saved.
     - `_save`: training_args.bin holds no `hub_token`.
+    - `training_step`: the number of tokens seen, `num_tokens` in the log, continues in a resumed run.
 
     All ranks end alike, with a `FloatingPointError`. In float16 with a gradient scaler, infinite gradients are normal:
     the scaler skips the step.
@@ -28,6 +30,11 @@ class CheckedTrainer:
 
     layouts: tuple[str, ...] = ("padded",)  # in which the trainer can give traces to the model, the best first
     has_own_head = False  # whether `redi.engine.logprobs.add_scoring` computes its log-probabilities
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of what it finds by itself
+        super().__init__(*args, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[torch.nn.Module, Any]:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -47,9 +54,19 @@ class CheckedTrainer:
         """Called before the first batch is made."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._total_train_tokens = max(self._total_train_tokens, self.state.num_input_tokens_seen)
         loss = super().training_step(*args, **kwargs)
+        self.state.num_input_tokens_seen = self._total_train_tokens
         self._loss_of_step = self.__dict__.get("_loss_of_step", 0.0) + loss.detach()
         return loss
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Does nothing: `training_step` counts them."""
+
+    def _count_tokens(self, number: int) -> None:
+        """Counts the tokens of a batch of all ranks; TRL's own losses do the same."""
+        self._total_train_tokens += number
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
@@ -69,6 +86,11 @@ class CheckedTrainer:
                 norms.append(torch.linalg.vector_norm(shard, dtype=torch.float32))
         self._require_finite(not norms or torch.stack(norms).isfinite().all().item(), "weights")
         super().save_model(*args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        tied = getattr(self.model, "all_tied_weights_keys", {})  # a checkpoint holds tied weights once
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         token, self.args.hub_token = self.args.hub_token, None

@@ -68,5 +68,3 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
         _, accuracy, num_scored, _ = sums[:, 1].unbind(dim=1)  # (N,) each
         metrics = self._metrics["train"]
         metrics["mean_token_accuracy"].append(((accuracy * num_scored).sum() / num_scored.sum().clamp(min=1)).item())
-        self._total_train_tokens += sum(self.steps.lengths[row][0] for row in rows)
-        metrics["num_tokens"] = [self._total_train_tokens]

@@ -43,7 +43,8 @@ class REDITrainer(TraceTrainer, DPOTrainer):
 
     Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
     log-probability of a completion's tokens; `rewards/margins` and `rewards/accuracies`, chosen minus rejected LogPS
-    and how often this is positive; `completions/mean_length/{chosen,rejected}`, in scored tokens.
+    and how often this is positive; `completions/mean_length/{chosen,rejected}`, in scored tokens; `num_tokens`, all
+    tokens so far.
     """
 
     _tag_names = ["trl", "redi"]
@@ -133,6 +134,8 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         chosen_logps, rejected_logps = logps.chunk(2)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
         self._record_pairs(chosen_logps / chosen_lengths, rejected_logps / rejected_lengths, lengths)
+        if self.model.training:
+            self._count_tokens(int(self.accelerator.reduce(inputs["attention_mask"].sum())))
         return self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()
 
     @torch.no_grad()
