@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 from redi.callbacks import SetEpoch
 from redi.checks import CheckedTrainer
 from redi.engine.batching import StepDataset, step_cost
-from redi.engine.logprobs import add_scoring
+from redi.engine.logprobs import TokenTerm, add_scoring, token_terms
 from redi.text.training_rows import NAME
 
 logger = get_logger(__name__)
@@ -47,10 +48,11 @@ class TraceTrainer(CheckedTrainer):
             self.layouts = ("packed", "padded")
         return args
 
-    def _plan_steps(self, alpha: float) -> None:
-        """Lets the model score traces, and sets up `self.steps`: this rank's share of each optimizer step."""
+    def _plan_steps(self, weights: tuple[float, float] | None, negative_term: TokenTerm | None = None) -> None:
+        """Lets the model score traces, and sets up `self.steps` for the weights of `redi.losses.Objective`."""
+        self.negative_term = negative_term
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        add_scoring(model)
+        add_scoring(model, negative_term)
         if not self.trains_on_traces:
             return
         text_config = model.config.get_text_config()
@@ -62,7 +64,8 @@ class TraceTrainer(CheckedTrainer):
             num_micro_batches=self.num_micro_batches,
             max_tokens=self.args.max_tokens_per_micro_batch,
             max_length=self.args.max_length,
-            alpha=alpha,
+            chosen_weight=weights[0],
+            alpha=weights[1],
             cost=step_cost(crossover),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
@@ -83,7 +86,7 @@ class TraceTrainer(CheckedTrainer):
         if not self.trains_on_traces:
             return super().get_train_dataloader()
         # Not prepared by accelerate: `self.steps` already holds only this rank's share.
-        return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
+        return DataLoader(self.steps, collate_fn=itemgetter(0), num_workers=self.args.dataloader_num_workers)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         is_steps = dataloader.dataset is self.__dict__.get("steps")
@@ -156,10 +159,7 @@ class TraceTrainer(CheckedTrainer):
             ) from error
 
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """A micro-batch's contribution to the loss, a scalar.
-
-        Also log p(y|x) of its traces and how many of their scored tokens are the likeliest, `(traces, 2)`, detached.
-        """
+        """The loss of a micro-batch; of its traces log p(y|x) and how many tokens are the likeliest, `(traces, 2)`."""
         segments = batch["segments"]  # (S,)
         coefficients = batch["coefficients"][segments]
         loss, logps, is_top1 = model(
@@ -169,7 +169,8 @@ class TraceTrainer(CheckedTrainer):
             coefficients=coefficients.view(torch.int32),  # see `add_scoring`
         )
         logps = logps.view(torch.float32)
-        loss = loss + ((coefficients * logps).sum() - loss).detach()  # FSDP2 has rounded it
+        terms = token_terms(logps, coefficients, self.negative_term)
+        loss = loss + ((coefficients * terms).sum() - loss).detach()  # FSDP2 has rounded it
         scores = torch.zeros(len(batch["coefficients"]), 2, device=logps.device)
         return loss, scores.index_add(0, segments, torch.stack([logps, is_top1.float()], dim=1))
 
@@ -189,10 +190,6 @@ class TraceTrainer(CheckedTrainer):
             )
         self._record(sums, rows)
         self._count_tokens(sum(sum(self.steps.lengths[row]) for row in rows))
-
-
-def _only(items: list[Any]) -> Any:
-    return items[0]
 
 
 def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor) -> None:

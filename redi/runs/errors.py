@@ -37,9 +37,9 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
     """Decorates a command's `main(argv)`: a `UsageError`, or a full disk, becomes one line on stderr and exit code 2.
 
     Ctrl-C becomes one line and exit code 130. Under a distributed launcher only rank 0 prints the line of a
-    `UsageError`, which all ranks raise. `accelerate launch` ends with 1 whatever its processes end with, so the code is
-    also written to the file named by the environment variable REDI_EXIT_CODE_FILE. If all ranks end by `SystemExit`,
-    they then end with 0: the launcher would print a traceback.
+    `UsageError`, which all ranks raise. `accelerate launch` ends with 1 whatever its processes end with, so the code
+    is also written to the file named by the environment variable REDI_EXIT_CODE_FILE. If all ranks end by
+    `SystemExit`, they then end with 0: the launcher would print a traceback.
     """
 
     @functools.wraps(main)

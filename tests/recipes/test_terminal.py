@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal, which signals the whole foreground process group: train.sh with one process and with several."""
+"""Ctrl-C in a terminal, which signals its whole foreground process group: train.sh with one process and with two."""
 
 import os
 import re
