@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from redi.checks import CheckedTrainer
+from redi.runs.model_card import describe_loss
 from redi.text.training_rows import prepare_rows
 
 UNREAD_OPTIONS = {
@@ -15,6 +16,8 @@ UNREAD_OPTIONS = {
     "truncation_mode": "traces are cut at the end",
     "pad_token": "the pad token comes with the model's tokenizer",
 }
+_LOSS_OPTIONS = ("loss_type", "loss_weights", "label_smoothing", "label_smoothing_factor", "ld_alpha", "use_weighting")
+_LOSS_OPTIONS += ("f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "neftune_noise_alpha")
 
 
 class PreparedDPOTrainer(CheckedTrainer, DPOTrainer):
@@ -27,6 +30,10 @@ class PreparedDPOTrainer(CheckedTrainer, DPOTrainer):
     `logps/{chosen,rejected}` and `completions/mean_length/{chosen,rejected}` are as in `REDITrainer`: mean
     log-probabilities per token, where TRL logs sums. `rewards/*` are TRL's, with beta and the reference.
     """
+
+    def __init__(self, model: Any, args: DPOConfig, **kwargs: Any):
+        self.about = describe_loss("Direct preference optimization (DPO)", "a baseline of REDI", args, _LOSS_OPTIONS)
+        super().__init__(model=model, args=args, **kwargs)
 
     def _prepare_dataset(
         self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: DPOConfig, dataset_name: str

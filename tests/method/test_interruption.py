@@ -18,12 +18,13 @@ import train_redi
 import train_sft
 import yaml
 from datasets import Dataset
-from helpers.commands import CPU, started, weights_of
+from helpers.commands import CPU, arguments, log_of, started, weights_of
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
 
 from redi.callbacks import StopOnSignal
 from redi.runs.checkpoints import last_complete_checkpoint, write_start
+from redi.training import train
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,28 @@ def test_a_signal_within_a_step_is_acknowledged_at_once_and_saves_after_the_step
     assert end.value.code == code and signal.getsignal(number) is before
     assert "after step 4; the same command resumes" in capfd.readouterr().out
     assert last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-4", [])
+
+
+@pytest.mark.parametrize(
+    "stage, options",
+    [
+        ("redi", []),
+        ("redi", ["--objective", "simpo"]),
+        ("dpo", []),
+        ("sft", []),
+        ("sft", ["--padding_free", "false"]),
+    ],
+)
+def test_num_tokens_continues_in_a_resumed_run(stage, options, model_path, rows_file, tmp_path):
+    """Also where the checkpoint comes after a step that was not logged."""
+    every = ["--max_steps", "5", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "5"]
+    argv = arguments(model_path, rows_file, tmp_path, *every, "--per_device_train_batch_size", "2", *options)
+    train(stage, argv)
+    (straight,) = [log["num_tokens"] for log in log_of(tmp_path)]
+    (tmp_path / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoint-5")
+    train(stage, argv)
+    assert [log["num_tokens"] for log in log_of(tmp_path)] == [straight] and straight > 500
 
 
 @pytest.mark.slow
