@@ -178,11 +178,11 @@ def _train(trainer: Trainer) -> None:
     if checkpoint:
         refuse_other_world_size(checkpoint, args.world_size)
         _say(args, f"resuming from {checkpoint}")
+    trainer.add_callback(SkipTrained(planned_steps(checkpoint) if checkpoint else None))
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(StepLines)
     disable_progress_bar()  # of saving, under the bar of the steps
-    trainer.add_callback(SkipTrained(planned_steps(checkpoint) if checkpoint else None))
     with StopOnSignal() as signals:
         trainer.add_callback(signals)
         try:
