@@ -57,4 +57,5 @@ def test_cards_preflight_and_plots_know_it(said):
     assert "A hinge ([The hinge's paper](https://huggingface.co/papers/1234.00001)), with `hinge_margin` 3.0." in hinge
     assert "with `alpha` 0.5, `floor` -4.0." in floor and "\n- floor\n" in floor and "REDI" not in floor + hinge
     assert printed.count("No problem found.") == 2 and printed.count("with pads") == 1  # the hinge is padded
+    assert printed.count("the paper's for REDI") == 2  # Table 5 has no such row
     assert all(lines for panel in logged_panels(folders).values() for lines in panel.values())
