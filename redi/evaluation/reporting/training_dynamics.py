@@ -32,9 +32,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
         raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
     history = parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"]
     log = [entry for entry in history if "loss" in entry]
-    # DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
+    # TRL's DPOTrainer logs `logps/*` as sums over the tokens, and no lengths: they do not belong on the same axis.
     if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
-        raise UsageError(f"{path} has no per-token LogPS; only runs of REDITrainer log them")
+        raise UsageError(f"{path} has no per-token LogPS; REDI, SimPO and DPO runs of this version log them")
     return log
 
 
