@@ -16,7 +16,8 @@ from redi.preflight.lengths import LENGTH_COLUMNS, kind_of
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.prompts import THINK, make_prompt
+from redi.text.encoding import THINK, template_notes
+from redi.text.prompts import make_prompt
 from redi.text.training_rows import tokenize_row
 
 TAG = THINK.strip()
@@ -65,6 +66,8 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
         report.line(f"{name:11}{' '.join(shown)} ...")
     for text in check_tokens(model.tokenizer, trained, problem):
         report.ok(text)
+    for text in template_notes(model.tokenizer, trained.ids):
+        report.note(text)
 
 
 def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
@@ -159,9 +162,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
 
 
 def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    bos, text = tokenizer.bos_token_id, tokenizer.decode(ids)
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise UsageError(f"tokens: {name} has two bos tokens {tokenizer.bos_token!r}; the chat template writes one")
+    text = tokenizer.decode(ids)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     blocks = re.split("|".join(map(re.escape, sorted(special, key=len, reverse=True))), text) if special else [text]
     systems = [block[:40] for block in blocks if block.startswith("system")]

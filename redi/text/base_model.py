@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id
-from redi.text.encoding import render
+from redi.text.encoding import adds_bos, render, render_prompt
 from redi.text.prompts import read_chat_template, stop_token_ids
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def prepare(
     """Writes the prepared model of the folder `source` into an empty `folder` and loads it again.
 
     Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
-    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`.
+    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`. It gets a bos if
+    the tokenizer begins texts with one and the template does not.
 
     Returns:
         What was changed: name -> [before, after], and `parameters`, their number.
@@ -156,6 +157,9 @@ def prepare(
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)
     check_template(tokenizer)
+    if adds_bos(tokenizer) and not render_prompt(tokenizer, PROBE[:1]).startswith(tokenizer.bos_token):
+        tokenizer.chat_template = "{{- bos_token -}}" + tokenizer.chat_template
+        template = f"{template or 'own'} after {tokenizer.bos_token}"
     write_model(source, folder, after, tokenizer)
     return {
         "max_position_embeddings": [text_config(each).get("max_position_embeddings") for each in (before, after)],
