@@ -39,11 +39,12 @@ class REDITrainer(TraceTrainer, DPOTrainer):
 
     Prompt and completion are tokenised apart, and a completion ends with one eos token, scored and counted in |y|. An
     optimizer step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
-    (`redi.engine.batching`). Evaluation, SimPO and `padding_free=False` use padded pairs, in `_compute_loss`.
+    (`redi.engine.batching`). SimPO and `padding_free=False` train on padded pairs, in `_compute_loss`.
 
-    Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
-    log-probability of a completion's tokens; `rewards/margins` and `rewards/accuracies`, chosen minus rejected LogPS
-    and how often this is positive; `completions/mean_length/{chosen,rejected}`, in scored tokens.
+    Logged metrics are averaged over the problems since the last log, and as `eval_*` over all of `eval_dataset`:
+    `loss`; `logps/{chosen,rejected}`, the mean log-probability of a completion's tokens; `rewards/margins` and
+    `rewards/accuracies`, chosen minus rejected LogPS and how often this is positive;
+    `completions/mean_length/{chosen,rejected}`, in scored tokens.
     """
 
     _tag_names = ["trl", "redi"]
@@ -71,7 +72,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
             if args.objective == "redi"
             else partial(simpo_loss, beta=args.simpo_beta, gamma=args.simpo_gamma)
         )
-        self._plan_steps(args.alpha)
+        self._plan_steps(args.alpha or 0.0)
         if args.collapse_guard != "off":
             self.add_callback(CollapseGuard(args))
         if args.log_update_norm:
@@ -90,7 +91,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
         # Traces that are not pairs need the engine: padding_free training.
-        kinds = ("pairs", "traces") if self.trains_on_traces and dataset_name == "train" else ("pairs",)
+        kinds = ("pairs", "traces") if self.trains_on_traces else ("pairs",)
         name = f"{dataset_name} dataset"
         return prepare_rows(dataset, kinds, processing_class, args.max_length, args.dataset_num_proc, name)[0]
 
@@ -98,7 +99,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         return dataset
 
     def _record(self, sums: torch.Tensor, rows: list[int]) -> None:
-        """Records one value per problem of a global batch; see `TraceTrainer`."""
+        """Records one value per problem; see `TraceTrainer`."""
         present = sums[:, :, 3] > 0
         values = {}
         for side, name in ((1, "chosen"), (0, "rejected")):
@@ -109,9 +110,16 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         values["rewards/accuracies"] = (values["rewards/margins"] > 0).float()
         for name, problems in values.items():
             if len(problems):
-                self._metrics["train"][name].extend(problems.tolist())
+                self._metrics["train" if self.model.training else "eval"][name].extend(problems.tolist())
 
-    # --- pairs, padded: evaluation, SimPO, padding_free=False ------------------------------------------------------
+    def _held_out_loss(self, loss: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        if self.args.objective == "redi":
+            return loss
+        (rejected, _, rejected_lengths, _), (chosen, _, chosen_lengths, _) = sums.permute(1, 2, 0)  # (B,) each
+        logps = chosen * chosen_lengths, rejected * rejected_lengths
+        return self.pair_loss(*logps, chosen_lengths, rejected_lengths).mean()
+
+    # --- pairs, padded: SimPO, padding_free=False ------------------------------------------------------------------
 
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool
@@ -149,9 +157,8 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         }
         means = torch.stack([value.mean() for value in values.values()])
         means = self.accelerator.reduce(means, reduction="mean").tolist()
-        metrics = self._metrics["train" if self.model.training else "eval"]
         for name, mean in zip(values, means, strict=True):
-            metrics[name].append(mean)
+            self._metrics["train"][name].append(mean)
 
 
 class _NoReferenceModel(TrainerCallback):

@@ -231,16 +231,21 @@ class StepDataset(torch.utils.data.Dataset):
     pack: bool
     pad_token_id: int
     seed: int
+    keeps_negatives: bool = False  # also at `alpha` 0, for their metrics
 
     def __post_init__(self):
         self.num_scored: list[int] | None = None  # of each positive
         if "input_ids" in self.problems.column_names:
             self.lengths, self.num_scored = positive_lengths(self.problems, self.max_length)
         else:
-            self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
+            self.lengths = trace_lengths(self.problems, self.max_length, self._share_of_negatives)
         longest = max((length for row in self.lengths for length in row), default=0)
         plan_step([longest], self.cost, 1, 1, self.max_tokens)  # refused now, not in its step
         self.set_epoch(0)
+
+    @property
+    def _share_of_negatives(self) -> float:
+        return 1.0 if self.keeps_negatives else self.alpha
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffles the problems for an epoch. Call it before iterating over the epoch."""
@@ -302,7 +307,7 @@ class StepDataset(torch.utils.data.Dataset):
         positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
         problems = self.problems.select([rows[position] for position in positions])
         traces = {
-            position: traces_of(problem, position, self.max_length, self.alpha)
+            position: traces_of(problem, position, self.max_length, self._share_of_negatives)
             for position, problem in zip(positions, problems, strict=True)
         }
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]

@@ -1,11 +1,12 @@
 """Runs all checks of a recipe in order and prints their report: options, files, tokens, plan, memory, disk."""
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from redi.callbacks import why_guard_never_stops, why_rate_jumps
-from redi.job import lost_updates
+from redi.job import held_out_errors, lost_updates
 from redi.preflight.counting import count_activations
 from redi.preflight.fit import check_disk, check_memory
 from redi.preflight.hours import report_hours
@@ -42,11 +43,28 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     kind = None if rows is None else report.attempt(kind_of, recipe, rows.table.schema.names)
     if kind is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind} ({rows.note})")
+    if recipe.held_out is not None:
+        report.attempt(_check_held_out, report, recipe.held_out, model)
     if model is not None and kind is not None:
         _check_content(report, recipe, machine, model, rows, kind)
     if report.problems:
         raise UsageError("; ".join(dict.fromkeys(report.problems)))
     write("\nNo problem found.")
+
+
+def _check_held_out(report: Report, held_out: Recipe, model: Model | None) -> None:
+    """Checks the held-out rows: where they are, their shape and text, and that the longest trace fits."""
+    with held_out_errors():
+        rows, name = open_rows(held_out), held_out.run.dataset_name
+        kind = kind_of(held_out, rows.table.schema.names)
+        report.ok(f"held-out dataset {name}: {rows.num_rows:,} {kind} ({rows.note})")
+        if model is None:
+            return
+        longest = min(trace_lengths(rows, kind, model.tokenizer).traces.max(), held_out.args.max_length or math.inf)
+        room = getattr(held_out.args, "max_tokens_per_micro_batch", None)
+        if room is not None and longest > room:
+            what = f"dataset_name={name} has a trace of {longest:,} tokens"
+            raise UsageError(f"{what}, which does not fit max_tokens_per_micro_batch={room}; raise it")
 
 
 def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.trainer_utils import IntervalStrategy
 
 from redi.preflight.lengths import LENGTH_COLUMNS, kind_of
 from redi.preflight.recipe import Model, Recipe, Rows
@@ -78,7 +79,7 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
         args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
         args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
         args.dataset_num_proc = args.run_name = None
-        args.push_to_hub = False
+        args.push_to_hub, args.eval_strategy = False, IntervalStrategy.NO
         if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs only on GPUs
             args.padding_free = args.packing = False
         quiet = contextlib.redirect_stdout(io.StringIO())  # the trainer describes a run that does not happen

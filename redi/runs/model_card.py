@@ -22,6 +22,7 @@ _METHODS = {
     "DPO": f"The DPO baseline of REDI ({_PAPER}).",
 }
 _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
+_HELD_OUT = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "mean_token_accuracy"]
 
 
 def write_model_card(folder: Path, method: str) -> None:
@@ -72,8 +73,16 @@ def set_scores(folder: Path, scores: str) -> None:
 
 
 def _dynamics(state: Path) -> str:
-    logs = [log for log in json.loads(state.read_text(encoding="utf-8"))["log_history"] if "loss" in log]
-    names = [name for name in _METRICS if logs and name in logs[-1]]
-    ends = logs[:1] + logs[1:][-1:]  # the first and the last
-    rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in ends]
-    return grid(["step", *names], rows) if logs else "Nothing was logged."
+    history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+    held_out = _ends(history, [f"eval_{name}" for name in _HELD_OUT])
+    return (_ends(history, _METRICS) or "Nothing was logged.") + f"\n\nOn held-out rows:\n\n{held_out}" * bool(
+        held_out
+    )
+
+
+def _ends(history: list[dict[str, float]], metrics: list[str]) -> str:
+    """A table of the first and the last log that has the first of the metrics; empty if there is none."""
+    logs = [log for log in history if metrics[0] in log]
+    names = [name for name in metrics if logs and name in logs[-1]]
+    rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in logs[:1] + logs[1:][-1:]]
+    return grid(["step", *names], rows) if logs else ""

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+HELD_OUT = ", held out"  # ends the label of a run's second line
 CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
+MARGIN = "margin: chosen - rejected LogPS"
 
 Points = list[tuple[int, float]]
 Panels = dict[str, dict[str, Points]]  # title -> label of the run -> points
@@ -72,7 +74,8 @@ def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
 
 def plot_panels(panels: Panels, path: Path, columns: int) -> None:
     """Draws panels in rows of `columns` to a PNG, one line per run, with one legend."""
-    labels = list(next(iter(panels.values())))
+    fullest = max(panels, key=lambda title: len(panels[title]))
+    labels = list(panels[fullest])
     num_rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.4 * num_rows + 0.3), layout="constrained")
     grid = figure.subplots(num_rows, columns, squeeze=False)
@@ -87,14 +90,15 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(0, last)
-        if title not in (CHOSEN, REJECTED):
+        if title not in (CHOSEN, REJECTED, MARGIN):
             axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
     # Both LogPS share a scale, so the two can be compared by eye.
-    limits = [axes[title].get_ylim() for title in (CHOSEN, REJECTED)]
-    for title in (CHOSEN, REJECTED):
-        axes[title].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    shared = [axes[title] for title in (CHOSEN, REJECTED) if title in axes]
+    limits = [axis.get_ylim() for axis in shared]
+    for axis in shared:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if len(labels) > 1:
-        handles = next(iter(axes.values())).get_legend_handles_labels()
+        handles = axes[fullest].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     else:
         figure.suptitle(labels[0], fontsize=11)
@@ -102,12 +106,15 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
 
 
 def _lines(axis: Axes, lines: dict[str, Points]) -> None:
-    """Draws one line per run; few points get markers."""
-    for number, (label, points) in enumerate(lines.items()):
+    """Draws one line per run, and a thin one of its colour for held-out rows; few points get markers."""
+    runs = list(dict.fromkeys(label.removesuffix(HELD_OUT) for label in lines))
+    for label, points in lines.items():
+        number = runs.index(label.removesuffix(HELD_OUT))
         color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
         marker = "o" if len(points) <= 30 else None
         steps, values = [step for step, _ in points], [value for _, value in points]
-        look = {"color": color, "linestyle": style, "linewidth": 1.6, "marker": marker, "markersize": 3}
+        width = 0.8 if label.endswith(HELD_OUT) else 1.6
+        look = {"color": color, "linestyle": style, "linewidth": width, "marker": marker, "markersize": 3}
         axis.plot(steps, values, label=label, **look)
 
 
