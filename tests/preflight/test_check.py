@@ -182,6 +182,7 @@ def test_held_out_rows_are_checked(job, tmp_path):
         f"eval_dataset_name={held_out} has a trace of" in said
         and "does not fit max_tokens_per_micro_batch=300" in said
     )
+    job.options["per_device_train_batch_size"] = 1
     rows[1]["chosen"] = [rows[1]["chosen"][0]]
     Dataset.from_list(rows).to_parquet(held_out)
     assert "row 1 of eval_dataset_name: `chosen` must end with an assistant turn" in job.check(code=2)
