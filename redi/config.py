@@ -1,17 +1,20 @@
 """`REDIConfig`, `PackedSFTConfig`: TRL's `DPOConfig` and `SFTConfig` with the engine's options, and REDI's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from trl import DPOConfig, SFTConfig
 
+from redi.losses import OBJECTIVES, Objective, Option
+
 _NO_REFERENCE = "REDI has no reference model"
-_OWN_LOSS = "REDI has one objective, Eq. (5), weighted by `alpha`"
+_OWN_LOSS = "the loss is that of `objective`, Eq. (5) by default"
 
 # Inherited options that REDITrainer never reads, and why. Setting one is an error instead of a silent no-op.
 UNREAD_OPTIONS = {
     "beta": f"{_NO_REFERENCE}, so there is no KL strength; the weight of the negative term is `alpha`",
-    "loss_type": f"{_OWN_LOSS}; for SimPO set `objective: simpo`",
+    "loss_type": _OWN_LOSS,
     "loss_weights": _OWN_LOSS,
     "ld_alpha": f"it belongs to LD-DPO; {_OWN_LOSS}",
     "f_divergence_type": _NO_REFERENCE,
@@ -82,27 +85,46 @@ class PackedSFTConfig(SFTConfig):
         return bool(self.padding_free) and not self.packing
 
 
+def _names(condition: Callable[[Objective], bool]) -> str:
+    return " or ".join(f"objective={name!r}" for name, objective in OBJECTIVES.items() if condition(objective))
+
+
+def _with_table_options(config: type) -> type:
+    """Gives a class that is to be a dataclass the options of `OBJECTIVES`, and `UNREAD_OPTIONS` the default None.
+
+    None is unset, so a set option differs from an unset one.
+    """
+    hints, kinds = get_type_hints(config.__base__), {}
+    for objective, entry in OBJECTIVES.items():
+        for name, option in entry.options.items():
+            limits = "" if option.range is None else " In [{}, {}].".format(*option.range)
+            default = f" Defaults to {option.default} with objective '{objective}'."
+            kinds[name] = type(option.default) | None
+            setattr(config, name, _option(None, option.help + limits + default))
+    unread = {name: hints[name] | None for name in UNREAD_OPTIONS}
+    for name in unread:
+        setattr(config, name, None)
+    config.__annotations__ = kinds | config.__annotations__ | unread
+    return config
+
+
 @dataclass
+@_with_table_options
 class REDIConfig(DPOConfig):
     """Configuration of [`REDITrainer`]: the options of [`~trl.DPOConfig`] that REDI reads, plus the ones below.
 
+    The options of the objectives come from `redi.losses.OBJECTIVES`. Each option's `help` describes it.
+
     Setting an inherited option that REDI does not read (`UNREAD_OPTIONS`) raises a `ValueError`, even to the parent's
     default. Defaults that differ from [`~trl.DPOConfig`]: `max_length` is None (nothing is truncated), and
-    `padding_free` is true with `objective="redi"`. Each option's `help` describes it.
+    `padding_free` is true if the objective is a sum over traces.
     """
 
-    alpha: float | None = _option(
-        None, "Weight of the negative term in Eq. (5), in [0, 1]; defaults to 0.8 with objective 'redi'."
-    )
-    objective: str = _option(
-        "redi", "'redi' for Eq. (5), or 'simpo' for the baseline, Eq. (3).", choices=["redi", "simpo"]
-    )
-    simpo_beta: float | None = _option(None, "SimPO's beta; defaults to 2.0 with objective 'simpo'.")
-    simpo_gamma: float | None = _option(None, "SimPO's gamma; defaults to 1.0 with objective 'simpo'.")
+    objective: str = _option("redi", f"What is minimised: {' or '.join(OBJECTIVES)}.")
     padding_free: bool | None = _option(
         None,
         "Train on packed traces, balanced over micro-batches and ranks, instead of on padded pairs. Loss and gradient "
-        "are the same. Defaults to true for REDI; SimPO is not a sum over traces and is padded.",
+        "are the same. Defaults to true for objectives that are sums over traces, as 'redi'; others are padded.",
     )
     max_tokens_per_micro_batch: int | None = _option(None, _MAX_TOKENS)
     collapse_guard: str = _option(
@@ -135,62 +157,59 @@ class REDIConfig(DPOConfig):
         None, "Longest trace (prompt and completion) in tokens. Longer traces are cut at the end and counted."
     )
 
-    # The options of UNREAD_OPTIONS default to None here, so that a set option differs from an unset one.
-    beta: float | None = None
-    loss_type: list[str] | None = None
-    loss_weights: list[float] | None = None
-    ld_alpha: float | None = None
-    f_divergence_type: str | None = None
-    f_alpha_divergence_coef: float | None = None
-    label_smoothing: float | None = None
-    label_smoothing_factor: float | None = None
-    use_weighting: bool | None = None
-    discopop_tau: float | None = None
-    router_aux_loss_coef: float | None = None
-    sync_ref_model: bool | None = None
-    ref_model_mixup_alpha: float | None = None
-    ref_model_sync_steps: int | None = None
-    precompute_ref_log_probs: bool | None = None
-    precompute_ref_batch_size: int | None = None
-    truncation_mode: str | None = None
-    pad_token: str | None = None
-
     def __post_init__(self):
         for name, reason in UNREAD_OPTIONS.items():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}={value!r} is a DPO option that REDI does not read: {reason}. Remove it.")
         if self.parallelism_config is not None:
             raise ValueError("parallelism_config is not supported: a trace stays on one GPU. Remove it.")
-        if self.alpha is None and self.objective != "simpo":
-            self.alpha = 0.8
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} is outside [0, 1], the range of Eq. (5); the paper's value is 0.8.")
-        self._check_objective()
+        self._read_objective()
+        _check_engine(self, _UNREAD_BY_ENGINE)
         self._check_collapse_guard()
         self._restore_parent_defaults()
         super().__post_init__()
 
-    def _check_objective(self) -> None:
-        if self.objective == "simpo":
-            if self.alpha is not None:
-                raise ValueError(f"alpha={self.alpha} is not read with objective='simpo'. Remove it.")
-            self.simpo_beta = 2.0 if self.simpo_beta is None else self.simpo_beta
-            self.simpo_gamma = 1.0 if self.simpo_gamma is None else self.simpo_gamma
-        elif self.objective == "redi":
-            for name in ("simpo_beta", "simpo_gamma"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name}={getattr(self, name)} is read only with objective='simpo'. Remove it.")
-        else:
-            raise ValueError(f"objective={self.objective!r} is unknown; use 'redi' or 'simpo'.")
-        if self.padding_free and self.objective == "simpo":
-            raise ValueError("padding_free=True needs objective='redi': SimPO is not a sum over traces. Remove it.")
-        self.padding_free = self.objective == "redi" if self.padding_free is None else self.padding_free
-        _check_engine(self, _UNREAD_BY_ENGINE)
+    def _read_objective(self) -> None:
+        """Gives unset options of the objective their defaults. Raises a `ValueError` for values it does not take."""
+        if self.objective not in OBJECTIVES:
+            known = " or ".join(map(repr, OBJECTIVES))
+            hint = "; DPO is a stage, see recipes/dpo" if self.objective == "dpo" else ""
+            raise ValueError(f"objective={self.objective!r} is unknown; use {known}{hint}.")
+        objective = OBJECTIVES[self.objective]
+        for name in dict.fromkeys(name for entry in OBJECTIVES.values() for name in entry.options):
+            self._read_option(name, objective.options.get(name))
+        if self.padding_free and not objective.is_sum:
+            sums = _names(lambda entry: entry.is_sum)
+            raise ValueError(f"padding_free=True needs {sums}: {objective.title} is not a sum over traces. Remove it.")
+        self.padding_free = objective.is_sum if self.padding_free is None else self.padding_free
+        objective.negative_term(self)
+        if objective.is_sum and not any(objective.weights(self)):
+            values = ", ".join(f"{name}={getattr(self, name)}" for name in objective.options)
+            raise ValueError(f"with {values} both sides have weight 0, and nothing is trained.")
+
+    def _read_option(self, name: str, option: Option | None) -> None:
+        """Checks an option of some objective, or sets it; `option` is None if the run's objective does not read it."""
+        value = getattr(self, name)
+        if option is None and value is not None:
+            readers = _names(lambda entry: name in entry.options)
+            raise ValueError(
+                f"{name}={value} is not read with objective={self.objective!r}, only with {readers}. Remove it."
+            )
+        if option is not None and value is None:
+            setattr(self, name, option.default)
+        elif option is not None and option.range and not option.range[0] <= value <= option.range[1]:
+            limits = "[{}, {}]".format(*option.range)
+            raise ValueError(f"{name}={value} is outside {limits}; the default is {option.default}.")
 
     @property
     def trains_on_traces(self) -> bool:
         """Whether the engine trains, on traces, and not on padded pairs."""
         return bool(self.padding_free)
+
+    @property
+    def leaves_out_negatives(self) -> bool:
+        """Whether negatives have weight 0, so that the engine does not compute them."""
+        return self.trains_on_traces and OBJECTIVES[self.objective].weights(self)[1] == 0
 
     def _check_collapse_guard(self) -> None:
         if self.collapse_guard == "False":  # YAML reads a bare `off` as false

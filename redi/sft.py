@@ -46,7 +46,7 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
                 logger.warning("the model's load-balancing loss is left out; padding_free: false adds it")
                 self.model.config.get_text_config().output_router_logits = self.aux_loss_enabled = False
             self.has_own_head = True
-            self._plan_steps(alpha=0.0)
+            self._plan_steps((1.0, 0.0))
         elif self.padding_free:
             self.layouts = ("packed",)
 

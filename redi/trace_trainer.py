@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from redi.callbacks import SetEpoch
 from redi.checks import CheckedTrainer
 from redi.engine.batching import StepDataset, step_cost
-from redi.engine.logprobs import add_scoring
+from redi.engine.logprobs import TokenTerm, add_scoring, token_terms
 from redi.text.training_rows import NAME
 
 logger = get_logger(__name__)
@@ -32,11 +33,11 @@ class TraceTrainer(CheckedTrainer):
     the other base class. Held-out rows are computed in the same way, a micro-batch at a time and without gradients:
     loss and metrics are those of all rows together, whatever the batches and the number of ranks.
 
-    A subclass calls `_own_steps` before and, if its traces are to be scored here, `_plan_steps` after the other base
-    class is initialised. It has `_record(sums, rows)`, which records the metrics of a global batch or, in evaluation,
-    of all held-out rows: `sums` `(N, 2, 4)` holds, per problem and side
-    (rejected, chosen), the sums over traces of share * (per-token logp, share of tokens that are the likeliest, scored
-    tokens, 1), on the CPU. The shares of a side sum to 1 if it has traces. `rows` are the problems' rows.
+    A subclass calls `_own_steps` before and, if traces are scored here, `_plan_steps` after the other base class is
+    initialised. It has `_record(sums, rows)`, which records the metrics of a global batch, or of all held-out rows:
+    `sums` `(N, 2, 4)` holds, per problem and side (rejected, chosen), the sums over traces of share * (per-token logp,
+    share of tokens that are the likeliest, scored tokens, 1), on the CPU. The shares of a side sum to 1 if it has
+    traces. `rows` are the problems' rows.
     """
 
     trains_on_traces = scores_traces = False
@@ -53,11 +54,14 @@ class TraceTrainer(CheckedTrainer):
             self.layouts = ("packed", "padded")
         return args
 
-    def _plan_steps(self, alpha: float) -> None:
-        """Lets the model score traces, and sets up `self.steps`: this rank's share of each optimizer step."""
+    def _plan_steps(self, weights: tuple[float, float] | None, negative_term: TokenTerm | None = None) -> None:
+        """Lets the model score traces, and sets up `self.steps` for the weights of `redi.losses.Objective`."""
+        self.negative_term = negative_term
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        add_scoring(model)
-        self.scores_traces, self.alpha = True, alpha
+        add_scoring(model, negative_term)
+        # `sums` hold no `negative_term`s, which only a loss that is no sum over traces would need.
+        self.scores_traces = weights is not None or negative_term is None
+        self.weights = weights or (1.0, 0.0)
         if not self.trains_on_traces:
             return
         text_config = model.config.get_text_config()
@@ -69,7 +73,8 @@ class TraceTrainer(CheckedTrainer):
             num_micro_batches=self.num_micro_batches,
             max_tokens=self.args.max_tokens_per_micro_batch,
             max_length=self.args.max_length,
-            alpha=alpha,
+            chosen_weight=weights[0],
+            alpha=weights[1],
             cost=step_cost(crossover),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
@@ -92,7 +97,7 @@ class TraceTrainer(CheckedTrainer):
         if not self.trains_on_traces:
             return super().get_train_dataloader()
         # Not prepared by accelerate: `self.steps` already holds only this rank's share.
-        return DataLoader(self.steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
+        return DataLoader(self.steps, collate_fn=itemgetter(0), num_workers=self.args.dataloader_num_workers)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         is_steps = dataloader.dataset is self.__dict__.get("steps")
@@ -176,10 +181,7 @@ class TraceTrainer(CheckedTrainer):
             ) from error
 
     def _trace_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """A micro-batch's contribution to the loss, a scalar.
-
-        Also log p(y|x) of its traces and how many of their scored tokens are the likeliest, `(traces, 2)`, detached.
-        """
+        """The loss of a micro-batch; of its traces log p(y|x) and how many tokens are the likeliest, `(traces, 2)`."""
         segments = batch["segments"]  # (S,)
         coefficients = batch["coefficients"][segments]
         loss, logps, is_top1 = model(
@@ -189,7 +191,8 @@ class TraceTrainer(CheckedTrainer):
             coefficients=coefficients.view(torch.int32),  # see `add_scoring`
         )
         logps = logps.view(torch.float32)
-        loss = loss + ((coefficients * logps).sum() - loss).detach()  # FSDP2 has rounded it
+        terms = token_terms(logps, coefficients, self.negative_term)
+        loss = loss + ((coefficients * terms).sum() - loss).detach()  # FSDP2 has rounded it
         scores = torch.zeros(len(batch["coefficients"]), 2, device=logps.device)
         return loss, scores.index_add(0, segments, torch.stack([logps, is_top1.float()], dim=1))
 
@@ -222,7 +225,8 @@ class TraceTrainer(CheckedTrainer):
             num_micro_batches=1,
             max_tokens=self.args.max_tokens_per_micro_batch,
             max_length=self.args.max_length,
-            alpha=self.alpha,
+            chosen_weight=self.weights[0],
+            alpha=self.weights[1],
             keeps_negatives=True,
             cost=step_cost(math.inf),
             rank=self.args.process_index,
@@ -233,7 +237,7 @@ class TraceTrainer(CheckedTrainer):
         )
         # With a generator, the loader does not draw from the random numbers of training.
         return DataLoader(
-            steps, collate_fn=_only, num_workers=self.args.dataloader_num_workers, generator=torch.Generator()
+            steps, collate_fn=itemgetter(0), num_workers=self.args.dataloader_num_workers, generator=torch.Generator()
         )
 
     def prediction_step(
@@ -267,10 +271,6 @@ class TraceTrainer(CheckedTrainer):
     def _held_out_loss(self, loss: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The loss of a global batch from that of its traces and their sums."""
         return loss
-
-
-def _only(items: list[Any]) -> Any:
-    return items[0]
 
 
 def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor) -> None:

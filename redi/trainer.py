@@ -1,6 +1,5 @@
-"""`REDITrainer`: Eq. (5) on TRL's `DPOTrainer`. Private hooks of TRL 1.16 are overridden here."""
+"""`REDITrainer`: the objectives of stage 2 on TRL's `DPOTrainer`. Private hooks of TRL 1.16 are overridden here."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from trl import DPOTrainer
 
 from redi.callbacks import CollapseGuard, UpdateNorm
 from redi.config import REDIConfig
-from redi.losses import redi_loss, simpo_loss
+from redi.losses import OBJECTIVES
 from redi.runs.model_folder import leaves_out_cap
 from redi.text.training_rows import prepare_rows
 from redi.trace_trainer import TraceTrainer
@@ -20,8 +19,8 @@ from redi.trace_trainer import TraceTrainer
 class REDITrainer(TraceTrainer, DPOTrainer):
     """Trainer for Reinforcement Distillation (REDI), https://huggingface.co/papers/2505.24850.
 
-    Minimises Eq. (5), -log p(y_w|x)/|y_w| + alpha * log p(y_l|x)/|y_l|, averaged over the pairs of the global batch.
-    There is no reference model. Use it like any TRL trainer:
+    Minimises Eq. (5), -log p(y_w|x)/|y_w| + alpha * log p(y_l|x)/|y_l|, averaged over the pairs of the global batch,
+    or another objective of `redi.losses.OBJECTIVES`. There is no reference model. Use it like any TRL trainer:
 
     ```python
     trainer = REDITrainer(
@@ -39,7 +38,8 @@ class REDITrainer(TraceTrainer, DPOTrainer):
 
     Prompt and completion are tokenised apart, and a completion ends with one eos token, scored and counted in |y|. An
     optimizer step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
-    (`redi.engine.batching`). SimPO and `padding_free=False` train on padded pairs, in `_compute_loss`.
+    (`redi.engine.batching`). `padding_free=False` and objectives that are not sums over traces, as SimPO, train on
+    padded pairs, in `_compute_loss`.
 
     Logged metrics are averaged over the problems since the last log, and as `eval_*` over all of `eval_dataset`:
     `loss`; `logps/{chosen,rejected}`, the mean log-probability of a completion's tokens; `rewards/margins` and
@@ -48,11 +48,6 @@ class REDITrainer(TraceTrainer, DPOTrainer):
     """
 
     _tag_names = ["trl", "redi"]
-    _name = "REDI"
-    _paper = {
-        "title": "Harnessing Negative Signals: Reinforcement Distillation from Teacher Data for LLM Reasoning",
-        "id": "2505.24850",
-    }
     has_own_head = True
 
     def __init__(self, model: Any, args: REDIConfig, **kwargs: Any):
@@ -67,12 +62,11 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if leaves_out_cap(base_model.config, base_model.config.get_text_config()._attn_implementation):
             base_model.set_attn_implementation("eager")
-        self.pair_loss = (
-            partial(redi_loss, alpha=args.alpha)
-            if args.objective == "redi"
-            else partial(simpo_loss, beta=args.simpo_beta, gamma=args.simpo_gamma)
-        )
-        self._plan_steps(args.alpha or 0.0)
+        objective = OBJECTIVES[args.objective]
+        self._name, self._paper = objective.title, {"title": objective.paper[0], "id": objective.paper[1]}  # for cards
+        self.about = objective.describe(args)
+        self.pair_loss = objective.loss(args)
+        self._plan_steps(objective.weights(args), objective.negative_term(args))
         if args.collapse_guard != "off":
             self.add_callback(CollapseGuard(args))
         if args.log_update_norm:
@@ -113,13 +107,13 @@ class REDITrainer(TraceTrainer, DPOTrainer):
                 self._metrics["train" if self.model.training else "eval"][name].extend(problems.tolist())
 
     def _held_out_loss(self, loss: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        if self.args.objective == "redi":
+        if OBJECTIVES[self.args.objective].is_sum:
             return loss
         (rejected, _, rejected_lengths, _), (chosen, _, chosen_lengths, _) = sums.permute(1, 2, 0)  # (B,) each
         logps = chosen * chosen_lengths, rejected * rejected_lengths
         return self.pair_loss(*logps, chosen_lengths, rejected_lengths).mean()
 
-    # --- pairs, padded: SimPO, padding_free=False ------------------------------------------------------------------
+    # --- pairs, padded ---------------------------------------------------------------------------------------------
 
     def _compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool
@@ -137,10 +131,15 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         # |y| counts the scored tokens: after truncation, only the kept ones.
         lengths = mask.sum(dim=1)
         segments = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), lengths)
-        logps = torch.zeros(len(mask), device=mask.device).index_add(0, segments, logps)  # (2B,)
-        chosen_logps, rejected_logps = logps.chunk(2)
+
+        def sums(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return torch.zeros(len(mask), device=mask.device).index_add(0, segments, values).chunk(2)  # (B,) each
+
+        chosen_logps, rejected_logps = sums(logps)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
         self._record_pairs(chosen_logps / chosen_lengths, rejected_logps / rejected_lengths, lengths)
+        if self.negative_term is not None:
+            rejected_logps = sums(self.negative_term(logps))[1]
         return self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()
 
     @torch.no_grad()
@@ -157,8 +156,9 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         }
         means = torch.stack([value.mean() for value in values.values()])
         means = self.accelerator.reduce(means, reduction="mean").tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
         for name, mean in zip(values, means, strict=True):
-            self._metrics["train"][name].append(mean)
+            metrics[name].append(mean)
 
 
 class _NoReferenceModel(TrainerCallback):

@@ -248,7 +248,7 @@ def _finish(trainer: Trainer, job: Job, prepared: dict[str, int], extra: dict[st
             extra={"starts": start["starts"], **extra},
         )
         (folder / STARTED).unlink()
-        write_model_card(folder, "SimPO" if getattr(args, "objective", None) == "simpo" else trainer._name)
+        write_model_card(folder, trainer._name, getattr(trainer, "about", None))
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
         if pushes:
             _push(folder, args)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole method on a CPU, on a synthetic task: traces -> positives and pairs -> SFT -> REDI -> table and plots.
 #   bash scripts/quickstart.sh [--seed N] [--full] [--output DIR]
-# --full adds runs over alpha, the collapse at alpha 1, DPO and SimPO. Results go to runs/quickstart, or to
-# runs/quickstart-seedN for another seed. A second call skips every step that is finished.
+# --full adds runs over alpha, the collapse at alpha 1, bounded negatives, DPO and SimPO. Results go to runs/quickstart,
+# or to runs/quickstart-seedN for another seed. A second call skips every step that is finished.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,9 +30,14 @@ if $full; then
     train redi_alpha0.8_lr2e-4 "alpha 0.8 at a high learning rate" redi/quickstart sft pairs --learning_rate 2e-4
     train symmetric_alpha1_lr2e-4 "alpha 1 at a high learning rate: collapse" redi/quickstart sft pairs \
         --alpha 1 --learning_rate 2e-4
+    train bounded_alpha0.8_lr2e-4 "alpha 0.8, bounded negatives, at the same learning rate" redi/quickstart sft pairs \
+        --bounded_negatives true --learning_rate 2e-4
+    train bounded_alpha1_lr2e-4 "alpha 1, bounded negatives, at the same learning rate" redi/quickstart sft pairs \
+        --alpha 1 --bounded_negatives true --learning_rate 2e-4
     train dpo "DPO" dpo/quickstart sft pairs
     train simpo "SimPO" simpo/quickstart sft pairs
-    stage_2+=(redi_alpha0 redi_alpha0.2 redi_alpha0.5 symmetric_alpha1 redi_alpha0.8_lr2e-4 symmetric_alpha1_lr2e-4 simpo)
+    stage_2+=(redi_alpha0 redi_alpha0.2 redi_alpha0.5 symmetric_alpha1 redi_alpha0.8_lr2e-4 symmetric_alpha1_lr2e-4)
+    stage_2+=(bounded_alpha0.8_lr2e-4 bounded_alpha1_lr2e-4 simpo)
     models+=("${stage_2[@]:1}" dpo)
 fi
 

@@ -133,12 +133,10 @@ def _fill_rounds(
     max_tokens: int | None,
     height: float,
 ) -> list[tuple[list[list[int]], list[float]]] | None:
-    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit.
-
-    Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
-    last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
-    longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
-    """
+    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit."""
+    # Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
+    # last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
+    # longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
     left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rounds = []
     for rounds_left in range(num_rounds, 0, -1):
@@ -210,7 +208,7 @@ class StepDataset(torch.utils.data.Dataset):
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
 
-    The loss is the sum of coefficient * log p(y|x) over all traces.
+    The loss is the sum of coefficient * log p(y|x) over all traces (`redi.engine.logprobs.token_terms` over tokens).
 
     Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
 
@@ -231,6 +229,7 @@ class StepDataset(torch.utils.data.Dataset):
     pack: bool
     pad_token_id: int
     seed: int
+    chosen_weight: float = 1.0
     keeps_negatives: bool = False  # also at `alpha` 0, for their metrics
 
     def __post_init__(self):
@@ -305,18 +304,15 @@ class StepDataset(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> list[dict[str, Any]]:
         rows, plan = self.rows(step), self.plan(step)
         positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
-        problems = self.problems.select([rows[position] for position in positions])
-        traces = {
-            position: traces_of(problem, position, self.max_length, self._share_of_negatives)
-            for position, problem in zip(positions, problems, strict=True)
-        }
+        problems = zip(positions, self.problems.select([rows[position] for position in positions]), strict=True)
+        traces = {i: traces_of(problem, i, self.max_length, self._share_of_negatives) for i, problem in problems}
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
         if not traces:  # every rank must run equally many micro-batches, so this one has two tokens of weight 0
             traces = [Trace([self.pad_token_id] * 2, 1, 0.0, True, 0)]
         batch = collate(traces, self.pack, self.pad_token_id)
-        sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
+        sides = torch.tensor([-self.chosen_weight if trace.is_chosen else self.alpha for trace in traces])
         shares = torch.tensor([trace.share for trace in traces])
         scored = torch.tensor([trace.num_scored for trace in traces])
         # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the

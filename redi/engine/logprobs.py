@@ -2,6 +2,7 @@
 
 import functools
 import types
+from collections.abc import Callable
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -16,15 +17,25 @@ CUDA_TILE, CPU_TILE = 32768, 1024
 # Logits that are in memory at a time in `SignedSum`: 0.5 GiB in float32 on CUDA; 8 MiB on CPU, to fit the cache.
 CUDA_LOGITS, CPU_LOGITS = 2**27, 2**21
 
+TokenTerm = Callable[[torch.Tensor], torch.Tensor]
 
-def add_scoring(model: PreTrainedModel) -> None:
+
+def token_terms(logps: torch.Tensor, coefficients: torch.Tensor, negative_term: TokenTerm | None) -> torch.Tensor:
+    """What the coefficients multiply: log-probabilities, or `negative_term` of them where coefficients are positive.
+
+    All are `(S,)`. `negative_term` must be finite, with a finite gradient, also where it is not used.
+    """
+    return logps if negative_term is None else torch.where(coefficients > 0, negative_term(logps), logps)
+
+
+def add_scoring(model: PreTrainedModel, negative_term: TokenTerm | None = None) -> None:
     """Makes `model(..., positions=positions, targets=targets)` return log p(target) at the given positions.
 
     Only those positions go through the LM head, and only the targets' log-probabilities are computed, in float32.
     Without `targets`, the forward is the original one. Call this before the model is wrapped.
 
     `positions` `(S,)` index the flattened hidden states `(rows * T)`. `targets` `(S,)` are token ids. The result is
-    `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * logps)`, which is
+    `(S,)`, float32. If `coefficients` `(S,)` are given too, the result is `sum(coefficients * token_terms)`, which is
     differentiable, and `logps` and whether each target is the likeliest token, which are not. This is a third cheaper;
     see `SignedSum`. Both `coefficients` and these `logps` are float32 viewed as int32: DeepSpeed and FSDP2 round
     floating tensors at the model's door to bfloat16.
@@ -48,7 +59,9 @@ def add_scoring(model: PreTrainedModel) -> None:
                 weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
             if coefficients is not None:
                 coefficients = coefficients.view(torch.float32)
-                total, logps, is_top1 = SignedSum.apply(scored, weight, bias, targets, coefficients, softcap)
+                total, logps, is_top1 = SignedSum.apply(
+                    scored, weight, bias, targets, coefficients, softcap, negative_term
+                )
                 return total, logps.view(torch.int32), is_top1
             tile = min(CUDA_TILE if scored.is_cuda else CPU_TILE, weight.shape[0])
             outputs = ("log_probs",)
@@ -58,12 +71,12 @@ def add_scoring(model: PreTrainedModel) -> None:
 
 
 class SignedSum(torch.autograd.Function):
-    """`sum(coefficients * log p(targets))` from hidden states, with gradients computed in the forward pass.
+    """`sum(coefficients * token_terms)` from hidden states, with gradients computed in the forward pass.
 
     The coefficients of the sum are known before the forward pass. So the gradient with respect to a token's logits z,
-    coefficient * (onehot(target) - softmax(z)), is known as soon as z is. The logits are computed once, a block of
-    tokens at a time. A kernel that returns log-probabilities must compute them again in the backward pass, when the
-    coefficients arrive.
+    coefficient * (onehot(target) - softmax(z)), is known as soon as z is. So is its factor with a `negative_term`, the
+    slope of that term. The logits are computed once, a block of tokens at a time. A kernel that returns
+    log-probabilities must compute them again in the backward pass, when the coefficients arrive.
     """
 
     @staticmethod
@@ -75,6 +88,7 @@ class SignedSum(torch.autograd.Function):
         targets: torch.Tensor,
         coefficients: torch.Tensor,
         softcap: float | None,
+        negative_term: TokenTerm | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The sum, a float32 scalar; without gradient the float32 log-probabilities and whether targets are likeliest.
 
@@ -102,7 +116,7 @@ class SignedSum(torch.autograd.Function):
                 states = hidden[block].to(dtype)
                 logits = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(dtype))
                 logps[block], is_top1[block], grad = _with_gradient(
-                    logits, targets[block], coefficients[block] / ctx.scale, softcap
+                    logits, targets[block], coefficients[block] / ctx.scale, softcap, negative_term
                 )
                 grad = grad.to(dtype)
                 if needs_hidden:
@@ -115,7 +129,7 @@ class SignedSum(torch.autograd.Function):
                     grad_bias += grad.sum(dim=0, dtype=torch.float32)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(logps, is_top1)
-        return (coefficients * logps).sum(), logps, is_top1
+        return (coefficients * token_terms(logps, coefficients, negative_term)).sum(), logps, is_top1
 
     @staticmethod
     @once_differentiable
@@ -124,15 +138,19 @@ class SignedSum(torch.autograd.Function):
         # In place, because the head's gradient is large. A graph can therefore run backward only once.
         gradients = [None if gradient is None else gradient.mul_(factor) for gradient in ctx.gradients]
         del ctx.gradients
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _with_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor, softcap: float | None
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    coefficients: torch.Tensor,
+    softcap: float | None,
+    negative_term: TokenTerm | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities and whether the targets are the likeliest `(n,)`, and d sum(coefficients * logps) / d logits.
+    """Log-probabilities and whether the targets are the likeliest, `(n,)`, and the gradient of `SignedSum`'s value.
 
-    The gradient, `(n, V)`, is computed in the memory of the logits, if those are float32.
+    The gradient with respect to the logits, `(n, V)`, is computed in their memory if they are float32.
     """
     logits, targets, coefficients = logits.float(), targets[:, None], coefficients[:, None]
     slope = None
@@ -142,7 +160,16 @@ def _with_gradient(
         logits = logits * softcap
     logits = logits.sub_(logits.amax(dim=-1, keepdim=True))
     below = logits.gather(1, targets)  # the likeliest token
-    sums = logits.exp_().sum(dim=-1, keepdim=True)
-    grad = logits.mul_(-coefficients / sums).scatter_add_(1, targets, coefficients)
+    exps = logits.exp_()
+    own = exps.gather(1, targets)
+    others = exps.scatter_(1, targets, 0.0).sum(dim=-1, keepdim=True)  # 1 - p = others / sums, exact also near p = 1
+    sums = own + others
+    logps = below - torch.where(below == 0, others.log1p(), sums.log())
+    if negative_term is not None:
+        with torch.enable_grad():
+            leaf = logps.detach().requires_grad_()
+            total = token_terms(leaf, coefficients, negative_term).sum()
+        coefficients = coefficients * torch.autograd.grad(total, leaf)[0]
+    grad = exps.mul_(-coefficients / sums).scatter_(1, targets, coefficients * others / sums)
     grad = grad if slope is None else grad.mul_(slope)
-    return (below - sums.log())[:, 0], (below == 0)[:, 0], grad
+    return logps[:, 0], (below == 0)[:, 0], grad

@@ -7,46 +7,58 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from redi.evaluation.files import KINDS, TEXTS, check, texts_of
 from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import write_text
 from redi.runs.jsonl import iter_lines, line
 
-# Rows of the five benchmarks of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022
-# and 2023): every value of its pass@16 column is k/83. Other copies hold only the 40 of 2023.
-KNOWN = {"math500": 500, "aime24": 30, "amc23": 83, "minerva": 272, "olympiadbench": 675}
-# The same problems with other reference answers. Those of Minerva that the paper was graded by were extracted by a
-# language model, and a tenth of them answer another question; these are the boxed answers of the sources.
-SECOND_GOLDS = {"minerva_sourcebox": "minerva"}
-_NUM_ROWS = KNOWN | {name: KNOWN[first] for name, first in SECOND_GOLDS.items()}
 DEFAULT_FOLDER = Path("data/benchmarks")
 # A raw answer of GSM8K: a worked solution, and on its last line "#### 2".
 _GSM8K = re.compile(r".*####([^\n]*)\s*", re.DOTALL)
 
 
-class Source(NamedTuple):
-    """Where a benchmark is on the Hub, and the names of its columns."""
+@dataclass(frozen=True)
+class KnownBenchmark:
+    """A benchmark that is known by its name.
 
-    dataset: str
-    split: str
+    Attributes:
+        num_rows: its problems; a file of another number is refused.
+        dataset: its Hub id, for `evaluate.py download`; None if it cannot be downloaded.
+        split, problem, answer, id: the dataset's split, and its columns; without `id` rows are numbered.
+        in_paper: whether it is one of the five of the paper, whose scores are averaged.
+        second_golds_of: the benchmark whose problems these are, with other reference answers.
+    """
+
     num_rows: int
+    dataset: str | None = None
+    split: str = "test"
     problem: str = "problem"
     answer: str = "answer"
     id: str | None = None
+    in_paper: bool = False
+    second_golds_of: str | None = None
 
 
-# Three of the paper's five are on the Hub as the paper used them. The copies of the other two differ, so they have
-# other names: the reference answers of minerva_hub are likely those of the sources, and olympiadbench_hub lacks one
-# problem. The files that the paper was graded by come with the rllm repository.
-SOURCES = {
-    "math500": Source("HuggingFaceH4/MATH-500", "test", 500, id="unique_id"),
-    "aime24": Source("HuggingFaceH4/aime_2024", "train", 30, id="id"),
-    "amc23": Source("AI-MO/aimo-validation-amc", "train", 83, id="id"),
-    "minerva_hub": Source("math-ai/minervamath", "test", 272, problem="question"),
-    "olympiadbench_hub": Source("math-ai/olympiadbench", "test", 674, problem="question", answer="final_answer"),
+# The five of https://huggingface.co/papers/2505.24850. AMC23 is 83 problems there (AMC 12 of 2022 and 2023): every
+# value of its pass@16 column is k/83. Other copies hold only the 40 of 2023. Three of the five are on the Hub as the
+# paper used them. The copies of the other two differ, so they have other names: the reference answers of minerva_hub
+# are likely those of the sources, and olympiadbench_hub lacks one problem. The files that the paper was graded by come
+# with the rllm repository. Its reference answers of Minerva were extracted by a language model, and a tenth of them
+# answer another question; those of minerva_sourcebox are the boxed answers of the sources.
+BENCHMARKS = {
+    "math500": KnownBenchmark(500, "HuggingFaceH4/MATH-500", id="unique_id", in_paper=True),
+    "aime24": KnownBenchmark(30, "HuggingFaceH4/aime_2024", "train", id="id", in_paper=True),
+    "amc23": KnownBenchmark(83, "AI-MO/aimo-validation-amc", "train", id="id", in_paper=True),
+    "minerva": KnownBenchmark(272, in_paper=True),
+    "olympiadbench": KnownBenchmark(675, in_paper=True),
+    "minerva_hub": KnownBenchmark(272, "math-ai/minervamath", problem="question"),
+    "olympiadbench_hub": KnownBenchmark(674, "math-ai/olympiadbench", problem="question", answer="final_answer"),
+    "minerva_sourcebox": KnownBenchmark(272, second_golds_of="minerva"),
 }
+KNOWN = {name: known.num_rows for name, known in BENCHMARKS.items() if known.in_paper}
+SECOND_GOLDS = {name: known.second_golds_of for name, known in BENCHMARKS.items() if known.second_golds_of}
 
 
 @dataclass(frozen=True)
@@ -73,24 +85,23 @@ def load_benchmark(name_or_path: str, folder: Path = DEFAULT_FOLDER) -> Benchmar
 
     Refuses an unknown name, malformed rows, an id that occurs twice, and other numbers of rows than the paper's.
     """
-    path, num_rows = Path(name_or_path), _NUM_ROWS.get(name_or_path)
-    names = ", ".join(_NUM_ROWS)
+    path, known = Path(name_or_path), BENCHMARKS.get(name_or_path)
     if path.is_file():
-        num_rows = None
-    elif num_rows:
+        known = None
+    elif known:
         path = folder / f"{name_or_path}.jsonl"
         if not path.is_file():
+            download_it = f", or run `evaluate.py download --benchmark {name_or_path}`" if known.dataset else ""
             raise UsageError(
-                f"--benchmark {name_or_path}: {path} is missing; put a JSONL file of {num_rows} rows with id, problem "
-                "and answer there, name its folder with --benchmark-folder, or try `evaluate.py download` (known "
-                f"names: {names})"
+                f"--benchmark {name_or_path}: {path} is missing; put a JSONL file of {known.num_rows} rows with id, "
+                f"problem and answer there, name its folder with --benchmark-folder{download_it}"
             )
     if path.suffix != ".jsonl":
-        hint = f"({names}){nearest(name_or_path, list(_NUM_ROWS))}"
+        hint = f"({', '.join(BENCHMARKS)}){nearest(name_or_path, list(BENCHMARKS))}"
         raise UsageError(f"--benchmark {name_or_path} is neither a .jsonl file nor a known name {hint}")
     problems = _read_problems(path)
-    if num_rows not in (None, len(problems)):
-        raise UsageError(f"{path} has {len(problems)} rows; {name_or_path} has {num_rows}")
+    if known and len(problems) != known.num_rows:
+        raise UsageError(f"{path} has {len(problems)} rows; {name_or_path} has {known.num_rows}")
     return Benchmark(path.stem, path, tuple(problems))
 
 
@@ -161,24 +172,28 @@ def _check_text(text: str, key: str, where: str) -> None:
         text.encode("utf-8")
 
 
+def downloadable() -> list[str]:
+    return [name for name, known in BENCHMARKS.items() if known.dataset]
+
+
 def download(names: list[str], folder: Path) -> None:
     """Writes `NAME.jsonl` for each name, unless it exists; refuses unknown names, and other rows or columns."""
     for name in names:
-        if name not in SOURCES:
-            hint = f"(known names: {', '.join(SOURCES)}){nearest(name, list(SOURCES))}"
+        if name not in downloadable():
+            hint = f"(known names: {', '.join(downloadable())}){nearest(name, downloadable())}"
             raise UsageError(f"--benchmark {name} cannot be downloaded {hint}")
     for name in names:
         path = folder / f"{name}.jsonl"
         if path.is_file():
             print(f"{path} exists")
             continue
-        rows = convert(name, SOURCES[name], _load(name, SOURCES[name]))
+        rows = convert(name, BENCHMARKS[name], _load(name, BENCHMARKS[name]))
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(map(line, rows)))
         print(f"{len(load_benchmark(str(path)).problems)} problems: {path}")
 
 
-def _load(name: str, source: Source) -> list[dict[str, Any]]:
+def _load(name: str, source: KnownBenchmark) -> list[dict[str, Any]]:
     from datasets import load_dataset  # takes seconds to import
     from datasets.exceptions import DatasetNotFoundError
 
@@ -189,7 +204,7 @@ def _load(name: str, source: Source) -> list[dict[str, Any]]:
         return load_dataset(source.dataset, split=source.split).to_list()
 
 
-def convert(name: str, source: Source, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def convert(name: str, source: KnownBenchmark, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Rows of a Hub dataset as rows of a benchmark; `142.0` becomes "142", and a list becomes one text.
 
     Refuses another number of rows than the known one, and rows without a column.

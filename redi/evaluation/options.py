@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from redi.evaluation.benchmarks import DEFAULT_FOLDER, SECOND_GOLDS
+from redi.evaluation.benchmarks import DEFAULT_FOLDER, KNOWN, SECOND_GOLDS, downloadable
 from redi.evaluation.generation import options as generation
 from redi.evaluation.run import find_models, usual_protocol
 from redi.runs.cli import StrictParser, positive_int
@@ -82,8 +82,8 @@ def _add_whole_responses(parser: argparse.ArgumentParser) -> None:
 
 def _download(parser: argparse.ArgumentParser) -> None:
     """fetch benchmarks from the Hub"""
-    help_text = "math500, aime24, amc23, or minerva_hub, olympiadbench_hub, which differ from the paper's"
-    default = ["math500", "aime24", "amc23"]
+    help_text = f"of {', '.join(downloadable())}; those named _hub differ from the paper's"
+    default = [name for name in downloadable() if name in KNOWN]
     parser.add_argument("--benchmark", nargs="+", default=default, metavar="NAME", help=help_text)
     _add_benchmark_folder(parser)
 

@@ -12,6 +12,7 @@ The default utilisation is what the paper's Table 5 implies for the same stage, 
 benchmark bench_balance.py draws; the implied utilisation is nearly proportional to them.
 """
 
+from redi.losses import OBJECTIVES
 from redi.preflight.memory import ModelShape
 from redi.preflight.recipe import A100_TFLOPS, Machine, Recipe
 from redi.preflight.report import Report
@@ -58,9 +59,11 @@ def report_hours(report: Report, recipe: Recipe, machine: Machine, flops: float)
     if recipe.strategy.on_cpu:
         report.value("time", f"not predicted on the CPU; {flops:.2g} FLOPs")
         return
-    row = {"dpo": "DPO", "sft": "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"}.get(
-        recipe.name, "SimPO" if getattr(recipe.args, "objective", None) == "simpo" else "REDI"
-    )
+    if recipe.name == "sft":
+        row = "SFT 5 epochs" if recipe.args.num_train_epochs >= 4 else "SFT 3 epochs"
+    else:
+        row = "DPO" if recipe.name == "dpo" else OBJECTIVES[recipe.args.objective].title
+    row = row if row in TABLE_5 else "REDI"
     utilisation = machine.utilisation or implied_utilisation(row)[1]
     source = "" if machine.utilisation else f", the paper's for {row}"
     hours = flops / (recipe.strategy.gpus * machine.tflops * 1e12 * utilisation) / 3600

@@ -41,7 +41,7 @@ def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: b
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
     """
     args, limit = recipe.args, recipe.args.max_length
-    traces = lengths.traces[:, :1] if getattr(args, "alpha", 1.0) == 0 else lengths.traces
+    traces = lengths.traces[:, :1] if getattr(args, "leaves_out_negatives", False) else lengths.traces
     cut = 0 if limit is None else int((traces > limit).sum())
     traces = traces if limit is None else traces.clip(max=limit)
     items, packing = int(lengths.problems.max()) + 1, getattr(args, "packing", False)

@@ -17,16 +17,17 @@ SCORES = "## Scores"
 _PAPER = "[arXiv 2505.24850](https://huggingface.co/papers/2505.24850)"
 _METHODS = {
     "SFT": f"Supervised fine-tuning on correct reasoning traces, the first stage of REDI ({_PAPER}).",
-    "REDI": f"Reinforcement Distillation (REDI, {_PAPER}) on pairs of a correct and an incorrect reasoning trace.",
-    "SimPO": f"The SimPO baseline of REDI ({_PAPER}).",
     "DPO": f"The DPO baseline of REDI ({_PAPER}).",
 }
 _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
 _HELD_OUT = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "mean_token_accuracy"]
 
 
-def write_model_card(folder: Path, method: str) -> None:
-    """Writes the card of a finished run of SFT, REDI, SimPO or DPO, from its manifest and `trainer_state.json`."""
+def write_model_card(folder: Path, method: str, about: str | None = None) -> None:
+    """Writes the card of a finished run from its manifest and `trainer_state.json`.
+
+    `about` says in a sentence what the method is; SFT and DPO have theirs here.
+    """
     manifest = read_manifest(folder)
     inputs = {name: entry["path"] for name, entry in manifest["inputs"].items()}
     data = ModelCardData(
@@ -38,7 +39,7 @@ def write_model_card(folder: Path, method: str) -> None:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {folder.resolve().name}",
-        _METHODS[method],
+        about or _METHODS[method],
         f"Trained from `{inputs['model']}` on `{inputs['dataset']}`: {counts}.{_remarks(manifest)}",
         "## Options\n\nThe options that were set; all others have the defaults of the versions below.",
         grid(["option", "value"], [[f"`{key}`", f"`{value}`"] for key, value in manifest["config"].items()]),

@@ -124,11 +124,11 @@ def test_ranks_share_the_same_global_batches_in_the_same_order():
 
 def test_the_coefficients_are_those_of_eq_5():
     """-1/|y_w| and +alpha/|y_l| over the number of problems, which is 2 in the last, smaller global batch."""
-    dataset = steps(1, 0)
-    (batch,) = dataset[2]
-    assert batch["num_problems"] == 2
-    expected = torch.where(batch["is_chosen"], -1.0, 0.8) / batch["num_scored"] / 2
-    torch.testing.assert_close(batch["coefficients"], expected)
+    for chosen_weight in (1.0, 0.1):
+        (batch,) = steps(1, 0, chosen_weight=chosen_weight)[2]
+        assert batch["num_problems"] == 2
+        expected = torch.where(batch["is_chosen"], -chosen_weight, 0.8) / batch["num_scored"] / 2
+        torch.testing.assert_close(batch["coefficients"], expected)
 
 
 def positives(num_ranks: int = 1, rank: int = 0, lengths: tuple[int, ...] = (5, 9, 4, 20), **options) -> StepDataset:

@@ -60,6 +60,7 @@ def test_a_raw_answer_of_gsm8k_is_read_and_reported(tmp_path, capsys):
     [
         ("math50", r"did you mean 'math500'\?"),
         ("math500", "math500.jsonl is missing; put a JSONL file of 500 rows with id, problem and answer there"),
+        ("aime24", "or run `evaluate.py download --benchmark aime24`"),
     ],
 )
 def test_unknown_and_missing_benchmarks(tmp_path, name, message):

@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.evaluation import main, rows_of
 
-from redi.evaluation.benchmarks import KNOWN, SOURCES, Source, convert
+from redi.evaluation.benchmarks import BENCHMARKS, KnownBenchmark, convert, load_benchmark
 
 
 def put(folder, split: str, rows: list[dict]) -> str:
@@ -16,13 +16,14 @@ def put(folder, split: str, rows: list[dict]) -> str:
 
 def test_a_dataset_becomes_a_benchmark(tmp_path, monkeypatch, capsys):
     rows = [{"problem": f"What is {i}?", "answer": float(i), "id": i, "url": "u"} for i in range(3)]
-    source = Source(put(tmp_path / "amc", "train", rows), "train", 3, id="id")
-    monkeypatch.setitem(SOURCES, "amc23", source)
-    command = ["download", "--benchmark", "amc23", "--benchmark-folder", str(tmp_path / "benchmarks")]
+    source = KnownBenchmark(3, put(tmp_path / "amc", "train", rows), "train", id="id")
+    monkeypatch.setitem(BENCHMARKS, "amc26", source)  # the one place that a new benchmark touches
+    command = ["download", "--benchmark", "amc26", "--benchmark-folder", str(tmp_path / "benchmarks")]
     main(command)
-    path = tmp_path / "benchmarks" / "amc23.jsonl"
-    assert rows_of(path)[2] == {"id": "amc23/2", "problem": "What is 2?", "answer": "2"}
+    path = tmp_path / "benchmarks" / "amc26.jsonl"
+    assert rows_of(path)[2] == {"id": "amc26/2", "problem": "What is 2?", "answer": "2"}
     assert "3 problems" in capsys.readouterr().out
+    assert [problem.answer for problem in load_benchmark("amc26", path.parent).problems] == ["0", "1", "2"]
     path.write_text("kept")
     main(command)
     assert path.read_text() == "kept"
@@ -30,17 +31,11 @@ def test_a_dataset_becomes_a_benchmark(tmp_path, monkeypatch, capsys):
 
 def test_ids_and_answers():
     rows = [{"question": "q", "final_answer": ["$1$", "2"]}, {"question": "r", "final_answer": [" 3 "]}]
-    source = Source("x", "test", 2, problem="question", answer="final_answer")
+    source = KnownBenchmark(2, "x", problem="question", answer="final_answer")
     assert convert("o", source, rows) == [
         {"id": "o/0", "problem": "q", "answer": "$1$, 2"},
         {"id": "o/1", "problem": "r", "answer": "3"},
     ]
-
-
-def test_names_that_are_known_have_the_papers_sizes():
-    assert {name: SOURCES[name].num_rows for name in ("math500", "aime24", "amc23")} == {
-        name: KNOWN[name] for name in KNOWN if name in SOURCES
-    }
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,7 @@ def test_names_that_are_known_have_the_papers_sizes():
 )
 def test_what_is_not_as_known_is_one_line(tmp_path, monkeypatch, capsys, name, rows, message):
     folder = str(tmp_path / "nothing") if rows is None else put(tmp_path / "amc", "train", rows or [{"a": 1}])
-    monkeypatch.setitem(SOURCES, "amc23", Source(folder, "train", 2, id="id"))
+    monkeypatch.setitem(BENCHMARKS, "amc23", KnownBenchmark(2, folder, "train", id="id"))
     with pytest.raises(SystemExit) as stop:
         main(["download", "--benchmark", name, "--benchmark-folder", str(tmp_path / "out")])
     error = capsys.readouterr().err

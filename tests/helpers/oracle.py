@@ -43,33 +43,41 @@ def logged(trainer, key) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-def oracle_logps(model, tokenizer, prompt: str, content: str) -> tuple[torch.Tensor, int]:
-    """sum log p(y|x) and |y|, spelled out: ChatML text, one eos, log-softmax, no padding, no trainer code."""
+def oracle_tokens(model, tokenizer, prompt: str, content: str) -> torch.Tensor:
+    """log p of each token of y, spelled out: ChatML text, one eos, log-softmax, no padding, no trainer code."""
     prompt_text = f"{SYSTEM}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     x = tokenizer.encode(prompt_text, add_special_tokens=False)
     y = tokenizer.encode(f"{content}<|im_end|>\n", add_special_tokens=False) + [tokenizer.eos_token_id]
     logits = model(torch.tensor([x + y])).logits[0].float()
     logps = torch.log_softmax(logits[len(x) - 1 : -1], dim=-1)  # position t predicts token t + 1
-    return logps[torch.arange(len(y)), torch.tensor(y)].sum(), len(y)
+    return logps[torch.arange(len(y)), torch.tensor(y)]
 
 
-def oracle_losses(model, tokenizer, rows, alpha) -> torch.Tensor:
+def oracle_logps(model, tokenizer, prompt: str, content: str) -> tuple[torch.Tensor, int]:
+    """sum log p(y|x) and |y|."""
+    logps = oracle_tokens(model, tokenizer, prompt, content)
+    return logps.sum(), len(logps)
+
+
+def oracle_losses(model, tokenizer, rows, alpha=0.8, chosen_weight=1.0, bounded_negatives=False) -> torch.Tensor:
     losses = []
     for row in rows:
         prompt = row["prompt"][0]["content"]
-        chosen, chosen_length = oracle_logps(model, tokenizer, prompt, row["chosen"][0]["content"])
-        rejected, rejected_length = oracle_logps(model, tokenizer, prompt, row["rejected"][0]["content"])
-        losses.append(-chosen / chosen_length + alpha * rejected / rejected_length)
+        chosen = oracle_tokens(model, tokenizer, prompt, row["chosen"][0]["content"])
+        rejected = oracle_tokens(model, tokenizer, prompt, row["rejected"][0]["content"])
+        if bounded_negatives:
+            rejected = -torch.log(1 - rejected.exp())
+        losses.append(-chosen_weight * chosen.mean() + alpha * rejected.mean())
     return torch.stack(losses)
 
 
-def oracle_steps(model_path, tokenizer, rows, num_steps) -> tuple[list[float], torch.nn.Module]:
-    """Losses and final model of AdamW steps on all rows, one trace at a time; alpha 0.8, learning rate 1e-3."""
+def oracle_steps(model_path, tokenizer, rows, num_steps, **objective) -> tuple[list[float], torch.nn.Module]:
+    """Losses and final model of AdamW steps on all rows, one trace at a time; learning rate 1e-3."""
     model = AutoModelForCausalLM.from_pretrained(model_path).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     losses = []
     for _ in range(num_steps):
-        loss = oracle_losses(model, tokenizer, rows, alpha=0.8).mean()
+        loss = oracle_losses(model, tokenizer, rows, **objective).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -17,12 +17,17 @@ from helpers.tiny import make_pairs
 from transformers import AutoModelForCausalLM
 
 REDI = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "grad_norm", "update_norm"]
-METRICS = {"redi": REDI, "sft": ["loss", "mean_token_accuracy", "num_tokens", "grad_norm"]}
+METRICS = {"redi": REDI, "bounded": REDI, "sft": ["loss", "mean_token_accuracy", "num_tokens", "grad_norm"]}
 
 
-@pytest.fixture(scope="module", params=METRICS)
-def stage(request) -> str:
+@pytest.fixture(scope="module", params=["redi", pytest.param("bounded", marks=pytest.mark.slow), "sft"])
+def method(request) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def stage(method) -> str:
+    return "sft" if method == "sft" else "redi"
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +39,11 @@ def rows_file(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def options(stage, model_path, rows_file) -> list[str]:
+def options(method, stage, model_path, rows_file) -> list[str]:
     """Three steps on 18 rows, to be split into global batches of 8. The last batch has 2 rows."""
     argv = ["--model_name_or_path", model_path, "--dataset_name", rows_file, *CPU]
     argv += ["--log_update_norm", "true"] * (stage == "redi")
+    argv += ["--chosen_weight", "0.5", "--bounded_negatives", "true"] * (method == "bounded")
     argv += ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no", "--learning_rate", "1e-3"]
     return [*argv, "--lr_scheduler_type", "constant", "--per_device_train_batch_size", "2"]
 
@@ -56,7 +62,7 @@ def one_process(stage, options, model_path, tokenizer, rows_file, tmp_path_facto
 @pytest.mark.parametrize(
     "kind", ["ddp", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zero2", "zero3", "fsdp2"))]
 )
-def test_two_processes_equal_one(tmp_path, stage, options, one_process, kind):
+def test_two_processes_equal_one(tmp_path, method, stage, options, one_process, kind):
     """The traces of a batch may land on either rank. Losses, metrics and weights are the same."""
     out = tmp_path / "two"
     script = str(REPOSITORY / f"scripts/train_{stage}.py")
@@ -71,7 +77,7 @@ def test_two_processes_equal_one(tmp_path, stage, options, one_process, kind):
     assert json.loads((out / "manifest.json").read_text())["counts"]["world_size"] == 2
     expected, actual = log_of(one_process), log_of(out)
     assert len(expected) == 3
-    for key in METRICS[stage]:
+    for key in METRICS[method]:
         values = [entry[key] for entry in expected]
         assert [entry[key] for entry in actual] == pytest.approx(values, rel=2e-5, abs=1e-6), key
     expected, actual = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one_process, out))

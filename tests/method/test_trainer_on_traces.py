@@ -8,6 +8,7 @@ from helpers.tiny import make_model, make_pairs
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from redi import REDITrainer
+from redi.callbacks import CollapseGuard
 
 SPLITS = [  # per device, accumulation, max_tokens_per_micro_batch, padding_free, gradient_checkpointing
     (24, 1, None, True, False),
@@ -19,18 +20,36 @@ SPLITS = [  # per device, accumulation, max_tokens_per_micro_batch, padding_free
 ]
 
 
+OBJECTIVES = {"redi": {}, "bounded": {"alpha": 1.0, "chosen_weight": 0.5, "bounded_negatives": True}}
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES.values(), ids=OBJECTIVES)
+def objective(request) -> dict:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected_steps(model_path, tokenizer):
+def expected_steps(model_path, tokenizer, objective):
     """Losses and final model of three AdamW steps on 24 pairs: a plain PyTorch loop over single, unpadded traces."""
-    return oracle_steps(model_path, tokenizer, make_pairs(24), num_steps=3)
+    return oracle_steps(model_path, tokenizer, make_pairs(24), num_steps=3, **objective)
 
 
 @pytest.mark.parametrize("per_device, accumulation, max_tokens, padding_free, checkpointing", SPLITS)
 def test_every_split_of_a_global_batch_takes_the_same_steps(
-    tmp_path, model_path, tokenizer, expected_steps, per_device, accumulation, max_tokens, padding_free, checkpointing
+    tmp_path,
+    model_path,
+    tokenizer,
+    objective,
+    expected_steps,
+    per_device,
+    accumulation,
+    max_tokens,
+    padding_free,
+    checkpointing,
 ):
     args = config(
         tmp_path,
+        **objective,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulation,
         max_tokens_per_micro_batch=max_tokens,
@@ -60,6 +79,17 @@ def test_alpha_zero_spends_nothing_on_negatives(tmp_path, model_path, tokenizer,
     num_tokens = sum(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in trainer.train_dataset)
     assert batch["model_inputs"]["input_ids"].numel() == num_tokens
     assert logged(trainer, "logps/rejected") == []
+
+
+def test_chosen_weight_zero_trains_on_negatives_and_still_watches_positives(tmp_path, model_path, tokenizer, pairs):
+    """The collapse guard reads `logps/chosen`."""
+    args = config(tmp_path, alpha=1.0, chosen_weight=0.0, per_device_train_batch_size=8)
+    trainer = trained(model_path, tokenizer, args, pairs)
+    before = AutoModelForCausalLM.from_pretrained(model_path)
+    chosen = -oracle_losses(before, tokenizer, make_pairs(), alpha=0.0).mean().item()
+    assert logged(trainer, "logps/chosen") == pytest.approx([chosen], abs=1e-5)
+    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "logps/rejected"), abs=1e-6)
+    assert any(isinstance(callback, CollapseGuard) for callback in trainer.callback_handler.callbacks)
 
 
 def test_the_largest_micro_batch_is_found_from_lengths(tmp_path, model_path, tokenizer):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from redi.evaluation.benchmarks import KNOWN
+from redi.evaluation.benchmarks import BENCHMARKS
 from redi.runs.cli import StrictParser, positive_int
 from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import CONFIGS
@@ -88,7 +88,7 @@ def option_name(name: str) -> str:
 
 
 def add_benchmark_option(parser: argparse.ArgumentParser) -> None:
-    help_text = f"a .jsonl file with id, problem and answer, or a name: {', '.join(KNOWN)}"
+    help_text = f"a .jsonl file with id, problem and answer, or a name: {', '.join(BENCHMARKS)}"
     parser.add_argument("--benchmark", nargs="+", default=[], metavar="NAME_OR_JSONL", help=help_text)
 
 

@@ -50,7 +50,7 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
         for label, keys in zip(runs, logged, strict=True):
             # TRL's DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
             if not {"logps/chosen", "completions/mean_length/chosen"} <= keys:
-                raise UsageError(f"{runs[label]} has no per-token LogPS; only REDI and SimPO runs log them")
+                raise UsageError(f"{runs[label]} has no per-token LogPS; only runs of REDITrainer log them")
         panels = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
         if any("eval_logps/chosen" in keys for keys in logged):
             panels["margin"] = MARGIN
