@@ -41,6 +41,7 @@ class TraceTrainer(CheckedTrainer):
     """
 
     trains_on_traces = scores_traces = False
+    packs = False  # until the loaded model has been found to keep packed traces apart
 
     def _own_steps(self, args: TrainingArguments) -> TrainingArguments:
         """A copy of the arguments for which a step of the Trainer is a full optimizer step."""
@@ -91,7 +92,7 @@ class TraceTrainer(CheckedTrainer):
 
     def _use_layout(self, layout: str) -> None:
         if self.trains_on_traces:
-            self.steps.pack = layout == "packed"
+            self.steps.pack = self.packs = layout == "packed"
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.trains_on_traces:
@@ -231,7 +232,7 @@ class TraceTrainer(CheckedTrainer):
             cost=step_cost(math.inf),
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
-            pack=self.trains_on_traces and self.steps.pack,
+            pack=self.packs,
             pad_token_id=self._tokenizer.pad_token_id,
             seed=self.args.seed,
         )

@@ -17,6 +17,7 @@ from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
 from transformers import AutoModelForCausalLM
 
+from redi import REDITrainer
 from redi.config import PackedSFTConfig
 from redi.evaluation.reporting.figures import CHOSEN, MARGIN
 from redi.evaluation.reporting.training_dynamics import logged_panels
@@ -53,6 +54,7 @@ def oracle(held_out, model_path, tokenizer) -> dict[str, torch.Tensor]:
         {"alpha": 0.0},
         {"alpha": 0.3, "per_device_eval_batch_size": 3},
         {"max_tokens_per_micro_batch": 300, "per_device_eval_batch_size": 100},
+        {"alpha": 1.0, "chosen_weight": 0.1},
         {"padding_free": False},
         {"objective": "simpo", "simpo_gamma": 0.5},
     ],
@@ -68,7 +70,7 @@ def test_held_out_pairs_are_measured_as_plain_pytorch_does(
     if args.objective == "simpo":
         losses = simpo_loss(*values, beta=2.0, gamma=0.5)
     else:
-        losses = redi_loss(*values, alpha=args.alpha)
+        losses = redi_loss(*values, alpha=args.alpha, chosen_weight=args.chosen_weight)
     expected = {
         "eval_loss": losses,
         "eval_logps/chosen": chosen,
@@ -82,6 +84,26 @@ def test_held_out_pairs_are_measured_as_plain_pytorch_does(
         name: pytest.approx(value.mean().item(), abs=2e-5) for name, value in expected.items()
     }
     assert trainer.evaluate(held_out)["eval_loss"] == logged["eval_loss"]
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_free": False}])
+def test_held_out_loss_of_bounded_negatives_is_that_of_training(tmp_path, model_path, tokenizer, pairs, options):
+    args = config(tmp_path, bounded_negatives=True, per_device_train_batch_size=8, learning_rate=0.0, **options)
+    trainer = trained(model_path, tokenizer, args, pairs, eval_dataset=pairs)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.log_history[0]["loss"], abs=2e-5)
+
+
+def test_evaluation_without_training(tmp_path, model_path, tokenizer, pairs, held_out, oracle):
+    """Before the loaded model has been checked, nothing is packed."""
+    args = config(tmp_path, per_device_eval_batch_size=4)
+    trainer = REDITrainer(model=model_path, args=args, train_dataset=pairs, processing_class=tokenizer)
+    assert not trainer.get_eval_dataloader(trainer.train_dataset).dataset.pack
+    metrics = trainer.evaluate(held_out)
+    assert metrics["eval_logps/chosen"] == pytest.approx(
+        (oracle["chosen"] / oracle["chosen length"]).mean().item(), abs=2e-5
+    )
+    trainer.train()
+    assert trainer.get_eval_dataloader(trainer.train_dataset).dataset.pack
 
 
 def sft(tmp_path, model_path, tokenizer, rows, held_out, **options) -> PackedSFTTrainer:
