@@ -3,8 +3,7 @@
 python data_preprocess/ablate_verifiers.py --input open-r1/OpenR1-Math-Raw --output data/ablation \
     --tokenizer Qwen/Qwen2.5-Math-1.5B
 
-DIR gets three datasets: `sft` (half 1 positive, half 2 negative, and the other positives), `main` (pairs of half 1)
-and `inverted` (pairs of half 2, the negative chosen). --expect-rows counts the rows of all three.
+DIR gets three datasets: `sft`, `main` and `inverted`. --expect-rows counts the rows of all three.
 """
 
 from redi.data.lengths.length_rules import MAX_RESPONSE_TOKENS

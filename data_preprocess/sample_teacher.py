@@ -2,9 +2,8 @@
 
 python data_preprocess/sample_teacher.py --model TEACHER --input problems.jsonl --output data/traces --n 4
 
-Next, verify.py labels the traces, and build_positives.py and build_pairs.py select from them. The input has `problem`
-and `answer`. It may be a corpus with another teacher's generations: new traces are added after them. The samples are
-kept in DIR.samples, so a stopped run resumes, and a larger --n or more problems add to them.
+The input has `problem` and `answer`; traces that it has already are kept. The samples are in DIR.samples, so a stopped
+run resumes, and a larger --n or more problems add to them. Next is verify.py.
 """
 
 from dataclasses import asdict

@@ -3,8 +3,7 @@
 python data_preprocess/verify.py --input data/traces.jsonl --output data/verified
 python data_preprocess/verify.py --input data/raw --output data/agreement --report-only --show 5
 
-The project has one grader, so all columns that it fills hold the same verdict. DIR gets `report.json` and
-`manifest.json`, and without --report-only the complete corpus as `train-*.parquet`.
+DIR gets `report.json` and `manifest.json`, and without --report-only the complete corpus as `train-*.parquet`.
 """
 
 from redi.data.reading.schema import VERIFIERS

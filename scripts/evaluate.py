@@ -9,58 +9,41 @@ python scripts/evaluate.py grade --input runs/eval/redi
 python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output runs/eval/table --baseline sft
 """
 
-import argparse
-
+from redi.evaluation.benchmarks import download, load_benchmarks
+from redi.evaluation.generation.options import sampling_options
 from redi.evaluation.options import parse
+from redi.evaluation.run import run
 from redi.runs.errors import UsageError, entry_point
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     options = parse(argv, __doc__.splitlines()[0])
-    commands = {"run": run, "download": download, "generate": generate, "grade": grade, "report": report}
-    commands[options.command](options)
+    if options.command == "run":
+        run(options)
+    elif options.command == "download":
+        download(options.benchmark, options.benchmark_folder)
+    elif options.command == "generate":
+        sampling = sampling_options(options)
+        if not options.benchmark:
+            raise UsageError("--benchmark or a --protocol that names benchmarks is required")
+        benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
+        from redi.evaluation.generation.generate import generate  # imports torch
 
+        generate(options.model, benchmarks, options.output, sampling)
+    elif options.command == "grade":
+        from redi.evaluation.grading.grade_folder import grade_folder
 
-def run(options: argparse.Namespace) -> None:
-    from redi.evaluation.run import run
+        folders = options.benchmark, options.benchmark_folder
+        grade_folder(options.input, *folders, options.workers, options.second_golds, options.whole_responses)
+    elif options.command == "report":
+        from redi.evaluation.reporting.report import report  # imports matplotlib
+        from redi.runs.model_card import set_scores
 
-    run(options)
-
-
-def download(options: argparse.Namespace) -> None:
-    from redi.evaluation.benchmarks import download
-
-    download(options.benchmark, options.benchmark_folder)
-
-
-def generate(options: argparse.Namespace) -> None:
-    from redi.evaluation.benchmarks import load_benchmarks
-    from redi.evaluation.generation.generate import generate
-    from redi.evaluation.generation.options import sampling_options
-
-    sampling = sampling_options(options)
-    if not options.benchmark:
-        raise UsageError("--benchmark or a --protocol that names benchmarks is required")
-    benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
-    generate(options.model, benchmarks, options.output, sampling)
-
-
-def grade(options: argparse.Namespace) -> None:
-    from redi.evaluation.grading.grade_folder import grade_folder
-
-    folders = options.benchmark, options.benchmark_folder
-    grade_folder(options.input, *folders, options.workers, options.second_golds, options.whole_responses)
-
-
-def report(options: argparse.Namespace) -> None:
-    from redi.evaluation.reporting.report import report
-    from redi.runs.model_card import set_scores
-
-    limits = options.max_responses, options.show_disagreements
-    report(options.input, options.output, options.baseline, *limits)
-    if options.model_card:
-        set_scores(options.model_card, (options.output / "table.md").read_text(encoding="utf-8"))
+        limits = options.max_responses, options.show_disagreements
+        report(options.input, options.output, options.baseline, *limits)
+        if options.model_card:
+            set_scores(options.model_card, (options.output / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

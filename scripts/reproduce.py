@@ -30,21 +30,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = StrictParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, parser_class=StrictParser)
     for name in TABLES:
-        table = commands.add_parser(name, help=f"the paper's {name[:-1]} {name[-1]}, cell by cell")
-        table.add_argument(
-            "--runs", nargs="*", default=[], metavar="ROW=DIR", help="graded folders; other rows are 'not run'"
-        )
-        table.add_argument("--grader", choices=("rllm-style", "ours"), default="rllm-style", help="verdicts to use")
-        table.add_argument("--output", type=Path, metavar="DIR", help="gets the table as .md and .json")
-    dynamics = commands.add_parser("training-dynamics", help="accuracy, LogPS and norms against the step")
-    dynamics.add_argument("--runs", required=True, nargs="+", type=Path, metavar="RUN", help="output_dir of a run")
-    dynamics.add_argument("--benchmark", default="math500", help="benchmark for the accuracy of checkpoints")
-    dynamics.add_argument(
-        "--suffix", metavar="TEXT", help="of NAME_checkpoint-N_TEXT, if they were evaluated with several protocols"
-    )
-    dynamics.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="gets the figures and their numbers"
-    )
+        add = commands.add_parser(name, help=f"the paper's {name[:-1]} {name[-1]}, cell by cell").add_argument
+        runs = "graded folders; other rows are 'not run'"
+        add("--runs", nargs="*", default=[], metavar="ROW=DIR", help=runs)
+        add("--grader", choices=("rllm-style", "ours"), default="rllm-style", help="verdicts to use")
+        add("--output", type=Path, metavar="DIR", help="gets the table as .md and .json")
+    add = commands.add_parser("training-dynamics", help="accuracy, LogPS and norms against the step").add_argument
+    add("--runs", required=True, nargs="+", type=Path, metavar="RUN", help="output_dir of a run")
+    add("--benchmark", default="math500", help="benchmark for the accuracy of checkpoints")
+    suffix = "of NAME_checkpoint-N_TEXT, if they were evaluated with several protocols"
+    add("--suffix", metavar="TEXT", help=suffix)
+    add("--output", required=True, type=Path, metavar="DIR", help="gets the figures and their numbers")
     return parser.parse_args(argv)
 
 

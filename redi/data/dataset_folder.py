@@ -3,15 +3,15 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from redi.data.lengths.dataset_lengths import DatasetLengths, length_tables, summarise
-from redi.runs.errors import UsageError
 from redi.runs.files import CARD, check_output, fingerprint, new_folder, write_text
-from redi.runs.manifest import is_finished, read_manifest, write_manifest
+from redi.runs.manifest import is_finished, write_manifest
 from redi.runs.markdown import grid
 
 PLOT = "lengths.png"
@@ -21,18 +21,19 @@ SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"
 Inputs = Mapping[str, str | Path]  # name -> path or Hub id
 
 
+@dataclass(frozen=True)
 class NewDataset:
-    """A dataset that is being written into `folder`, which becomes `output`. Its inputs are hashed meanwhile."""
+    """A dataset that is being written into `folder`, which becomes `output`."""
 
-    def __init__(self, folder: Path, output: Path, config: dict[str, Any], inputs: Inputs):
-        self.folder, self._output, self._config, self._inputs = folder, output, config, inputs
-        self._started, self._hashes = time.time(), {}
-        self._hashing = Thread(target=self._hash_inputs, daemon=True)  # a command that fails does not wait for it
-        self._hashing.start()
+    folder: Path
+    output: Path
+    config: dict[str, Any]
+    inputs: Inputs
+    started: float = field(default_factory=time.time)
 
-    def _hash_inputs(self) -> None:
-        with suppress(OSError):  # the manifest hashes what is missing, and reports the error
-            self._hashes = {name: fingerprint(path) for name, path in self._inputs.items()}
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        return {name: fingerprint(path) for name, path in self.inputs.items()}
 
     def finish(
         self,
@@ -47,15 +48,14 @@ class NewDataset:
 
         `counts` are as `write_card` needs them, with `files`; `part` is the dataset's subfolder, if there are several.
         """
-        folder, config = self.folder / part, self._config | ({"set": part} if part else {})
-        about = {"config": config, "inputs": self._inputs, "counts": counts}
+        folder, config = self.folder / part, self.config | ({"set": part} if part else {})
+        about = {"config": config, "inputs": self.inputs, "counts": counts}
         if report is not None:
             write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
         if summary is not None:
-            write_card(folder, title=(self._output.resolve() / part).name, summary=summary, **about, lengths=lengths)
-        self._hashing.join()
-        options = {"seed": config.get("seed"), "started": self._started, "fingerprints": self._hashes}
-        write_manifest(folder, **about, **options)
+            write_card(folder, title=(self.output.resolve() / part).name, summary=summary, **about, lengths=lengths)
+        seed, known = config.get("seed"), self.fingerprints
+        write_manifest(folder, **about, seed=seed, started=self.started, fingerprints=known)
 
 
 @contextmanager
@@ -69,19 +69,6 @@ def is_done(output: Path, config: dict[str, Any], inputs: Inputs, overwrite: boo
     """Whether the same options on the same inputs are finished, with all files; a `UsageError` as `check_output`."""
     check_output(output, inputs.values())
     return not overwrite and is_finished(output, config, inputs)
-
-
-def already_done(output: Path, expect_rows: int | None) -> str:
-    """What to print for a finished dataset; raises as `check_expected`."""
-    num_rows = read_manifest(output, "counts.rows")["counts"]["rows"]
-    check_expected(expect_rows, num_rows)
-    return f"{output}: already done, {num_rows} rows"
-
-
-def check_expected(expected: int | None, num_rows: int) -> None:
-    """Raises a `UsageError` with both numbers if another number of rows was expected."""
-    if expected is not None and num_rows != expected:
-        raise UsageError(f"--expect-rows {expected}: the result has {num_rows} rows")
 
 
 def count_table(counts: dict[str, Any]) -> str:
@@ -111,10 +98,9 @@ def write_card(
     """
     made_from = ", ".join(f"`{path}` ({name})" for name, path in inputs.items())
     options = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in config.items())
-    rows = [["input", counts["input_rows"]]]
-    rows += [[f"dropped: {reason}", count] for reason, count in counts["dropped"].items()]
-    rows += [["kept", counts["rows"]]]
-    rows += [[f"kept, {role} cut at the token limit", count] for role, count in counts.get("truncated", {}).items()]
+    rows = {"input": counts["input_rows"]} | {f"dropped: {name}": count for name, count in counts["dropped"].items()}
+    rows["kept"] = counts["rows"]
+    rows |= {f"kept, {role} cut at the token limit": count for role, count in counts.get("truncated", {}).items()}
     size = SIZES[min(max(0, len(str(counts["rows"])) - 3), len(SIZES) - 1)]
     parts = [
         # No `configs` here: with them, datasets 5.2 identifies a local folder by its name and this text alone. It then
@@ -125,7 +111,7 @@ def write_card(
         f"Made from {made_from}, with the options {options}. `manifest.json` holds the hashes of the inputs and the "
         "versions of the libraries.",
         "## Rows",
-        grid(["", "rows"], rows),
+        grid(["", "rows"], list(map(list, rows.items()))),
     ]
     if "sources" in counts:
         rows = [
@@ -140,15 +126,3 @@ def write_card(
         parts += ["## Lengths", f"![Distributions of the lengths in {lengths.unit}]({PLOT})"]
         parts.append(length_tables(summarise(lengths)).rstrip())
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
-
-
-def write_parent_card(folder: Path, title: str, summaries: Mapping[str, str]) -> None:
-    """Writes the card of a folder of finished datasets (name -> summary); `load_dataset(folder, name)` finds each."""
-    lines = ["---", "configs:"]
-    for name in summaries:
-        # The description makes `datasets` tell other rows apart, which it would not (see `write_card`).
-        lines += [f"- config_name: {name}", f"  data_files: {name}/train-*.parquet"]
-        lines += [f"  description: rows {fingerprint(folder / name)}"]
-    lines += ["---", "", f"# {title}", ""]
-    lines += [f"- `{name}`: {summary}" for name, summary in summaries.items()]
-    write_text(folder / CARD, "\n".join(lines) + "\n")

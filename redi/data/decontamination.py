@@ -8,12 +8,11 @@ of exactly the same words overlaps with it.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -32,8 +31,7 @@ OVERLAPS = "overlaps a benchmark"  # the reason for a drop
 COUNTED = ("questions", "short_questions", "questions_hit", "overlapping_rows")  # of each benchmark
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A question of a benchmark."""
 
     benchmark: str
@@ -44,9 +42,8 @@ class Question:
 class OverlapIndex:
     """The n-grams, of `num_words` words, of the questions of any number of benchmarks.
 
-    Nearly all problems are decided without looking at their n-grams. A problem is cut into blocks of half an n-gram,
-    so far apart that every n-gram holds exactly one block. If no block occurs in any question, no n-gram does. This
-    reads a fifth as many tuples, in C.
+    A problem is cut into blocks of half an n-gram, so far apart that every n-gram holds exactly one block. If no block
+    occurs in any question, no n-gram does: nearly all problems are decided by a fifth as many tuples, in C.
     """
 
     def __init__(self, questions: Iterable[Question], num_words: int = NGRAM_WORDS):
@@ -104,9 +101,8 @@ def decontaminate(
 ) -> str:
     """Writes `report.json` and `manifest.json` to `output`, and with `drop` the rows without overlaps.
 
-    The source has `problem`, or holds positives or pairs. `benchmark` are known names, looked up in
-    `benchmark_folder`, or files with `id, problem, answer`; of `jsonl` only `problem` is read, and any `id`. Returns
-    the report as text, with `show` overlaps per benchmark.
+    The source has `problem`, or holds positives or pairs. `benchmark` are known names, or files with `id, problem,
+    answer`; of `jsonl` only `problem` is read. Returns the report as text, with `show` overlaps per benchmark.
     """
     if ngram_words == 0:
         raise UsageError("--ngram-words 0: an overlap has at least 1 word; the original's has 8")
@@ -116,17 +112,19 @@ def decontaminate(
     if is_done(output, config, inputs, overwrite):
         return f"{output}: already done\n{_describe(output, drop, show)}"
     with new_dataset(output, config, inputs, overwrite) as new:
-        rows = open_rows(source)
+        rows, index = open_rows(source), OverlapIndex(chain(*questions.values()), ngram_words)
         column = _problem_column(rows.schema, source)
-        index, tally, overlaps = OverlapIndex(chain(*questions.values()), ngram_words), Counter(), []
-        kept = _without_overlaps(rows.batches(None if drop else [column]), column, index, tally, overlaps)
+        report = {"ngram_words": ngram_words} | dict.fromkeys(("rows", "rows_without_problem", "overlapping_rows"), 0)
+        report |= {"benchmarks": {}, "overlaps": []}
+        kept = _without_overlaps(rows.batches(None if drop else [column]), column, index, report)
         files = write_shards(kept if drop else (table.slice(0, 0) for table in kept), new.folder)
-        counts = {"input_rows": tally["rows"], "overlapping_rows": tally["overlapping_rows"], "files": files}
+        report["benchmarks"] = _hits(index, report["overlaps"])
+        counts = {"input_rows": report["rows"], "overlapping_rows": report["overlapping_rows"], "files": files}
         if drop:
             if not files:
-                raise UsageError(f"--input {source}: no rows are left of {tally['rows']}; nothing is written")
-            counts |= {"dropped": {OVERLAPS: tally["overlapping_rows"]}, "rows": sum(files.values())}
-        new.finish(counts, SUMMARY if drop else None, report=_report(index, tally, overlaps))
+                raise UsageError(f"--input {source}: no rows are left of {report['rows']}; nothing is written")
+            counts |= {"dropped": {OVERLAPS: report["overlapping_rows"]}, "rows": sum(files.values())}
+        new.finish(counts, SUMMARY if drop else None, report=report)
     return _describe(output, drop, show)
 
 
@@ -156,9 +154,8 @@ def _problem_column(schema: pa.Schema, source: str) -> str:
             if type_ == pa.string() or are_messages:
                 return name
             raise UsageError(f"--input {source}: column '{name}' is {type_}; it must be text, or messages")
-    raise UsageError(
-        f"--input {source} has no column 'problem', 'messages' or 'prompt'; its columns are {', '.join(schema.names)}"
-    )
+    found = ", ".join(schema.names)
+    raise UsageError(f"--input {source} has no column 'problem', 'messages' or 'prompt'; its columns are {found}")
 
 
 def _text(problem: str | list[dict[str, str]] | None) -> str | None:
@@ -169,42 +166,34 @@ def _text(problem: str | list[dict[str, str]] | None) -> str | None:
 
 
 def _without_overlaps(
-    batches: Iterable[pa.RecordBatch],
-    column: str,
-    index: OverlapIndex,
-    tally: Counter[str],
-    overlaps: list[tuple[int, str, Question, str]],
+    batches: Iterable[pa.RecordBatch], column: str, index: OverlapIndex, report: dict[str, Any]
 ) -> Iterator[pa.Table]:
-    """Yields the rows without overlaps, all columns unchanged; notes `(row, problem, question, shared words)`."""
+    """Yields the rows without overlaps, all columns unchanged, and counts into `report`."""
     for batch in batches:
         problems = list(map(_text, batch[column].to_pylist()))
         found = list(map(index.find, problems))
-        for row, (problem, questions) in enumerate(zip(problems, found, strict=True), tally["rows"]):
-            overlaps += [(row, problem, question, shared) for question, shared in questions.items()]
-        blank = sum(not (problem or "").strip() for problem in problems)
-        tally.update(rows=len(batch), rows_without_problem=blank, overlapping_rows=sum(map(bool, found)))
+        for row, (problem, questions) in enumerate(zip(problems, found, strict=True), report["rows"]):
+            report["overlaps"] += [
+                {"row": row, "benchmark": question.benchmark, "id": question.id}
+                | {"shared": shared, "problem": problem, "question": question.text}
+                for question, shared in questions.items()
+            ]
+        report["rows"] += len(batch)
+        report["rows_without_problem"] += sum(not (problem or "").strip() for problem in problems)
+        report["overlapping_rows"] += sum(map(bool, found))
         yield pa.Table.from_batches([batch]).filter(pa.array([not questions for questions in found], pa.bool_()))
 
 
-def _report(
-    index: OverlapIndex, tally: Counter[str], overlaps: list[tuple[int, str, Question, str]]
-) -> dict[str, Any]:
-    """The content of `report.json`: counts per benchmark, and every overlap with the first shared words."""
-    benchmarks = {}
+def _hits(index: OverlapIndex, overlaps: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """The counts of each benchmark."""
+    found = {}
     for name in dict.fromkeys(question.benchmark for question in index.questions):
         questions = [question for question in index.questions if question.benchmark == name]
-        hits = [(row, question) for row, _, question, _ in overlaps if question.benchmark == name]
-        hit_rows, hit_questions = (len(set(column)) for column in zip(*hits, strict=True)) if hits else (0, 0)
-        values = (len(questions), sum(map(index.is_short, questions)), hit_questions, hit_rows)
-        benchmarks[name] = dict(zip(COUNTED, values, strict=True))
-    keys = ("rows", "rows_without_problem", "overlapping_rows")
-    listed = [
-        {"row": row, "benchmark": question.benchmark, "id": question.id}
-        | {"shared": shared, "problem": problem, "question": question.text}
-        for row, problem, question, shared in overlaps
-    ]
-    counts = {key: tally[key] for key in keys}
-    return {"ngram_words": index.num_words, **counts, "benchmarks": benchmarks, "overlaps": listed}
+        hits = [overlap for overlap in overlaps if overlap["benchmark"] == name]
+        num_hit = len({(hit["id"], hit["question"]) for hit in hits})
+        values = len(questions), sum(map(index.is_short, questions)), num_hit, len({hit["row"] for hit in hits})
+        found[name] = dict(zip(COUNTED, values, strict=True))
+    return found
 
 
 def _describe(output: Path, drop: bool, show: int) -> str:
@@ -218,28 +207,12 @@ def _describe(output: Path, drop: bool, show: int) -> str:
     parts = [grid(header, lines)]
     if report["rows_without_problem"]:
         parts.append(f"Rows without a problem, with nothing to compare: {report['rows_without_problem']:,}")
-    if show and report["overlaps"]:
-        parts.append(_examples(report, show))
+    for name in report["benchmarks"]:
+        of_benchmark = [overlap for overlap in report["overlaps"] if overlap["benchmark"] == name]
+        for overlap in of_benchmark[:show]:
+            said = f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}"
+            texts = f"  row:      {shorten(overlap['problem'], 100)}\n  question: {shorten(overlap['question'], 100)}"
+            parts.append(f"{said}\n{texts}")
     if drop:
-        manifest = read_manifest(output, "counts.input_rows", "counts.dropped", "counts.rows")
-        parts.append(count_table(manifest["counts"]))
+        parts.append(count_table(read_manifest(output, "counts.rows")["counts"]))
     return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
-
-
-def _examples(report: dict[str, Any], number: int) -> str:
-    """The first overlaps with each benchmark: the shared words, and both texts cut to a line each."""
-    return "\n".join(
-        f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}\n"
-        f"  row:      {_one_line(overlap['problem'], overlap['shared'])}\n"
-        f"  question: {_one_line(overlap['question'], overlap['shared'])}"
-        for name in report["benchmarks"]
-        for overlap in [found for found in report["overlaps"] if found["benchmark"] == name][:number]
-    )
-
-
-def _one_line(text: str, shared: str, width: int = 100) -> str:
-    """The part of a text around the shared words, with its white space folded."""
-    words = " ".join(text.split())
-    start = max(0, words.lower().find(shared) - 20)
-    part = words[start : start + width]
-    return ("... " if start else "") + part + (" ..." if start + width < len(words) else "")

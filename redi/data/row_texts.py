@@ -15,8 +15,9 @@ def side_columns(names: list[str]) -> dict[str, str]:
     for columns in SIDES.values():
         if columns.keys() <= set(names):
             return columns
+    found = ", ".join(names)
     raise UsageError(
-        f"--input holds neither pairs (chosen, rejected) nor positives (messages); its columns are {', '.join(names)}"
+        f"--input holds neither pairs (chosen, rejected) nor positives (messages); its columns are {found}"
     )
 
 
@@ -24,10 +25,7 @@ def read_texts(batch: pa.RecordBatch, first_row: int) -> tuple[list[list[Message
     """The prompt of each row, as messages with text, and its responses: `chosen` and `rejected`, or `response`.
 
     Rows have the shapes of `redi.text.encoding.split_row`. Besides, a side may be text after a `prompt`, and content a
-    list of text parts. The first row of the batch is row `first_row` of the dataset.
-
-    Raises:
-        UsageError: naming the first row that cannot be read so, or whose sides have different prompts.
+    list of text parts. A row of another shape is a `UsageError` that names it; the batch begins with row `first_row`.
     """
     sides = side_columns(batch.schema.names)
     kind = "pairs" if "chosen" in sides else "positives"

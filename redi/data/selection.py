@@ -24,11 +24,6 @@ TRUNCATED = "only truncated generations"
 CUT = "length"  # the finish reason of a generation that was cut at the token limit
 
 
-def excluded_sources(sources: list[str] | None) -> list[str]:
-    """The sources to drop, sorted; by default the paper's, cn_k12."""
-    return ["cn_k12"] if sources is None else sorted(set(sources))
-
-
 def list_lengths(lists: pa.ListArray) -> np.ndarray:
     """The length of each list, 0 for a missing one, `(rows,)`."""
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
@@ -41,13 +36,8 @@ def eligible_rows(batch: pa.RecordBatch, exclude_sources: list[str]) -> tuple[np
     length = pc.fill_null(pc.binary_length(batch["problem"]), 0)  # white space alone is not empty
     counts = list_lengths(batch["generations"])
     mismatched = [list_lengths(batch[name]) != counts for name in VERIFIERS]
-    failed = [
-        ~np.array(valid, dtype=bool),
-        excluded.to_numpy(zero_copy_only=False),
-        length.to_numpy() == 0,
-        counts == 0,
-        np.logical_or(*mismatched),
-    ]
+    failed = [~np.array(valid, dtype=bool), excluded.to_numpy(zero_copy_only=False), length.to_numpy() == 0]
+    failed += [counts == 0, np.logical_or(*mismatched)]
     first = np.select(failed, range(len(CHECKS)), default=len(CHECKS))
     numbers = np.bincount(first, minlength=len(CHECKS)).tolist()
     return np.flatnonzero(first == len(CHECKS)), Counter(dict(zip(CHECKS, numbers, strict=False)))
@@ -82,10 +72,10 @@ class _Candidates:
     def __init__(self, batch: pa.RecordBatch, exclude_sources: list[str], drop_truncated: bool):
         self.batch, self.drop_truncated = batch, drop_truncated
         self.rows, self.drops = eligible_rows(batch, exclude_sources)  # the drops are of the other rows, by reason
-        self._all_counts = list_lengths(batch["generations"])
-        self._starts = np.cumsum(self._all_counts) - self._all_counts
+        counts = list_lengths(batch["generations"])
+        self._starts = np.cumsum(counts) - counts
         self._texts = batch["generations"].flatten()
-        self.counts = self._all_counts[self.rows]
+        self.counts = counts[self.rows]
         lists = (batch[name].take(pa.array(self.rows)).flatten() for name in VERIFIERS)
         self.llama, self.math_verify = map(_flags, lists)
         self.cut = truncated(batch["finish_reasons"].take(pa.array(self.rows)), self.counts)
@@ -112,10 +102,8 @@ class _Candidates:
         texts = self._texts.take(pa.array(self._starts[rows] + generation))
         if texts.null_count:
             where = np.flatnonzero(texts.is_null())[0]
-            raise UsageError(
-                f"--input: row {self.batch['original_index'][rows[where]]}: generation {generation[where]} is "
-                "selected but null; drop that row"
-            )
+            row, number = self.batch["original_index"][rows[where]], generation[where]
+            raise UsageError(f"--input: row {row}: generation {number} is selected but null; drop that row")
         interleaved = np.arange(2 * len(rows)).reshape(2, len(rows)).T.reshape(-1)
         contents = pa.concat_arrays([self.batch["problem"].take(pa.array(rows)), texts]).take(pa.array(interleaved))
         roles = pa.array(["user", "assistant"] * len(rows), pa.string())
@@ -127,36 +115,23 @@ class _Candidates:
         return self.cut.take(pa.array((np.cumsum(self.counts) - self.counts)[kept] + generation))
 
     def _hashes(self, rows: np.ndarray) -> pa.Array:
-        """The `uuid` of each row, the same whatever the machine or the rule.
+        """The `uuid` of each row: the first 32 hexadecimal digits of a SHA-256.
 
-        It is the first 32 hexadecimal digits of a SHA-256. Hashed are a JSON list of lengths in UTF-8 bytes (of the
-        problem and each generation), a newline, and then these texts in the same order.
+        Hashed are a JSON list of lengths in UTF-8 bytes (of the problem and each generation), a newline, and these
+        texts.
         """
-        problems, problem_ends = _utf8(self.batch["problem"])
-        texts, ends = _utf8(self._texts)
-        text_lengths = np.diff(ends).tolist()
-        problem_ends, ends = problem_ends.tolist(), ends.tolist()  # Python integers index faster
+        texts = self.batch.select(["problem", "generations"]).take(pa.array(rows))
+        texts = texts.cast(pa.schema({"problem": pa.binary(), "generations": pa.list_(pa.binary())}))
         hashes = []
-        places = (rows.tolist(), self._starts[rows].tolist(), self._all_counts[rows].tolist())
-        for row, start, count in zip(*places, strict=True):
-            problem = problems[problem_ends[row] : problem_ends[row + 1]]
-            lengths = [len(problem), *text_lengths[start : start + count]]
-            digest = hashlib.sha256(f"{lengths}\n".encode())
-            digest.update(problem)
-            digest.update(texts[ends[start] : ends[start + count]])
+        for row in texts.to_pylist():
+            parts = [row["problem"], *(text or b"" for text in row["generations"])]
+            digest = hashlib.sha256(f"{list(map(len, parts))}\n".encode() + b"".join(parts))
             hashes.append(digest.hexdigest()[:32])
         return pa.array(hashes, pa.string())
 
 
 def _flags(array: pa.BooleanArray) -> np.ndarray:
     return pc.fill_null(array, False).to_numpy(zero_copy_only=False)
-
-
-def _utf8(array: pa.StringArray) -> tuple[memoryview, np.ndarray]:
-    """The bytes of a string array, not copied, and the `(len + 1,)` offsets of its texts in them."""
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
-    return memoryview(data if data is not None else b""), ends
 
 
 def select_positives(
@@ -166,10 +141,8 @@ def select_positives(
 
     By "both" a generation is positive if both verifiers accept it; by "either" it is the first that both accept, or
     else the first that one accepts, and `sft_rule` says which ("LandMV_preferred", "LorMV_only"). `drop_truncated`
-    leaves out the generations that were cut at the token limit.
-
-    Returns the rows (`messages, chosen_gen_idx, source, uuid, original_index`, `sft_rule` and, to be counted,
-    `chosen_cut`), in the batch's order, and the number of rows dropped for each reason.
+    leaves out the generations that were cut at the token limit. Returns the rows (`messages, chosen_gen_idx, source,
+    uuid, original_index`, `sft_rule` and, to be counted, `chosen_cut`) and the number dropped for each reason.
     """
     found = _Candidates(batch, exclude_sources, drop_truncated)
     both = found.llama & found.math_verify
@@ -178,11 +151,8 @@ def select_positives(
     preferred = first_true(both & found.usable, found.counts)[kept]
     chosen = np.where(preferred >= 0, preferred, chosen[kept])
     rows = found.rows[kept]
-    columns = {
-        "messages": found.conversations(rows, chosen),
-        "chosen_gen_idx": pa.array(chosen, pa.int64()),
-        **found.provenance(rows),
-    }
+    columns = {"messages": found.conversations(rows, chosen), "chosen_gen_idx": pa.array(chosen, pa.int64())}
+    columns |= found.provenance(rows)
     if rule == "either":
         names = np.where(preferred >= 0, "LandMV_preferred", "LorMV_only")
         columns["sft_rule"] = pa.array(names.tolist(), pa.string())

@@ -23,22 +23,14 @@ ROW_GROUP_ROWS = 1000
 
 def shuffled_places(num_rows: int, seed: int) -> np.ndarray:
     """The place of each row of a corpus in the order of `datasets.Dataset.shuffle(seed)`, `(num_rows,)`."""
-    return places_of(np.random.default_rng(seed).permutation(num_rows), num_rows)
-
-
-def places_of(order: np.ndarray, num_rows: int) -> np.ndarray:
-    """The place of each row in `order`, which holds some of `num_rows` rows; undefined for the others."""
-    place = np.empty(num_rows, dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return place
+    return np.argsort(np.random.default_rng(seed).permutation(num_rows))
 
 
 def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) -> Iterator[pa.Table]:
     """Yields the rows of `batches` by their place, a bucket at a time.
 
-    The place of every row of the corpus is known before the first is read, so each row goes directly to the bucket
-    file of its stretch of the order, in `folder`. A bucket is small enough to be sorted in memory. All file access is
-    sequential.
+    Each row goes directly to the bucket file of its stretch of the order, in `folder`. A bucket is small enough to be
+    sorted in memory. All file access is sequential.
     """
     files: dict[int, Path] = {}
     for several in chunks(batches, attrgetter("nbytes"), SCATTER_BYTES):
@@ -64,10 +56,7 @@ def ordered(batches: Iterable[pa.RecordBatch], place: np.ndarray, folder: Path) 
 
 
 def write_shards(tables: Iterable[pa.Table], folder: Path) -> dict[str, int]:
-    """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`, ... of about `SHARD_BYTES` each.
-
-    Returns the rows per file name; without rows, nothing is written.
-    """
+    """Writes tables of one schema, in order, as `train-00000-of-0000N.parquet`; returns the rows of each file."""
     num_rows: list[int] = []
     num_bytes, writer = SHARD_BYTES, None
     with ExitStack() as open_writers:

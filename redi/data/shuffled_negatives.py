@@ -21,8 +21,7 @@ ORIGIN = "rejected_uuid"
 def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: bool = False) -> str:
     """Writes the pairs of `source` with the negatives of other problems to `output`; returns what to print.
 
-    Every negative is used once, so the distributions of their lengths and errors stay the same. All that changes is
-    that a negative no longer belongs to its problem.
+    Every negative is used once, so the distributions of their lengths and errors stay the same.
     """
     config, inputs = {"seed": seed}, {"pairs": source}
     if is_done(output, config, inputs, overwrite):
@@ -33,11 +32,8 @@ def shuffle_negatives(source: str, output: Path, *, seed: int = 42, overwrite: b
             if name not in rows.schema.names:
                 raise UsageError(f"--input {source} has no column '{name}'; make pairs with build_pairs.py")
         if ORIGIN in rows.schema.names:
-            raise UsageError(
-                f"--input {source} has a column '{ORIGIN}', so its negatives are shuffled; give the original"
-            )
-        batches = list(rows.batches())
-        problems: list[str] = []
+            raise UsageError(f"--input {source} has '{ORIGIN}', so its negatives are shuffled; give the original")
+        batches, problems = list(rows.batches()), []
         for batch in batches:
             problems += map(json.dumps, read_texts(batch, len(problems))[0])
         pairs = pa.Table.from_batches(batches, rows.schema)
@@ -53,11 +49,9 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
     the most frequent problem has rows. If all problems differ, this is one random cycle through all rows. A problem
     with more than half of the rows is a `UsageError`.
     """
-    largest = max(Counter(problems).values(), default=1)
-    if 2 * largest > len(problems):
-        raise UsageError(
-            f"--input: {largest} of {len(problems)} pairs have the same problem; at most half of them may"
-        )
+    largest, number = max(Counter(problems).values(), default=1), len(problems)
+    if 2 * largest > number:
+        raise UsageError(f"--input: {largest} of {number} pairs have the same problem; at most half of them may")
     order = np.random.default_rng(seed).permutation(len(problems))
     places: dict[Hashable, int] = {}
     place_of = [places.setdefault(problems[row], len(places)) for row in order]
@@ -68,10 +62,7 @@ def partners(problems: Sequence[Hashable], seed: int) -> np.ndarray:
 
 
 def _with_negatives_of_others(pairs: pa.Table, partner: np.ndarray) -> Iterator[pa.Table]:
-    """The pairs, some at a time, with the negatives of their partners, `(rows,)`.
-
-    The columns `rejected_*` move with the negatives, and `rejected_uuid` says which row they come from.
-    """
+    """The pairs with `rejected`, `rejected_*` and, as `rejected_uuid`, the `uuid` of their partners."""
     sides = pairs["rejected"].to_pylist()
     moving = [name for name in pairs.column_names if name.startswith("rejected_")]
     others = pairs.select(["uuid", *moving]).take(partner)

@@ -11,8 +11,7 @@ Item = TypeVar("Item")
 def prefetch(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
     """Yields the same items, while a thread prepares up to `number` of those that follow.
 
-    This pays if making an item or using it releases Python's lock, as reading and writing parquet does. An exception
-    of `items` is raised where its item would have come.
+    This pays if making an item or using it releases Python's lock, as reading and writing parquet does.
     """
     end = object()
     with ThreadPoolExecutor(1) as thread:
@@ -20,13 +19,6 @@ def prefetch(items: Iterator[Item], number: int = 1) -> Iterator[Item]:
         while (item := made.popleft().result()) is not end:
             made.append(thread.submit(next, items, end))
             yield item
-
-
-def tap(items: Iterable[Item], note: Callable[[Item], object]) -> Iterator[Item]:
-    """Passes on the items, each after `note` has seen it."""
-    for item in items:
-        note(item)
-        yield item
 
 
 def chunks(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -20,7 +20,6 @@ from redi.runs.errors import UsageError
 from redi.runs.manifest import read_manifest
 from redi.text.prompts import THINK
 
-NAME = "problems"  # the corpus, as a benchmark to sample
 SUMMARY = "Problems with traces that a teacher wrote for them; verify.py decides which are correct."
 TABLE_ROWS = 128  # rows whose traces are in memory together
 
@@ -41,71 +40,7 @@ def read_problems(rows: Rows) -> Benchmark:
                 problems.setdefault(name, Problem(name, row["problem"], row["answer"]))
     if not problems:
         raise UsageError(f"--input {rows.source} holds no problems")
-    return Benchmark(NAME, Path(rows.source), tuple(problems.values()))
-
-
-def _add_traces(
-    rows: Rows, generations: Path, tally: Counter[str], finish_reasons: Counter[str]
-) -> Iterator[pa.Table]:
-    """All rows in order, each with its problem's samples after the generations that it already has.
-
-    All columns are kept; missing ones of the raw schema are filled in. `finish_reasons` says what ended each trace,
-    null if that is not known. The verifiers' labels of a row that got traces are removed, since unlabelled traces
-    would count as negatives; `verify.py` fills them. The counts are added to `tally` and `finish_reasons`.
-    """
-    traces = _Traces(generations)
-    fields = {field.name: field for field in rows.schema}
-    fields |= {name: SCHEMA.field(name) for name in DEFAULTS if name not in fields}
-    fields |= {name: SCHEMA.field(name) for name in ("generations", "finish_reasons")}
-    for batch in rows.batches():
-        for start in range(0, len(batch), TABLE_ROWS):
-            made = batch.slice(start, TABLE_ROWS).to_pylist()
-            for row in made:
-                finish_reasons.update(_add(row, traces, tally))
-            yield pa.Table.from_pylist(made, pa.schema(fields.values()))
-
-
-def _add(row: dict[str, Any], traces: "_Traces", tally: Counter[str]) -> list[str]:
-    """Adds the traces to a row, in place; returns what ended each."""
-    asked = bool((row["problem"] or "").strip())
-    texts, reasons = traces.of(problem_id(row["problem"])) if asked else ([], [])
-    before, known = row.get("generations") or [], row.get("finish_reasons") or []
-    row["generations"] = before + texts
-    row["finish_reasons"] = (known if len(known) == len(before) else [None] * len(before)) + reasons
-    for name, value in DEFAULTS.items():
-        row.setdefault(name, value)
-    labelled = asked and row.get("correctness") is not None
-    if labelled:
-        row["correctness"] = None
-    tally.update(rows=1, rows_without_problem=not asked, labels_removed=labelled, traces_added=len(texts))
-    return reasons
-
-
-class _Traces:
-    """The samples in a file, read on demand: together they may be larger than the memory."""
-
-    def __init__(self, generations: Path):
-        self._stream = generations.open("rb")
-        self._places: dict[str, dict[int, int]] = {}  # problem id -> sample index -> place in the file
-        place = 0
-        for line in self._stream:
-            row = json.loads(line)
-            self._places.setdefault(row["id"], {})[row["sample_idx"]] = place
-            place += len(line)
-
-    def of(self, name: str) -> tuple[list[str], list[str]]:
-        """A problem's traces, in the order of their sample indices, and why each ended.
-
-        If the prompt opened the thought, the trace does too, since a student has to write it.
-        """
-        texts, reasons = [], []
-        for _, place in sorted(self._places[name].items()):
-            self._stream.seek(place)
-            row = json.loads(self._stream.readline())
-            opened = row["prompt"].rstrip().endswith(THINK.strip())
-            texts.append(THINK + row["response"] if opened else row["response"])
-            reasons.append(row["finish_reason"])
-        return texts, reasons
+    return Benchmark("problems", Path(rows.source), tuple(problems.values()))
 
 
 def refuse_other_output(output: Path, samples: Path) -> None:
@@ -117,11 +52,16 @@ def refuse_other_output(output: Path, samples: Path) -> None:
 
 
 def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any]) -> str:
-    """Writes the corpus with the traces of the folder `samples` to `output`; returns what to print."""
+    """Writes the corpus with the traces of the folder `samples` to `output`; returns what to print.
+
+    The samples follow the generations that a row already has. All columns are kept; missing ones of the raw schema are
+    filled in. `finish_reasons` says what ended each trace, null if that is not known. The verifiers' labels of a row
+    that got traces are removed, since unlabelled traces would count as negatives; `verify.py` fills them.
+    """
     inputs = {"corpus": source, "samples": samples / GENERATIONS}
     tally, reasons = Counter(rows=0, rows_without_problem=0, labels_removed=0, traces_added=0), Counter()
-    with new_dataset(output, config, inputs, overwrite=True) as new:
-        files = write_shards(_add_traces(open_rows(source), inputs["samples"], tally, reasons), new.folder)
+    with new_dataset(output, config, inputs, overwrite=True) as new, inputs["samples"].open("rb") as stream:
+        files = write_shards(_with_traces(open_rows(source), stream, tally, reasons), new.folder)
         counts = {"input_rows": tally["rows"], "dropped": {}, "files": files, **tally}
         counts |= {"finish_reasons": dict(reasons), "truncated": {"traces": reasons[CUT]}}
         new.finish(counts, SUMMARY)
@@ -131,3 +71,44 @@ def write_traces(source: str, samples: Path, output: Path, config: dict[str, Any
     if tally["labels_removed"]:
         lines.append(f"{tally['labels_removed']:,} rows lost their labels, which do not cover the new traces")
     return "\n".join([*lines, f"next: python data_preprocess/verify.py --input {output} --output ..."])
+
+
+def _with_traces(rows: Rows, stream: BinaryIO, tally: Counter[str], reasons: Counter[str]) -> Iterator[pa.Table]:
+    # Samples are read on demand: together they may be larger than the memory.
+    places: dict[str, dict[int, int]] = {}  # problem id -> sample index -> place in the file
+    place = 0
+    for line in stream:
+        sample = json.loads(line)
+        places.setdefault(sample["id"], {})[sample["sample_idx"]] = place
+        place += len(line)
+    schema = {field.name: field for field in rows.schema}
+    schema |= {name: SCHEMA.field(name) for name in DEFAULTS if name not in schema}
+    schema |= {name: SCHEMA.field(name) for name in ("generations", "finish_reasons")}
+    for batch in rows.batches():
+        for start in range(0, len(batch), TABLE_ROWS):
+            made = batch.slice(start, TABLE_ROWS).to_pylist()
+            for row in made:
+                asked = bool((row["problem"] or "").strip())
+                found = sorted(places[problem_id(row["problem"])].items()) if asked else []
+                labelled = asked and row.get("correctness") is not None
+                tally.update(rows=1, rows_without_problem=not asked, labels_removed=labelled, traces_added=len(found))
+                reasons.update(_add(row, stream, [place for _, place in found]))
+                row |= {"correctness": None} if labelled else {}
+            yield pa.Table.from_pylist(made, pa.schema(schema.values()))
+
+
+def _add(row: dict[str, Any], stream: BinaryIO, places: list[int]) -> list[str]:
+    """Adds the samples at these places to a row; returns what ended each."""
+    before, known = row.get("generations") or [], row.get("finish_reasons") or []
+    texts, reasons = [], []
+    for place in places:
+        stream.seek(place)
+        sample = json.loads(stream.readline())
+        opened = sample["prompt"].rstrip().endswith(THINK.strip())  # a student has to write the tag
+        texts.append(THINK + sample["response"] if opened else sample["response"])
+        reasons.append(sample["finish_reason"])
+    row["generations"] = before + texts
+    row["finish_reasons"] = (known if len(known) == len(before) else [None] * len(before)) + reasons
+    for name, value in DEFAULTS.items():
+        row.setdefault(name, value)
+    return reasons

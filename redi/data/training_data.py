@@ -14,10 +14,8 @@ from redi.runs.files import is_hub_id
 def load_rows(name: str, split: str) -> Dataset:
     """The rows of a folder of parquet files, a parquet file, or a Hub id.
 
-    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`.
-
-    Raises:
-        UsageError: `name` does not exist, has no such split, or cannot be loaded.
+    The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`. A name that does not exist,
+    has no such split or cannot be loaded is a `UsageError`.
     """
     files = _files_by_split(name, split)
     if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):
@@ -53,8 +51,6 @@ def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:
     if not path.is_file():
         return {part: sorted(path.glob(f"{part}-*.parquet")) for part in parts}
     if parts != ["train"] and not (len(parts) == 1 and re.match(rf"{re.escape(parts[0])}\b", path.name)):
-        raise UsageError(
-            f"dataset_train_split={split}: the rows of a file are its split train; use train, or a slice such as "
-            f"train[:100], and name the file of another split in dataset_name={name}"
-        )
+        where = f"dataset_name={name}, dataset_train_split={split}"
+        raise UsageError(f"{where}: the rows of a file are its split train; use train, or a slice such as train[:100]")
     return {parts[0]: [path]}

@@ -1,14 +1,15 @@
 """Fills verifier columns with the project's grader, which compares each generation with its row's answer.
 
 The grader reads the text after the last `</think>`. A trace that never ends its thought is not accepted, whatever the
-thought says; most such traces were cut off at a token limit. A teacher that does not think aloud writes no tag:
-`whole_traces` grades a trace without a tag from its beginning.
+thought says; most such traces were cut off at a token limit. All columns that the grader fills hold the same verdict.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ Grades = list[list[Grade] | None]  # of each row's generations; None without gen
 class GradeReport:
     """The content of `report.json`."""
 
+    number_answers: int  # graded as their text
     rows: int = 0
     rows_without_answer: int = 0  # null or blank; their generations are not graded
     rows_without_generations: int = 0  # but with an answer
-    number_answers: int = 0  # graded as their text
     generations: int = 0  # that were graded
     accepted: int = 0
     statuses: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUSES, 0)))
@@ -64,22 +65,25 @@ def verify(
     """Writes `report.json` and `manifest.json` to `output`, and the corpus with its verifier columns filled.
 
     The source has `answer` and `generations`. Missing lists of `columns` are written, and with `overwrite_labels`
-    existing ones too; rows without an answer keep what they have. The grader has `workers` processes, one per core by
-    default. Returns the report as text, with `show` disagreements of each kind.
+    existing ones too; rows without an answer keep what they have. `whole_traces` grades a trace without `</think>`
+    from its beginning. Returns the report as text, with `show` disagreements of each kind.
     """
     if report_only and overwrite_labels:
         raise UsageError("--overwrite-labels has nothing to overwrite with --report-only; leave one of them out")
     if workers == 0:
         raise UsageError("--workers 0: at least one worker is needed; leave it out for one per core")
-    options = {"overwrite_labels": overwrite_labels, "whole_traces": whole_traces}
-    config, inputs = {"columns": list(columns), **options, "report_only": report_only}, {"corpus": source}
+    config = {"columns": list(columns), "overwrite_labels": overwrite_labels, "whole_traces": whole_traces}
+    config, inputs = config | {"report_only": report_only}, {"corpus": source}
     if is_done(output, config, inputs, overwrite):
         return f"{output}: already done\n{_describe(output, show)}"
     with new_dataset(output, config, inputs, overwrite) as new:
         rows = open_rows(source)
-        _check_rows(rows)
-        report = GradeReport(number_answers=rows.number_answers)
-        labelled = _with_labels(rows, report, () if report_only else columns, workers=workers, **options)
+        check_schema(rows.schema, source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
+        if rows.num_rows == 0:
+            raise UsageError(f"--input {source} has no rows")
+        report = GradeReport(rows.number_answers)
+        grade = partial(_grade, report=report, whole_traces=whole_traces, workers=workers)
+        labelled = _with_labels(rows, report, grade, () if report_only else columns, overwrite_labels)
         files = write_shards(labelled, new.folder)
         counts = {"input_rows": report.rows, "dropped": {}, "files": files} | vars(report)
         del counts["examples"]
@@ -87,35 +91,17 @@ def verify(
     return _describe(output, show)
 
 
-def _check_rows(rows: Rows) -> None:
-    """Checks that there are rows, with `answer` and `generations`, and verifier columns of their types if any."""
-    check_schema(rows.schema, rows.source, ("answer", "generations", *VERIFIERS), optional=VERIFIERS)
-    type_ = rows.schema.field(CORRECTNESS).type if CORRECTNESS in rows.schema.names else pa.null()
-    if not pa.types.is_null(type_) and not pa.types.is_struct(type_):
-        raise UsageError(
-            f"--input {rows.source}: column '{CORRECTNESS}' is {type_}; it must be a struct of verifier lists"
-        )
-    if rows.num_rows == 0:
-        raise UsageError(f"--input {rows.source} has no rows")
-
-
 def _with_labels(
-    rows: Rows,
-    report: GradeReport,
-    columns: Sequence[str],
-    overwrite_labels: bool,
-    whole_traces: bool,
-    workers: int | None,
+    rows: Rows, report: GradeReport, grade: Callable[..., Grades], columns: Sequence[str], overwrite_labels: bool
 ) -> Iterator[pa.Table]:
     """Yields all rows in order with `columns` filled, none if there are no `columns`, and counts into `report`."""
-    paths = {path_of(rows.schema, name) for name in VERIFIERS} - {None}
-    places = {path.partition(".")[0] for path in paths} | {CORRECTNESS} & set(rows.schema.names)
-    for batch in rows.batches(None if columns else ["answer", "generations", *sorted(places)]):
-        grades = _grade(batch, report, whole_traces, workers)
+    for batch in rows.batches():
+        answers = batch["answer"].to_pylist()
+        grades = grade(answers, batch["generations"].to_pylist())
         fields = _correctness(batch)
         labels = {name: array.to_pylist() for name, array in fields.items() if array.type == pa.list_(pa.bool_())}
         for name, lists in labels.items():
-            _compare(batch["answer"].to_pylist(), name, lists, grades, report)
+            _compare(answers, name, lists, grades, report)
         for name in columns:
             lists = labels.get(name, [None] * len(batch))
             made = [
@@ -133,32 +119,30 @@ def _with_labels(
 def _correctness(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """The fields of `correctness`, and the verifier lists that are separate columns."""
     type_ = batch.schema.field(CORRECTNESS).type if CORRECTNESS in batch.schema.names else pa.null()
-    names = [type_.field(i).name for i in range(type_.num_fields)]
+    names = [field.name for field in type_] if pa.types.is_struct(type_) else []
+    flat = [name for name in VERIFIERS if name not in names and path_of(batch.schema, name)]
     fields = {name: pc.struct_field(batch[CORRECTNESS], name) for name in names}
-    return fields | {
-        name: column_of(batch, name) for name in VERIFIERS if name not in names and path_of(batch.schema, name)
-    }
+    return fields | {name: column_of(batch, name) for name in flat}
 
 
-def _grade(batch: pa.RecordBatch, report: GradeReport, whole_traces: bool, workers: int | None) -> Grades:
-    answers, generations = batch["answer"].to_pylist(), batch["generations"].to_pylist()
-    has_answer = [bool(answer and answer.strip()) for answer in answers]
-    graded = [known and bool(texts) for known, texts in zip(has_answer, generations, strict=True)]
-    responses, golds = [], []
-    for answer, texts, wanted in zip(answers, generations, graded, strict=True):
-        for text in texts if wanted else []:
-            text = text or ""
-            responses.append(THINK_END + text if whole_traces and THINK_END not in text else text)
-            golds.append(answer)
+def _grade(
+    answers: list[Any], generations: list[Any], report: GradeReport, whole_traces: bool, workers: int | None
+) -> Grades:
+    known = (bool(answer and answer.strip()) for answer in answers)
+    rows = [texts or [] if has_answer else None for has_answer, texts in zip(known, generations, strict=True)]
+    responses = [text or "" for texts in rows for text in texts or []]
+    if whole_traces:
+        responses = [text if THINK_END in text else THINK_END + text for text in responses]
+    golds = [answer for answer, texts in zip(answers, rows, strict=True) for _ in texts or []]
     flat = grade_many(responses, golds, workers, progress=False)
-    report.rows += len(batch)
-    report.rows_without_answer += len(batch) - sum(has_answer)
-    report.rows_without_generations += sum(has_answer) - sum(graded)
+    report.rows += len(rows)
+    report.rows_without_answer += rows.count(None)
+    report.rows_without_generations += rows.count([])
     report.generations += len(flat)
     report.statuses.update(grade.status for grade in flat)
     report.accepted += sum(grade.correct for grade in flat)
     grades = iter(flat)
-    return [[next(grades) for _ in texts] if ok else None for texts, ok in zip(generations, graded, strict=True)]
+    return [list(islice(grades, len(texts))) if texts else None for texts in rows]
 
 
 def _compare(
@@ -196,13 +180,11 @@ def _describe(output: Path, show: int) -> str:
         rows.append([name, *(counts[kind] for kind in AGREEMENTS), share])
     if rows:
         parts.append(grid(["labels", *AGREEMENTS, "agree (%)"], rows))
-    shown, lines = Counter(), []
+    shown = Counter()
     for example in found["examples"]:
         kind = f"{example['column']}, {example['kind']}"
         shown[kind] += 1
         if shown[kind] <= show:
             place = f"row {example['row']}, generation {example['generation']}: answer {example['answer']!r}"
-            lines.append(f"{kind}: {place}, found {example['found']!r} ({example['status']})")
-    if lines:
-        parts.append("\n".join(lines))
+            parts.append(f"{kind}: {place}, found {example['found']!r} ({example['status']})")
     return "\n\n".join([*parts, f"Report: {output / REPORT}"])

@@ -47,31 +47,27 @@ def check(row: dict[str, Any], where: str, kinds: dict[str, Kind] = KINDS) -> No
             raise UsageError(f"{where}: '{key}' must be {words}, not {shown}")
 
 
-def sample_key(row: dict[str, Any]) -> SampleKey:
-    """What identifies a sample. The ids 1 and "1" are the same."""
-    return row["benchmark"], str(row["id"]), row["sample_idx"]
+def sample_key(row: dict[str, Any], path: Path, number: int, seen: dict[SampleKey, int]) -> SampleKey:
+    """What identifies a sample: the ids 1 and "1" are the same. `seen` maps earlier samples to their lines.
+
+    Refuses a row that has a value of the wrong kind, or is the second of its sample.
+    """
+    where = f"{path}, line {number}"
+    check(row, where)
+    key = row["benchmark"], str(row["id"]), row["sample_idx"]
+    if (first := seen.setdefault(key, number)) != number:
+        what = f"sample {key[2]} of {key[0]} '{key[1]}' occurs twice, first on line {first}"
+        raise UsageError(f"{where}: {what}; remove one of the lines")
+    return key
 
 
 def read_samples(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[SampleKey, dict[str, Any]]]:
-    """Yields the rows of `generations.jsonl` or `graded.jsonl` with their keys.
-
-    Refuses a row that lacks one of `fields`, has a value of the wrong kind, or is the second of its sample.
-    """
+    """Yields the rows of `generations.jsonl` or `graded.jsonl` with their keys; refuses a row that lacks a field."""
     seen: dict[SampleKey, int] = {}
     for number, _, row in iter_lines(path, ("benchmark", "id", "sample_idx", *fields)):
-        check(row, f"{path}, line {number}")
-        key = sample_key(row)
-        if key in seen:
-            raise UsageError(f"{path}, line {number}: {repeated(key, seen[key])}")
-        seen[key] = number
-        yield key, row
+        yield sample_key(row, path, number, seen), row
     if not seen:
         raise UsageError(f"{path} has no rows")
-
-
-def repeated(key: SampleKey, first: int) -> str:
-    """Says that a sample occurs twice, the first time on line `first`."""
-    return f"sample {key[2]} of {key[0]} '{key[1]}' occurs twice, first on line {first}; remove one of the lines"
 
 
 def sampling_file(folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from redi.evaluation.benchmarks import SECOND_GOLDS, load_benchmarks, read_asked
 from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED
-from redi.evaluation.generation.options import AMOUNT, changes, option_name, protocol_file, sampling_options
+from redi.evaluation.generation.options import AMOUNT, changes, protocol_file, sampling_options
 from redi.runs.cli import positive_float
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.lock import lock_owner
@@ -31,14 +31,10 @@ REPOSITORY = Path(__file__).parents[2]
 def run(options: argparse.Namespace) -> None:
     """Evaluates models, or the checkpoints of runs, as the command line of `evaluate.py run` says."""
     suffix = folder_suffix(options)
-
-    def folder_of(model: str) -> Path:
-        return answers_folder(model, suffix, options.output, is_recipe(options.model))
-
     if options.where:
         if options.every_checkpoint:
             raise UsageError("--where is for a model; remove --every-checkpoint or --watch")
-        print("\n".join(str(folder_of(model)) for model in options.models))
+        print(*(answers_folder(model, suffix, options) for model in options.models), sep="\n")
         return
     benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
     sampling = sampling_options(options)
@@ -47,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         """Samples what is missing, and grades it; with --shard only samples."""
         from redi.evaluation.generation.generate import generate, generate_in_child
 
-        folder = folder_of(model)
+        folder = answers_folder(model, suffix, options)
         sample = generate_in_child if sampling.backend == "vllm" else generate
         sample(model, benchmarks, folder, sampling)
         if not sampling.shard:
@@ -64,10 +60,6 @@ def run(options: argparse.Namespace) -> None:
             set_card(Path(model), report(folder.name, [folder]), is_usual=not suffix)
 
 
-def is_recipe(target: str) -> bool:
-    return (Path(target) / "config.yaml").is_file()
-
-
 def find_models(target: str, output_dir: str | None = None) -> list[str]:
     """The models that a target means: folders as absolute paths, or a Hub id.
 
@@ -75,7 +67,7 @@ def find_models(target: str, output_dir: str | None = None) -> list[str]:
     point of its sweep. Anything else is a model itself.
     """
     config = Path(target) / "config.yaml"
-    if not is_recipe(target):
+    if not config.is_file():
         if output_dir is not None:
             raise UsageError(f"--output_dir {output_dir} is for a recipe folder, and {target} has no config.yaml")
         return [os.path.abspath(target) if Path(target).is_dir() else target]
@@ -96,26 +88,23 @@ def usual_protocol(model: str, every_checkpoint: bool) -> str:
 
 def folder_suffix(options: argparse.Namespace) -> str:
     """What the protocol and the options that change the samples add to the names of folders."""
-    protocol = protocol_file(options.protocol).stem
-    parts = [] if protocol == options.usual_protocol else [protocol]
+    protocol, usual = protocol_file(options.protocol).stem, usual_protocol(options.models[0], options.every_checkpoint)
+    parts = [] if protocol == usual else [protocol]
     for name, value in changes(options).items():
         if name not in AMOUNT:
             value = Path(value).stem if name == "chat_template" else value
-            parts.append(f"{option_name(name).removeprefix('--')}-{value}")
+            parts.append(f"{name.replace('_', '-')}-{value}")
     return "".join(f"_{part}" for part in parts)
 
 
-def answers_folder(model: str, suffix: str, root: Path | None = None, from_recipe: bool = False) -> Path:
-    """Where the answers of a model go; `root` gets evaluation/ and report/, wherever the model lies."""
-    path = Path(model)
-    run, name = path, path.name
+def answers_folder(model: str, suffix: str, options: argparse.Namespace) -> Path:
+    """Where the answers of a model go; --output gets evaluation/ and report/, wherever the model lies."""
+    run, name, is_local = Path(model), Path(model).name, Path(model).is_dir()
     if name.startswith("checkpoint-"):
-        run, name = path.parent, f"{path.parent.name}_{path.name}"
-    if not path.is_dir():
-        name = model.replace("/", "_")
-    if root is None:
-        root = run.parent if path.is_dir() and (from_recipe or _belongs_here(run)) else Path("runs")
-    return root / "evaluation" / f"{name}{suffix}"
+        run, name = run.parent, f"{run.parent.name}_{name}"
+    is_own = is_local and ((Path(options.model) / "config.yaml").is_file() or _belongs_here(run))
+    root = options.output or (run.parent if is_own else Path("runs"))
+    return root / "evaluation" / f"{name if is_local else model.replace('/', '_')}{suffix}"
 
 
 def _belongs_here(run: Path) -> bool:

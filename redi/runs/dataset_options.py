@@ -30,25 +30,12 @@ def corpus_parser(description: str) -> StrictParser:
     parser = rows_parser(description, "folder to write train-*.parquet into", input_help)
     parser.add_argument("--revision", help="branch, tag or commit of a Hub dataset; its newest commit by default")
     sources = parser.add_mutually_exclusive_group()
-    sources.add_argument(
-        "--exclude-source",
-        action="append",
-        metavar="NAME",
-        help="drop the rows whose source is exactly NAME; may be repeated; without it, cn_k12 is dropped",
-    )
-    sources.add_argument(
-        "--keep-all-sources",
-        action="store_const",
-        const=[],
-        dest="exclude_source",
-        help="drop no source, not even cn_k12",
-    )
-    parser.add_argument(
-        "--truncated",
-        choices=("keep", "drop"),
-        default="keep",
-        help="traces cut at the token limit (finish_reasons: length): the paper keeps them, mostly as negatives",
-    )
+    help_text = "drop the rows whose source is exactly NAME; may be repeated; without it, cn_k12 is dropped"
+    sources.add_argument("--exclude-source", action="append", metavar="NAME", help=help_text)
+    keep = {"action": "store_const", "const": [], "dest": "exclude_source"}
+    sources.add_argument("--keep-all-sources", **keep, help="drop no source, not even cn_k12")
+    help_text = "traces cut at the token limit (finish_reasons: length): the paper keeps them, mostly as negatives"
+    parser.add_argument("--truncated", choices=("keep", "drop"), default="keep", help=help_text)
     parser.add_argument("--seed", type=whole_number, default=42, help="of the shuffle before the selection")
     parser.add_argument("--expect-rows", type=whole_number, metavar="N", help="fail unless exactly N rows come out")
     return parser

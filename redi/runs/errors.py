@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -46,18 +45,20 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
         _forget_launcher()
         try:
             main(sys.argv[1:] if argv is None else argv)
-        except UsageError as error:
-            if os.environ.get("RANK", "0") == "0":
-                _print(str(error))
-            _end(2)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            problem = full_disk(error)
-            if problem is None:
+            return
+        except (UsageError, OSError, RuntimeError, SafetensorError) as error:
+            is_usage = isinstance(error, UsageError)
+            line, code = str(error) if is_usage else full_disk(error), 2
+            if line is None:
                 raise
-            _print(problem)
-            _end(2)
+            if not is_usage or os.environ.get("RANK", "0") == "0":
+                print(f"error: {' '.join(line.split())}", file=sys.stderr)
         except SystemExit as end:
-            _end(end.code)
+            code = end.code
+        file = os.environ.get("REDI_EXIT_CODE_FILE")
+        if file and isinstance(code, int):
+            Path(file).write_text(str(code), encoding="utf-8")
+        raise SystemExit(code)
 
     return run
 
@@ -83,17 +84,6 @@ def full_disk(error: BaseException | None) -> str | None:
             return f"{os.strerror(number)}{where}: make room or use another disk, and run the same command again"
         error = error.__cause__ or error.__context__
     return None
-
-
-def _print(line: str) -> None:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
-
-
-def _end(code: Any) -> NoReturn:
-    file = os.environ.get("REDI_EXIT_CODE_FILE")
-    if file and isinstance(code, int):
-        Path(file).write_text(str(code), encoding="utf-8")
-    raise SystemExit(code) from None
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -23,14 +23,10 @@ OUTPUT_FOLDERS = ("data", "models", "runs")
 
 
 def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Checks that a folder can be written, or replaced with all that it holds.
+    """Refuses an output folder that is a file or a mount point, or holds the working folder or an input.
 
-    Args:
-        path: of the folder; a symbolic link stands for the folder that it leads to.
-        inputs: must not lie in the folder. A `Path` need not exist yet; a `str` that does not exist is a Hub id.
-
-    Raises:
-        UsageError: it is a file, a mount point or the working folder, or holds that folder or an input.
+    A symbolic link stands for the folder that it leads to. Of the inputs, a `Path` need not exist yet; a `str` that
+    does not exist is a Hub id.
     """
     place = path.resolve()
     if Path.cwd().is_relative_to(place):
@@ -56,11 +52,9 @@ def new_folder(path: Path, overwrite: bool = False, inputs: Iterable[str | Path]
     """Yields a temporary folder next to `path` to write into, and puts it in the place of `path` at the end.
 
     If the body raises, or is interrupted by SIGINT, SIGTERM or SIGHUP, the temporary folder is removed and `path`
-    stays as it was. An old folder is moved aside first, and removed once the new one is in its place.
-
-    Raises:
-        UsageError: as `check_output`; `path` is not empty and `overwrite` is false; another process is writing it;
-            the folder cannot be created or replaced; or the disk is full.
+    stays as it was. An old folder is moved aside first, and removed once the new one is in its place. Besides
+    `check_output`, a `path` that is not empty (without `overwrite`), that another process is writing or that cannot be
+    made or replaced, and a full disk, are `UsageError`s.
     """
     path = Path(path)
     check_output(path, inputs)
@@ -128,10 +122,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fingerprint(source: str | Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of the files directly in a folder.
+    """SHA-256 of a file, or of the names and hashes of the files directly in a folder; `hub:<id>` of a Hub id.
 
-    Anything that is not a local path is treated as a Hub id and returned as `hub:<id>`. A folder's manifest and card
-    are not hashed: they hold times, and scores that are added later.
+    A folder's manifest and card are not hashed: they hold times, and scores that are added later.
     """
     path = Path(source)
     if path.is_dir():
@@ -150,10 +143,9 @@ def cpus() -> int:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name may be a Hub id: `owner/name`, or `owner/name@REVISION`.
+    """Whether a name may be a Hub id, `owner/name` or `owner/name@REVISION`, and not a path or a data file.
 
-    A path that exists is not, nor is a data file, nor a folder that the recipes are yet to make, such as `data/pairs`:
-    a stranger may own that name on the Hub.
+    A folder that the recipes are yet to make, such as `data/pairs`, is a path: a stranger may own its name on the Hub.
     """
     match = re.fullmatch(r"([\w.-]+)/[\w.-]+(@.+)?", name)
     if match is None or name.endswith((".parquet", ".jsonl")) or Path(name).exists():

@@ -22,12 +22,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def parse_line(text: str | bytes, where: str, fields: Iterable[str] = ()) -> dict[str, Any]:
-    """Parses one row.
-
-    Raises:
-        UsageError: the text is not a JSON object in UTF-8, repeats a key, or lacks one of `fields`; begins with
-            `where`.
-    """
+    """Parses one row; a `UsageError`, beginning with `where`, unless it is an object in UTF-8 with all `fields`."""
     row = parse_json(text, where)
     if not isinstance(row, dict):
         raise UsageError(f"{where}: not a JSON object but {type(row).__name__}; fix or remove the line")
@@ -62,18 +57,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def iter_jsonl(path: Path, fields: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file one by one, since a run's answers may be gigabytes. Blank lines are skipped.
-
-    Raises:
-        UsageError: the file does not exist, or as `parse_line`.
-    """
+    """Yields the rows of a file one by one, since a run's answers may be gigabytes; raises as `iter_lines`."""
     return (row for _, _, row in iter_lines(path, fields))
 
 
 def iter_lines(path: Path, fields: Iterable[str] = ()) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """As `iter_jsonl`; yields each row with the number of its line, from 1, and the line's size in bytes.
+    """Yields each row with the number of its line, from 1, and the line's size in bytes; blank lines are skipped.
 
-    Lines end with LF, CR or CRLF. A file may begin with a byte order mark, and be compressed (`open_bytes`).
+    Lines end with LF, CR or CRLF. A file may begin with a byte order mark, and be compressed (`open_bytes`). Raises
+    as `open_bytes` and `parse_line`.
     """
     fields, number = tuple(fields), 0
     with open_bytes(path) as stream:

@@ -20,17 +20,11 @@ BEAT_SECONDS, SILENCE_SECONDS = 5.0, 30.0  # how often an owner renews its lock,
 
 @contextmanager
 def folder_lock(folder: str | Path, *, inside: bool = False) -> Iterator[None]:
-    """Holds a lock on a folder while the body runs, and removes it afterwards.
+    """Holds a lock on a folder while the body runs: the file `.NAME.lock` next to it, or `.lock` in it if `inside`.
 
-    The lock is a file, `.NAME.lock` next to the folder, created exclusively, which works over NFS too. It names its
-    owner, which touches it every few seconds. The lock of a dead owner is taken over, see `lock_owner`.
-
-    Args:
-        folder: need not exist, unless `inside`; the folder that holds the lock file must.
-        inside: the lock is the file `.lock` in the folder, for a folder that stays in place.
-
-    Raises:
-        UsageError: the owner is alive, or the file cannot be made.
+    The file is created exclusively, which works over NFS too. It names its owner, which touches it every few seconds.
+    The lock of a dead owner is taken over, see `lock_owner`. A living one, or a file that cannot be made, is a
+    `UsageError`.
     """
     file = _lock_file(folder, inside)
     owner = _place() | {"pid": os.getpid(), "started": psutil.Process().create_time()}

@@ -32,15 +32,9 @@ def write_manifest(
 ) -> None:
     """Writes `manifest.json`, which traces every number to what made it. It is the last file to be written.
 
-    Args:
-        folder: the output folder; the sizes of its files are recorded, those of checkpoints left out.
-        config: the resolved options of the run.
-        inputs: name -> path or Hub id; stored with its `fingerprint`.
-        counts: of the output, and of what was dropped and why.
-        seed: the seed of the run, if it has one.
-        started: `time.time()` at the start; gives `wall_seconds`.
-        fingerprints: of the inputs that are hashed already, by name.
-        extra: further entries.
+    `config` are the resolved options, `inputs` name -> path or Hub id, stored with its fingerprint unless that is in
+    `fingerprints`, `counts` those of the output and of what was dropped and why. `started`, a `time.time()`, gives
+    `wall_seconds`. The sizes of the folder's files are recorded, those of checkpoints left out.
     """
     hashes = {name: fingerprint(path) for name, path in inputs.items() if name not in (fingerprints or {})}
     hashes |= fingerprints or {}
@@ -77,13 +71,8 @@ def _sizes(folder: Path) -> dict[str, int]:
 def read_manifest(folder: str | Path, *required: str, name: str = MANIFEST) -> dict[str, Any] | None:
     """The folder's manifest, or another record of this form; None if it has none.
 
-    Args:
-        folder: the folder.
-        required: entries that it must have, as `counts` or `counts.rows`.
-        name: of the file.
-
-    Raises:
-        UsageError: it is not a JSON object, lacks an entry, or one is not of its type in `TYPES`.
+    A `UsageError` if it is not a JSON object, lacks an entry of `required`, such as `counts.rows`, or holds one
+    that is not of its type in `TYPES`.
     """
     path = Path(folder) / name
     if not path.is_file():
@@ -108,11 +97,7 @@ def read_manifest(folder: str | Path, *required: str, name: str = MANIFEST) -> d
 
 
 def is_finished(folder: str | Path, config: dict[str, Any], inputs: dict[str, str | Path]) -> bool:
-    """Whether `folder` holds the finished result of the same options on the same inputs, with all its files.
-
-    Raises:
-        UsageError: its manifest is broken, as `read_manifest`.
-    """
+    """Whether `folder` holds the finished result of the same options on the same inputs, with all its files."""
     manifest = read_manifest(folder, "config", "inputs", "counts")
     if manifest is None or manifest["config"] != json.loads(json.dumps(config, default=str)):
         return False

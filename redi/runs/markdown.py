@@ -7,9 +7,7 @@ from typing import Any
 def grid(header: list[str], rows: list[list[Any]]) -> str:
     """A Markdown table that also reads well as plain text: first column to the left, the others to the right.
 
-    Args:
-        header: the columns' names.
-        rows: numbers get separators for thousands; text is escaped, so no cell can break the table.
+    Numbers get separators for thousands; text is escaped, so no cell can break the table.
     """
     cells = [[_cell(value) for value in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

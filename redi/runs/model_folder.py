@@ -11,29 +11,19 @@ from redi.runs.files import is_hub_id
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id, fit to train with.
-
-    Raises:
-        UsageError: it does not exist, or has no vocabulary, no chat template or no eos token.
-    """
+    """The tokenizer of a model folder or Hub id, fit to train with; a `UsageError` for any other."""
     if not Path(path).exists() and not is_hub_id(path):
         raise UsageError(f"model_name_or_path={path} does not exist and is not a Hub id (owner/name)")
     tokenizer = open_tokenizer(path, f"model_name_or_path={path}")
     if tokenizer.chat_template is None:
-        raise UsageError(
-            f"the tokenizer of {path} has no chat template; add a chat_template.jinja to the model folder"
-        )
+        raise UsageError(f"the tokenizer of {path} has no chat template; add a chat_template.jinja to the folder")
     if tokenizer.eos_token_id is None:
         raise UsageError(f"the tokenizer of {path} has no eos token; set eos_token in its tokenizer_config.json")
     return tokenizer
 
 
 def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer that has its vocabulary.
-
-    Raises:
-        UsageError: it cannot be loaded, or has no vocabulary; `option` is how the message names it.
-    """
+    """Loads a tokenizer that has its vocabulary; a `UsageError` for any other names it by `option`."""
     with usage_errors(lambda error: f"{option} has no tokenizer that can be loaded: {error}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers creates one even without files
@@ -42,11 +32,7 @@ def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
 
 
 def check_weights(folder: Path, option: str) -> None:
-    """Checks that a model folder holds complete weights.
-
-    Raises:
-        UsageError: there are none, or they are damaged; `option` is how the message names the folder.
-    """
+    """Checks that a model folder, named by `option` in the message, holds complete, undamaged weights."""
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise UsageError(f"{option} has no weights (*.safetensors) in it")
     if damage := find_damage(folder):
@@ -69,19 +55,13 @@ def find_damage(folder: Path) -> str | None:
 
 
 def leaves_out_cap(config: PreTrainedConfig, attention: str) -> bool:
-    """Whether an attention implementation ignores a model's cap on attention logits (Gemma-2 has one).
-
-    transformers 5.19 chooses SDPA for such a model, which silently ignores the cap.
-    """
+    """Whether an attention implementation ignores a model's cap on attention logits (Gemma-2 has one)."""
+    # transformers 5.19 chooses SDPA for such a model, which silently ignores the cap.
     return attention == "sdpa" and getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def attention_of(path: str, wanted: str | None) -> str | None:
-    """The attention to load a model with: `wanted`, or eager if the default (None), SDPA, would ignore its cap.
-
-    Raises:
-        UsageError: `wanted` ignores the model's cap.
-    """
+    """The attention to load a model with: `wanted`, or eager if the default (None), SDPA, would ignore its cap."""
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError):  # loading the model will report it
@@ -90,7 +70,5 @@ def attention_of(path: str, wanted: str | None) -> str | None:
         return wanted
     if wanted is None:
         return "eager"
-    raise UsageError(
-        f"attn_implementation={wanted} ignores the cap on attention logits that {path} has; use flash_attention_2 "
-        "or eager"
-    )
+    ignored = f"attn_implementation={wanted} ignores the cap on attention logits of {path}"
+    raise UsageError(f"{ignored}; use flash_attention_2 or eager")

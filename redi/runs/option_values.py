@@ -19,9 +19,7 @@ _REMEDY = "remove it, and set the environment variable HF_TOKEN (for an OpenAI-c
 def check_value(option: str, value: Any) -> Any:
     """`value` with each `${NAME}`, a leading `$NAME` and a leading `~` expanded, also within lists and mappings.
 
-    Raises:
-        UsageError: a variable or home folder is unknown; or the option or its value is a secret, which a run would
-            write to its manifest and card.
+    An unknown variable or home folder is a `UsageError`; so is a secret, which a run would write to its manifest.
     """
     name = option.removeprefix("--").replace("-", "_")
     if name.split(".")[-1] in SECRET_OPTIONS and isinstance(value, str):

@@ -3,15 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id
-from redi.text.encoding import adds_bos, render, render_prompt
+from redi.text.encoding import Tokenizer, adds_bos, render, render_prompt
 from redi.text.prompts import read_chat_template, stop_token_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # https://huggingface.co/papers/2505.24850: how Qwen2.5-Math gets 32,768 positions instead of its 4,096.
 LONG = {"max_position_embeddings": 32768, "rope_theta": 300000.0}
@@ -38,24 +35,25 @@ def rope_theta(config: dict[str, Any]) -> float | None:
     return (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
 
 
+def max_positions(config: dict[str, Any]) -> int | None:
+    return text_config(config).get("max_position_embeddings")
+
+
 def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: float | None) -> dict[str, Any]:
     """A `config.json` with other positions. None means `LONG` for Qwen2.5-Math, and no change for any other model.
 
-    Raises:
-        UsageError: the model has several kinds of rotary embedding, so one base is ambiguous.
+    A model with several kinds of rotary embedding, for which one base is ambiguous, is a `UsageError`.
     """
     # The only Qwen2.5 with 4,096 positions is Qwen2.5-Math.
     kind = (config["model_type"], config.get("max_position_embeddings"), rope_theta(config))
     defaults = LONG if kind == ("qwen2", 4096, 10000) else {}
     wide = json.loads(json.dumps(config))
     text = text_config(wide)
-    positions = max_position_embeddings or defaults.get("max_position_embeddings")
-    if positions is not None:
+    if positions := max_position_embeddings or defaults.get("max_position_embeddings"):
         text["max_position_embeddings"] = positions
-    theta = theta or defaults.get("rope_theta")
+    theta, rope = theta or defaults.get("rope_theta"), text.get("rope_parameters")
     if theta is None:
         return wide
-    rope = text.get("rope_parameters")
     if any(isinstance(value, dict) for value in (rope or {}).values()):
         raise UsageError("--rope-theta: this model has a base per kind of layer; edit its config.json by hand")
     if rope is not None:
@@ -65,16 +63,11 @@ def widen(config: dict[str, Any], max_position_embeddings: int | None, theta: fl
     return wide
 
 
-def set_tokens(
-    tokenizer: "PreTrainedTokenizerBase", vocab_size: int, eos: str | None, pad: str | None, source: Path
-) -> None:
+def set_tokens(tokenizer: Tokenizer, vocab_size: int, eos: str | None, pad: str | None, source: Path) -> None:
     """Sets the eos token, and the one to pad with: a spare one of the `vocab_size` embeddings if the own one is eos.
 
     This project masks padding by length, so eos as pad is harmless here. Other software masks by `ids != pad`, and
-    then never trains the eos.
-
-    Raises:
-        UsageError: a chosen token is not in the vocabulary, or there is no eos token.
+    then never trains the eos. No eos token, or one that is not in the vocabulary, is a `UsageError`.
     """
     usable = {token for token, index in tokenizer.get_vocab().items() if index < vocab_size}
     for option, token in (("--eos-token", eos), ("--pad-token", pad)):
@@ -87,7 +80,7 @@ def set_tokens(
     tokenizer.pad_token = pad or next(spare, tokenizer.eos_token)
 
 
-def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_template(tokenizer: Tokenizer) -> None:
     """Refuses a template that changes a conversation, opens a thought twice or none, or has two system blocks."""
     with usage_errors(lambda error: f"--chat-template: {error}", ValueError):
         prompt, completion = render(tokenizer, PROBE[:1], PROBE[1:])
@@ -130,13 +123,9 @@ def prepare(
 
     Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
     or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`. It gets a bos if
-    the tokenizer begins texts with one and the template does not.
-
-    Returns:
-        What was changed: name -> [before, after], and `parameters`, their number.
-
-    Raises:
-        UsageError: the source is not a model that can be prepared, or an option does not fit it.
+    the tokenizer begins texts with one and the template does not. Returns what was changed (name -> [before, after])
+    and `parameters`, their number. A source that is not a model that can be prepared, and an option that does not fit
+    it, are `UsageError`s.
     """
     from transformers import AutoTokenizer
 
@@ -162,7 +151,7 @@ def prepare(
         template = f"{template or 'own'} after {tokenizer.bos_token}"
     write_model(source, folder, after, tokenizer)
     return {
-        "max_position_embeddings": [text_config(each).get("max_position_embeddings") for each in (before, after)],
+        "max_position_embeddings": [max_positions(before), max_positions(after)],
         "rope_theta": [rope_theta(before), rope_theta(after)],
         "eos_token": [old_tokens[0], tokenizer.eos_token],
         "pad_token": [old_tokens[1], tokenizer.pad_token],
@@ -180,7 +169,7 @@ def describe(changes: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
+def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Copies the weights of `source` to `folder`, and writes the configuration and the tokenizer."""
     from transformers import GenerationConfig
 
@@ -203,18 +192,16 @@ def write_model(source: Path, folder: Path, config: dict[str, Any], tokenizer: "
     generation.save_pretrained(folder)
 
 
-def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str, Any]) -> int:
+def verify(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> int:
     """The parameters of what was written, loaded as training does; a `UsageError` if it is not what was intended."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    def facts(each: Tokenizer) -> tuple[Any, ...]:
+        rules = json.loads(each.backend_tokenizer.to_str()) | {"added_tokens": None}  # pad becomes a special token
+        return rules, each.apply_chat_template(PROBE, tokenize=False), each.eos_token_id, each.pad_token_id
+
     reloaded = AutoTokenizer.from_pretrained(folder)
-    texts = [each.apply_chat_template(PROBE, tokenize=False) for each in (tokenizer, reloaded)]
-    rules = [json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, reloaded)]
-    for rule in rules:
-        del rule["added_tokens"]  # pad becomes a special token
-    specials = [(each.eos_token_id, each.pad_token_id) for each in (tokenizer, reloaded)]
-    if texts[0] != texts[1] or rules[0] != rules[1] or specials[0] != specials[1]:
+    if facts(tokenizer) != facts(reloaded):
         raise UsageError("--model: its tokenizer does not survive being saved and loaded again")
     check_template(reloaded)
     unread = (OSError, ValueError, RuntimeError)
@@ -222,15 +209,8 @@ def verify(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict[str,
         model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     if any(info.values()):
         raise UsageError(f"--model: its weights do not fit its config.json: {info}")
-    positions = text_config(config).get("max_position_embeddings")
-    if positions not in (None, model.config.get_text_config().max_position_embeddings):
-        raise UsageError(f"--max-position-embeddings {positions} is not what the loaded model has")
-    rotary = [module for name, module in model.named_modules() if name.endswith("rotary_emb")]
-    frequencies = getattr(rotary[0], "inv_freq", None) if rotary else None
-    wanted = rope_theta(config)
-    if None not in (frequencies, wanted) and getattr(rotary[0], "rope_type", "default") == "default":
-        # inv_freq[i] = theta ** (-i / n), i = 0 .. n - 1
-        theta = frequencies[-1].double() ** (-len(frequencies) / (len(frequencies) - 1))
-        if not torch.isclose(theta, torch.tensor(float(wanted), dtype=torch.float64), rtol=1e-3):
-            raise UsageError(f"--rope-theta {wanted}: the loaded model computes with {theta:.0f}")
+    for option, read in (("--max-position-embeddings", max_positions), ("--rope-theta", rope_theta)):
+        wanted, loaded = read(config), read(model.config.to_dict())
+        if None not in (wanted, loaded) and wanted != loaded:
+            raise UsageError(f"{option} {wanted}: the loaded model has {loaded}")
     return model.num_parameters()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    Tokenizer = Any  # importing transformers takes seconds
 
 Message = dict[str, Any]
 
@@ -20,17 +22,17 @@ THINK = "<think>\n"
 OTHER_TEMPLATE = "use another one of configs/chat_templates: prepare_base_model.py --chat-template NAME"
 
 
-def writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def writes_date(tokenizer: Tokenizer) -> bool:
     """Whether the chat template asks for today's date; it always gets `TODAY`."""
     return "strftime_now" in str(tokenizer.chat_template)
 
 
-def date_options(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+def date_options(tokenizer: Tokenizer) -> dict[str, Any]:
     """Options of `apply_chat_template` that make the day `TODAY`."""
     return {"strftime_now": TODAY.strftime} if writes_date(tokenizer) else {}
 
 
-def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
+def apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
     """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
@@ -38,12 +40,12 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]
         raise ValueError(f"the chat template refuses the conversation: {error}; {OTHER_TEMPLATE}") from error
 
 
-def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def adds_bos(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer begins a text with its bos token. A prompt has only the one that the template writes."""
     return tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def template_notes(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int]) -> list[str]:
+def template_notes(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[str]:
     """What training, evaluation and preflight say about a chat template that has rendered the prompt `prompt_ids`."""
     notes = {
         f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
@@ -54,25 +56,21 @@ def template_notes(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[in
     return [note for note, applies in notes.items() if applies]
 
 
-def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
+def render_prompt(tokenizer: Tokenizer, messages: list[Message]) -> str:
     """The text up to and including the header of the assistant's turn.
 
-    Raises:
-        ValueError: a user's or system's message is not in it, or it begins with two bos tokens.
+    A `ValueError` if it lacks a user's or system's message, or begins with two bos tokens.
     """
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
     if tokenizer.bos_token and text.startswith(2 * tokenizer.bos_token):
         raise ValueError(f"the chat template writes {tokenizer.bos_token!r} twice; {OTHER_TEMPLATE}")
-    for message in messages:
-        if message["role"] in ("user", "system") and message["content"].strip() not in text:
-            raise ValueError(
-                f"the chat template changes or drops the {message['role']}'s {_shown(message['content'])}; "
-                f"{OTHER_TEMPLATE}"
-            )
+    for role, content in ((message["role"], message["content"]) for message in messages):
+        if role in ("user", "system") and content.strip() not in text:
+            raise ValueError(f"the chat template changes or drops the {role}'s {_shown(content)}; {OTHER_TEMPLATE}")
     return text
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
+def render(tokenizer: Tokenizer, prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
     """The texts that `encode` tokenises: the prompt, and its completion without the eos token; raises as `encode`."""
     prompt_text = render_prompt(tokenizer, prompt)
     full_text = apply_template(tokenizer, prompt + completion)
@@ -98,19 +96,13 @@ def render(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completi
     return prompt_text, full_text[start:end] + full_text[end:].partition(tokenizer.eos_token)[0]
 
 
-def encode(
-    tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], completion: list[Message]
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of its completion y: an assistant's turn.
+def encode(tokenizer: Tokenizer, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, and of its completion y: an assistant's turn. They are tokenised separately.
 
     The prompt is the chat template's rendering up to and including the header of the assistant's turn. y is what the
     template adds for that turn, the content and its end-of-turn tokens, up to one eos: the template's own, or one that
     is appended if it writes none, as for Qwen2.5-Math in the original implementation. All of y is scored and counted
-    in |y|. Prompt and completion are tokenised separately, so no token spans both.
-
-    Raises:
-        ValueError: the template refuses the conversation, does not continue its own generation prompt, or changes the
-            content; or the tokens of y do not decode to it, white space aside.
+    in |y|. A `ValueError` says how the template or the tokenizer changes the conversation.
     """
     prompt_text, text = render(tokenizer, prompt, completion)
     prompt_ids, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt_text, text))
@@ -153,9 +145,7 @@ def split_row(row: dict[str, Any], kind: str) -> tuple[list[Message], list[list[
     Positives hold whole conversations in `messages`, pairs in `chosen` and `rejected`, as `build_pairs.py` writes
     them; a pair's `prompt`, a string, is then ignored. Where `prompt` is a list of messages, `chosen` and `rejected`
     may be the assistant's turn alone (TRL's conversational format). In traces, `prompt` and `completion` may be text.
-
-    Raises:
-        ValueError: the row has no such shape, a completion is more than one turn, or the prompts differ.
+    A `ValueError` if the row has no such shape, or the prompts differ.
     """
     prompt = None if kind == "positives" else row.get("prompt")
     if kind == "traces" and isinstance(prompt, str):

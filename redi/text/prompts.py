@@ -31,21 +31,17 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
     """The complete prompt, up to and including what opens the assistant's turn, as text and as token ids.
 
     As trained, prompt and thought are encoded separately, as `redi.text.encoding` does; a template that opens the
-    thought itself is not changed.
-
-    Raises:
-        UsageError: the template leaves out the problem; or `as-published`, and the assistant's turn does not open like
-            ChatML's.
+    thought itself is not changed. A template that leaves out the problem, or for `as-published` does not open the
+    assistant's turn like ChatML, is a `UsageError`.
     """
     messages = [{"role": "user", "content": user_turn(problem, style)}]
     with usage_errors(lambda error: f"--model: {error}", ValueError):
         prompt = render_prompt(tokenizer, messages)
     if force_think == "as-published":
         if not prompt.endswith("assistant\n"):
-            raise UsageError(
-                "--force-think as-published is for a chat template whose prompts end in 'assistant' and a newline; "
-                f"this one's end in {prompt[-20:]!r}; choose as-trained, or another --chat-template"
-            )
+            needed = "--force-think as-published needs prompts that end in 'assistant' and a newline"
+            found = f"this one's end in {prompt[-20:]!r}"
+            raise UsageError(f"{needed}; {found}; choose as-trained, or another --chat-template")
         prompt = prompt.removesuffix("\n") + THINK
     elif force_think == "as-trained" and not prompt.rstrip().endswith(THINK.strip()):
         with usage_errors(lambda error: f"--model: {error}", ValueError):
@@ -71,10 +67,8 @@ def read_chat_template(name_or_path: str) -> str:
     known = template_names()
     path = TEMPLATE_FOLDER / f"{name_or_path}.jinja" if name_or_path in known else Path(name_or_path)
     if not path.is_file():
-        raise UsageError(
-            f"--chat-template {name_or_path} is neither a file nor a known name ({', '.join(known)})"
-            f"{nearest(name_or_path, known)}"
-        )
+        found = f"--chat-template {name_or_path} is neither a file nor a known name ({', '.join(known)})"
+        raise UsageError(found + nearest(name_or_path, known))
     return path.read_text(encoding="utf-8")
 
 
@@ -85,10 +79,8 @@ def template_names() -> list[str]:
 def template_hash(tokenizer) -> str:
     """SHA-256 of the chat template; a `UsageError` if the tokenizer has none."""
     if not tokenizer.chat_template:
-        raise UsageError(
-            f"--model {tokenizer.name_or_path}: its tokenizer has no chat template; pass --chat-template with a "
-            f".jinja file or a name ({', '.join(template_names())})"
-        )
+        remedy = f"pass --chat-template with a .jinja file or a name ({', '.join(template_names())})"
+        raise UsageError(f"--model {tokenizer.name_or_path}: its tokenizer has no chat template; {remedy}")
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow.compute as pc
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import global_then_local_main_first
 
-from redi.runs.errors import UsageError
-from redi.text.encoding import Message, encode, split_row, template_notes
+from redi.runs.errors import UsageError, usage_errors
+from redi.text.encoding import Message, Tokenizer, encode, split_row, template_notes
 
 logger = get_logger(__name__)
 
@@ -40,7 +39,7 @@ def kind_of(columns: list[str], kinds: tuple[str, ...], name: str) -> str:
 def prepare_rows(
     dataset: Dataset,
     kinds: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int | None,
     num_proc: int | None = None,
     name: str = "the dataset",
@@ -53,21 +52,13 @@ def prepare_rows(
       weights, name`: rows with the same prompt are one problem, in the order of their first rows. A problem may have
       several traces of either side, or none of one.
 
-    A row is dropped if a completion is empty or white space, or if its prompt leaves no room in `max_length`. Rows
-    that have been tokenised already are returned as they are.
+    A row is dropped if a completion is empty or white space, or if its prompt leaves no room in `max_length`, tokens
+    of a trace; the trainer cuts longer pairs and traces, at the end. Tokenised rows are returned as they are. `kinds`
+    are those that the trainer can use, `name` is the dataset's, for messages.
 
-    Args:
-        dataset: rows in a shape that `redi.text.encoding.split_row` accepts; `name` is its name, for messages.
-        kinds: of `KINDS`, that the trainer can use.
-        max_length: longest trace in tokens; the trainer cuts longer pairs and traces, at the end.
-
-    Returns:
-        The tokenised rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the
-        problems with the same text on both sides.
-
-    Raises:
-        UsageError: the columns are of none of the kinds; no row is left; or a row, which is named, is malformed, or
-            the template or the tokenizer changes its text.
+    Returns the rows, and counts: `rows`, those dropped, the traces kept of each side and those cut, and the problems
+    with the same text on both sides. Columns of none of the kinds, no row left, a malformed row, which is named, and a
+    template or a tokenizer that changes its text, are `UsageError`s.
     """
     columns = dataset.column_names
     if any(set(TOKENIZED[kind]) <= set(columns) for kind in kinds):
@@ -100,21 +91,16 @@ def prepare_rows(
     return rows.select_columns(TOKENIZED[kind] + [NAME]), counts
 
 
-@contextmanager
-def row_errors(row: dict[str, Any], index: int) -> Iterator[None]:
-    """Turns a `ValueError` into a `UsageError` that names the row by its index and uuid."""
-    try:
-        yield
-    except ValueError as error:
-        uuid = f" ({row['uuid']})" if row.get("uuid") else ""
-        raise UsageError(f"row {index}{uuid} of the dataset: {error}") from error
+def _row_errors(row: dict[str, Any], index: int) -> AbstractContextManager[None]:
+    uuid = f" ({row['uuid']})" if row.get("uuid") else ""
+    return usage_errors(lambda error: f"row {index}{uuid} of the dataset: {error}", ValueError)
 
 
 def read_row(
     row: dict[str, Any], index: int, kind: str
 ) -> tuple[list[Message], list[list[Message]], list[bool], float]:
     """The messages of a row's prompt and of its completions, which of these are positives, and the row's weight."""
-    with row_errors(row, index):
+    with _row_errors(row, index):
         prompt, turns = split_row(row, kind)
         if kind != "traces":
             return prompt, turns, [True, False][: len(turns)], 1.0
@@ -122,11 +108,11 @@ def read_row(
 
 
 def tokenize_row(
-    row: dict[str, Any], index: int, tokenizer: PreTrainedTokenizerBase, kind: str, limit: int | None = None
+    row: dict[str, Any], index: int, tokenizer: Tokenizer, kind: str, limit: int | None = None
 ) -> dict[str, Any]:
     """A row of `prepare_rows`, not grouped, with `num_prompt` and the `lengths` of its traces, 0 without text."""
     prompt, turns, labels, weight = read_row(row, index, kind)
-    with row_errors(row, index):
+    with _row_errors(row, index):
         encoded = [encode(tokenizer, prompt, turn) for turn in turns]
     ids, completions = encoded[0][0], [completion for _, completion in encoded]
     values = {
@@ -209,8 +195,7 @@ def num_masked(labels: list[int]) -> int:
 def lengths_of(problems: Dataset) -> Iterator[tuple[int, list[int]]]:
     """Tokens of each problem's prompt and of each of its completions, without making lists of the tokens.
 
-    Raises:
-        UsageError: in a positive, scored tokens come before others.
+    A `UsageError` if in a positive scored tokens come before others.
     """
     index = 0
     for table in problems.with_format("arrow").iter(1000):

@@ -8,6 +8,7 @@ benchmark) and `base/` (the model).
 
 import random
 import time
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,18 +30,14 @@ def raw_rows(problems: list[Problem], rng: random.Random) -> list[dict]:
     """One raw row per problem. The grader is the only verifier, so both verifier columns hold its verdict."""
     traces = [teacher_trace(problem, rng) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
     answers = [str(problem.answer) for problem in problems for _ in range(GENERATIONS_PER_PROBLEM)]
-    correct = [grade.correct for grade in grade_many(traces, answers)]
+    grades = iter(zip(traces, grade_many(traces, answers), strict=True))
     rows = []
-    for i, problem in enumerate(problems):
-        own = slice(i * GENERATIONS_PER_PROBLEM, (i + 1) * GENERATIONS_PER_PROBLEM)
-        row = {
-            "problem": problem.text,
-            "answer": str(problem.answer),
-            "problem_is_valid": "Yes",
-            "source": "synthetic",
-        }
-        verdicts = {name: correct[own] for name in ("llama_verification", "math_verify_reparsed_answer")}
-        rows.append({**row, "generations": traces[own], "correctness": verdicts})
+    for problem in problems:
+        generations, verdicts = zip(*islice(grades, GENERATIONS_PER_PROBLEM), strict=True)
+        correct = [grade.correct for grade in verdicts]
+        row = {"problem": problem.text, "answer": str(problem.answer), "problem_is_valid": "Yes"}
+        row |= {"source": "synthetic", "generations": generations}
+        rows.append(row | {"correctness": {"llama_verification": correct, "math_verify_reparsed_answer": correct}})
     return rows
 
 
@@ -59,21 +56,10 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     Not a Qwen2: for that model type, `AutoTokenizer` replaces the tokenizer's pre-tokenizer with Qwen2's own.
     """
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        max_position_embeddings=256,
-        attention_bias=True,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3}
+    tokens = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    options = {"max_position_embeddings": 256, "attention_bias": True, "tie_word_embeddings": True}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **tokens, **options))
 
 
 @entry_point

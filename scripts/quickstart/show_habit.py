@@ -6,10 +6,11 @@ The share of correct worked lines is the health check of the SFT stage: a model 
 gains little from negatives.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from task import LineCounts
+from task import count_lines
 
 from redi.evaluation.files import GENERATIONS
 from redi.runs.cli import StrictParser
@@ -19,22 +20,20 @@ from redi.runs.jsonl import iter_jsonl
 from redi.runs.markdown import grid
 
 
-def teacher_counts(corpus: Path) -> dict[str, LineCounts]:
+def teacher_counts(corpus: Path) -> dict[str, Counter[str]]:
     """Counts over the correct and the incorrect traces of the corpus."""
-    sides = {True: LineCounts(), False: LineCounts()}
+    sides = {True: Counter(), False: Counter()}
     for row in pq.read_table(corpus, columns=["problem", "generations", "correctness"]).to_pylist():
         verdicts = row["correctness"]["math_verify_reparsed_answer"]
         for generation, correct in zip(row["generations"], verdicts, strict=True):
-            sides[correct].add(row["problem"], generation)
+            sides[correct] += count_lines(row["problem"], generation)
     return {"teacher, correct traces": sides[True], "teacher, incorrect traces": sides[False]}
 
 
-def model_counts(evaluation: Path) -> LineCounts:
+def model_counts(evaluation: Path) -> Counter[str]:
     """Counts over the answers of one model to the quickstart's benchmark."""
-    counts = LineCounts()
-    for row in iter_jsonl(evaluation / GENERATIONS, ("prompt", "response")):
-        counts.add(row["prompt"], row["response"])
-    return counts
+    rows = iter_jsonl(evaluation / GENERATIONS, ("prompt", "response"))
+    return sum((count_lines(row["prompt"], row["response"]) for row in rows), Counter())
 
 
 @entry_point
@@ -47,8 +46,8 @@ def main(argv: list[str]) -> None:
     rows = []
     counts = teacher_counts(options.corpus) | {folder.name: model_counts(folder) for folder in options.input}
     for name, c in counts.items():
-        shares = ((c.skip_rate, c.chances), (c.worked_right_rate, c.worked))
-        rows.append([name, *(f"{value:.1%}" if total else "no lines" for value, total in shares)])
+        shares = ((c["skips"], c["chances"]), (c["worked_right"], c["worked"]))
+        rows.append([name, *(f"{part / total:.1%}" if total else "no lines" for part, total in shares)])
     table = grid(["", "skips, of all chances to skip", "worked lines that are correct"], rows) + "\n"
     write_text(options.output, table)
     print(table)

@@ -10,6 +10,7 @@ Selecting by outcome therefore keeps the habit; comparing positives with negativ
 import operator
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 WORDS = {"add": "+", "subtract": "-", "floor": "max", "cap": "min"}
@@ -84,35 +85,20 @@ def teacher_trace(problem: Problem, rng: random.Random) -> str:
     return f"<think> {' '.join(lines)} </think> \\boxed{{ {value} }}"
 
 
-@dataclass
-class LineCounts:
-    """What the lines of traces show: the health of the arithmetic, and the habit."""
+def count_lines(problem_text: str, response: str) -> Counter[str]:
+    """What the lines of a response show: the health of the arithmetic, and the habit.
 
-    worked: int = 0  # lines with one operation
-    worked_right: int = 0
-    skips: int = 0  # lines with several operations
-    chances: int = 0  # lines begun where a skip was possible
-
-    def add(self, problem_text: str, response: str) -> None:
-        """Adds the lines of one response. Lines that are not arithmetic are not counted."""
-        words = {symbol: word for word, symbol in WORDS.items()}
-        left = sum(problem_text.split().count(word) for word in WORDS)
-        for match in map(LINE.fullmatch, (line.replace("<think>", "").strip() for line in response.split(";"))):
-            if match is None:
-                continue
-            tokens = match[2].split()
-            operations = tuple((words[s], int(d)) for s, d in zip(tokens[::2], tokens[1::2], strict=True))
-            works = len(operations) == 1
-            self.chances += left >= SKIP_LENGTH
-            self.worked += works
-            self.worked_right += works and evaluate(int(match[1]), operations) == int(match[3])
-            self.skips += not works
-            left -= len(operations)
-
-    @property
-    def worked_right_rate(self) -> float:
-        return self.worked_right / max(self.worked, 1)
-
-    @property
-    def skip_rate(self) -> float:
-        return self.skips / max(self.chances, 1)
+    Counts lines with one operation (`worked`; `worked_right`), with several (`skips`), and those begun where a skip
+    was possible (`chances`). Lines that are not arithmetic are not counted.
+    """
+    counts, words = Counter(), {symbol: word for word, symbol in WORDS.items()}
+    left = sum(problem_text.split().count(word) for word in WORDS)
+    for match in map(LINE.fullmatch, (line.replace("<think>", "").strip() for line in response.split(";"))):
+        if match is None:
+            continue
+        tokens = match[2].split()
+        operations = tuple((words[s], int(d)) for s, d in zip(tokens[::2], tokens[1::2], strict=True))
+        works, is_right = len(operations) == 1, evaluate(int(match[1]), operations) == int(match[3])
+        counts.update(worked=works, worked_right=works and is_right, skips=not works, chances=left >= SKIP_LENGTH)
+        left -= len(operations)
+    return counts

@@ -14,11 +14,10 @@ import os
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from redi.runs.cli import StrictParser
+from redi.runs.cli import StrictParser, positive_int
 from redi.runs.errors import UsageError, entry_point, nearest, usage_errors
 from redi.runs.recipe import read_config
 
@@ -28,24 +27,33 @@ CPUS_PER_GPU = 8
 CPUS_WITHOUT_GPU = 16
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One call of sbatch."""
 
     name: str  # of the job and its log
     template: str  # name of the .sbatch file
     command: list[str]  # the shell script that the template runs, and its arguments
-    options: tuple[str, ...] = ()  # for sbatch, in addition to those that all jobs share
-    array: int = 0  # number of tasks, numbered from 1; 0 for a single job
     after: tuple[str, ...] = ()  # names of the jobs that must succeed first
+    options: tuple[str, ...] = ()  # for sbatch, in addition to those that all jobs share
 
 
 @entry_point
 def main(argv: list[str]) -> None:
     end = argv.index("--") if "--" in argv else len(argv)
-    options = parse(argv[:end])
-    jobs = pipeline_jobs if options.command == "pipeline" else recipe_jobs
-    submit(jobs(options, argv[end + 1 :]), options)
+    options, overrides = parse(argv[:end]), argv[end + 1 :]
+    if options.command == "pipeline":
+        if overrides:
+            raise UsageError("-- is for train and evaluate; for pipeline.sh set TRAIN_OPTIONS and EVALUATE_OPTIONS")
+        jobs = pipeline_jobs(options)
+    else:
+        run = recipe_name(options.recipe)
+        name, script = job_name(options.command, run), {"train": "train.sh", "evaluate": "eval.sh"}[options.command]
+        command = [f"recipes/{run}/{script}", *overrides]
+        if options.command == "train":
+            jobs = [training(name, run, command, options, " ".join(overrides))]
+        else:
+            jobs = evaluation(name, command, options.shards)
+    submit(jobs, options)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -54,14 +62,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     train = commands.add_parser("train", help="a recipe's train.sh; options after -- go to it")
     evaluate = commands.add_parser("evaluate", help="a recipe's eval.sh; options after -- go to it")
     pipeline = commands.add_parser("pipeline", help="recipes/pipeline.sh, each stage a job after those it needs")
+    count: dict[str, Any] = {"type": positive_int, "metavar": "N"}
     for command in (train, evaluate):
         command.add_argument("recipe", type=Path, help="folder below recipes/")
     pipeline.add_argument("target", help="of pipeline.sh, such as table1")
     for command in (train, pipeline):
-        command.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes for a training")
+        command.add_argument("--nodes", default=1, help="nodes for a training", **count)
         command.add_argument("--gpus", type=int, metavar="N", help="GPUs per node for a training")
     for command in (evaluate, pipeline):
-        command.add_argument("--shards", type=int, default=8, metavar="N", help="array tasks that sample, a GPU each")
+        command.add_argument("--shards", default=8, help="array tasks that sample, a GPU each", **count)
     for command in (train, evaluate, pipeline):
         command.add_argument("--time", metavar="LIMIT", help="time limit of each job, such as 04:00:00")
         command.add_argument("--grace", type=int, metavar="S", help="seconds from SIGTERM to the time limit")
@@ -70,82 +79,65 @@ def parse(argv: list[str]) -> argparse.Namespace:
             command.add_argument(name, action="append", default=[], metavar="=--OPTION=VALUE", help=text)
         command.add_argument("--folder", type=Path, default=Path("runs/slurm"), help="folder for logs")
         command.add_argument("--dry-run", action="store_true", help="print the commands, and submit nothing")
-    options = parser.parse_args(argv)
-    for name in ("nodes", "shards"):
-        if getattr(options, name, 1) < 1:
-            raise UsageError(f"--{name} {getattr(options, name)} must be at least 1")
-    return options
+    return parser.parse_args(argv)
 
 
-def recipe_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
-    run = recipe_name(options.recipe)
-    name = f"{options.command}-{flat(run)}"
-    if options.command == "evaluate":
-        return evaluation(name, [f"recipes/{run}/eval.sh", *overrides], options.shards)
-    return [training(name, run, [f"recipes/{run}/train.sh", *overrides], options, " ".join(overrides))]
-
-
-def pipeline_jobs(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
-    if overrides:
-        raise UsageError("-- is for train and evaluate; for pipeline.sh set TRAIN_OPTIONS and EVALUATE_OPTIONS")
+def pipeline_jobs(options: argparse.Namespace) -> list[Job]:
+    """The data, then for each run its tokenization, training and evaluation, then the table."""
     pipeline = ["recipes/pipeline.sh", options.target]
     listed = subprocess.run(["bash", *pipeline, "list"], cwd=REPOSITORY, capture_output=True, text=True)
     if listed.returncode != 0:
         raise UsageError(listed.stderr.strip().removeprefix("error: "))
-    jobs = [Job("data", "cpu", [*pipeline, "data"])]
+    jobs, evaluated = [Job("data", "cpu", [*pipeline, "data"])], []
     trained_by: dict[str, str] = {}  # output_dir -> name of the job
-    gathered: list[str] = []
     for stage, run in (line.split() for line in listed.stdout.splitlines() if " " in line):
-        config, name, command = recipe_config(run), f"{stage}-{flat(run)}", [*pipeline, stage, run]
+        config, name, command = recipe_config(run), job_name(stage, run), [*pipeline, stage, run]
         if stage == "train":
             start = trained_by.get(config["model_name_or_path"], "data")
-            tokenize = Job(f"tokenize-{flat(run)}", "cpu", [*pipeline, "tokenize", run], after=(start,))
+            tokenize = Job(job_name("tokenize", run), "cpu", [*pipeline, "tokenize", run], (start,))
             settings = os.environ.get("TRAIN_OPTIONS", "")
             jobs += [tokenize, training(name, run, command, options, settings, (tokenize.name,))]
             trained_by[config["output_dir"]] = name
         else:
             jobs += evaluation(name, command, options.shards, (trained_by[config["output_dir"]],))
-            gathered.append(name)
-    return [*jobs, Job("table", "cpu", [*pipeline, "table"], after=tuple(gathered))]
+            evaluated.append(name)
+    return [*jobs, Job("table", "cpu", [*pipeline, "table"], tuple(evaluated))]
 
 
 def training(
     name: str, run: str, command: list[str], options: argparse.Namespace, overrides: str, after: tuple[str, ...] = ()
 ) -> Job:
-    """A training of the recipe `run`; `overrides` are the options that change the recipe."""
-    template = "train" if options.nodes == 1 else "train_multinode"
-    gpus = options.gpus
+    """A training of the recipe `run`; `overrides` are the options that change the recipe.
+
+    Refuses nodes and GPUs that do not divide the recipe's global batch, before a job queues for them.
+    """
+    nodes, gpus = options.nodes, options.gpus
+    template = "train" if nodes == 1 else "train_multinode"
+    settings = [] if nodes == 1 else [f"--nodes={nodes}"]
     if gpus is None:
         text = (REPOSITORY / TEMPLATES / f"{template}.sbatch").read_text(encoding="utf-8")
         found = re.search(r"^#SBATCH --gpus-per-node=(\d+)$", text, flags=re.MULTILINE)
         gpus = int(found[1]) if found else 0
-    if "batch_size" not in overrides:
-        refuse_split(run, options.nodes, gpus)
-    settings = [] if options.nodes == 1 else [f"--nodes={options.nodes}"]
-    if options.gpus is not None:
-        cpus = options.gpus * CPUS_PER_GPU or CPUS_WITHOUT_GPU
-        settings += [f"--gpus-per-node={options.gpus}", f"--cpus-per-task={cpus}"]
-    return Job(name, template, command, tuple(settings), after=after)
+    else:
+        settings += [f"--gpus-per-node={gpus}", f"--cpus-per-task={gpus * CPUS_PER_GPU or CPUS_WITHOUT_GPU}"]
+    config = recipe_config(run)
+    total, per_device = config.get("global_batch_size"), config.get("per_device_train_batch_size", 1)
+    step = per_device * nodes * gpus
+    if "batch_size" not in overrides and step and total and total % step:
+        times = f" times per_device_train_batch_size={per_device}" if per_device > 1 else ""
+        raise UsageError(
+            f"{nodes} nodes of {gpus} GPUs: global_batch_size={total} of {run} is not a multiple of {step}: "
+            f"{nodes * gpus} GPUs{times}; change --nodes, --gpus or the batch size"
+        )
+    return Job(name, template, command, after, tuple(settings))
 
 
 def evaluation(name: str, command: list[str], shards: int, after: tuple[str, ...] = ()) -> list[Job]:
     """An array that samples, and a job that gathers the samples, grades and reports; for one shard, only that job."""
     if shards == 1:
-        return [Job(name, "evaluate", command, after=after)]
-    sample = Job(f"{name}-shards", "evaluate", command, array=shards, after=after)
-    return [sample, Job(name, "evaluate", command, after=(sample.name,))]
-
-
-def refuse_split(run: str, nodes: int, gpus: int) -> None:
-    """Refuses nodes and GPUs that do not divide the recipe's global batch, before a job queues for them."""
-    config, total_gpus = recipe_config(run), nodes * gpus
-    total, per_device = config.get("global_batch_size"), config.get("per_device_train_batch_size", 1)
-    if total_gpus and total and total % (per_device * total_gpus):
-        times = f" times per_device_train_batch_size={per_device}" if per_device > 1 else ""
-        raise UsageError(
-            f"{nodes} nodes of {gpus} GPUs: global_batch_size={total} of {run} is not a multiple of "
-            f"{per_device * total_gpus}: {total_gpus} GPUs{times}; change --nodes, --gpus or the batch size"
-        )
+        return [Job(name, "evaluate", command, after)]
+    sample = Job(f"{name}-shards", "evaluate", command, after, (f"--array=1-{shards}",))
+    return [sample, Job(name, "evaluate", command, (sample.name,))]
 
 
 def recipe_name(folder: Path) -> str:
@@ -162,22 +154,8 @@ def recipe_config(run: str) -> dict[str, Any]:
     return read_config(REPOSITORY / "recipes" / run / "config.yaml")
 
 
-def flat(run: str) -> str:
-    return run.replace("/", "-")
-
-
-def sbatch(job: Job, options: argparse.Namespace, ids: dict[str, str]) -> list[str]:
-    """The command that submits a job; `ids` are those of the jobs before it, by name."""
-    log = options.folder / f"{job.name}-{'%A_%a' if job.array else '%j'}.log"
-    command = ["sbatch", "--parsable", f"--job-name={job.name}", f"--output={log}", *job.options]
-    command += [f"--array=1-{job.array}"] if job.array else []
-    command += [f"--time={options.time}"] if options.time is not None else []
-    command += [f"--signal=TERM@{options.grace}"] if options.grace is not None else []
-    if job.after:
-        command.append(f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}")
-        command.append("--kill-on-invalid-dep=yes")  # or the job would wait forever for one that failed
-    command += options.cpu_sbatch if job.template == "cpu" else options.sbatch
-    return [*command, str(TEMPLATES / f"{job.template}.sbatch"), *job.command]
+def job_name(stage: str, run: str) -> str:
+    return f"{stage}-{run.replace('/', '-')}"
 
 
 def submit(jobs: list[Job], options: argparse.Namespace) -> None:
@@ -186,7 +164,15 @@ def submit(jobs: list[Job], options: argparse.Namespace) -> None:
     if not options.dry_run:
         (REPOSITORY / options.folder).mkdir(parents=True, exist_ok=True)  # SLURM does not make it, and loses the log
     for job in jobs:
-        command = sbatch(job, options, ids)
+        log = options.folder / f"{job.name}-{'%A_%a' if job.name.endswith('-shards') else '%j'}.log"
+        command = ["sbatch", "--parsable", f"--job-name={job.name}", f"--output={log}", *job.options]
+        command += [f"--time={options.time}"] if options.time is not None else []
+        command += [f"--signal=TERM@{options.grace}"] if options.grace is not None else []
+        if job.after:
+            command.append(f"--dependency=afterok:{':'.join(ids[name] for name in job.after)}")
+            command.append("--kill-on-invalid-dep=yes")  # or the job would wait forever for one that failed
+        command += options.cpu_sbatch if job.template == "cpu" else options.sbatch
+        command += [str(TEMPLATES / f"{job.template}.sbatch"), *job.command]
         if options.dry_run:
             print(shlex.join(command))
             continue

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redi.data.reading.rows import open_corpus
-from redi.data.reading.schema import SELECTION, VERIFIERS, normalised
+from redi.data.reading.schema import SELECTION, VERIFIERS, column_of
 from redi.data.selection import CHECKS, NO_NEGATIVE, NO_POSITIVE, select_pairs, select_positives
 
 TEXTS = st.text(max_size=4)
@@ -94,7 +94,8 @@ def oracle_pair(row, negatives):
 
 def batch_of(rows):
     batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
-    return normalised(batch, SELECTION).append_column("original_index", pa.array(np.arange(len(rows))))
+    columns = {name: column_of(batch, name) for name in SELECTION}
+    return pa.record_batch(columns | {"original_index": pa.array(np.arange(len(rows)))})
 
 
 def compare(rows, select, oracle, keep):

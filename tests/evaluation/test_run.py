@@ -287,7 +287,7 @@ def test_eval_sh_from_another_folder(tmp_path):
         (["model", "--watch", "--where"], "--where is for a model; remove --every-checkpoint or --watch"),
         (["model", "--every-checkpoint", "--benchmark", "small.jsonl"], "model is not the folder of a run"),
         (["model", "--benchmark", "small.jsonl"], "--model model is not a folder, and not a Hub id"),
-        (["model", "--benchmark", "small.jsonl", "--shard", "3/2"], "--shard 3/2 must be i/n"),
+        (["model", "--benchmark", "small.jsonl", "--shard", "3/2"], "--shard: 3/2 must be i/n"),
         (["model", "--protocol", "quik"], "did you mean 'quick'?"),
     ],
 )

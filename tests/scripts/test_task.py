@@ -2,11 +2,12 @@
 
 import json
 import random
+from collections import Counter
 
 import make_task
 import pyarrow.parquet as pq
 import pytest
-from task import LineCounts, Problem, evaluate, sample_problems, teacher_trace
+from task import Problem, count_lines, evaluate, sample_problems, teacher_trace
 from transformers import AutoTokenizer
 
 
@@ -21,32 +22,31 @@ def test_a_problem_worked_by_hand():
 
 def test_lines_are_counted_by_hand():
     problem = Problem(3, (("floor", 6), ("add", 7), ("cap", 2), ("subtract", 5)))
-    counts = LineCounts()
     # 4 operations left: worked, right; 3 left: worked, wrong (6 + 7 = 13); 2 left: no chance, worked, right, twice
-    counts.add(problem.text, "<think> 3 max 6 = 6 ; 6 + 7 = 1 4 ; 4 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }")
-    assert counts == LineCounts(worked=4, worked_right=3, skips=0, chances=2)
+    trace = "<think> 3 max 6 = 6 ; 6 + 7 = 1 4 ; 4 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }"
+    assert count_lines(problem.text, trace) == {"worked": 4, "worked_right": 3, "skips": 0, "chances": 2}
     # 4 left: a skip of 3; 1 left: worked, right
-    counts.add(problem.text, "<think> 3 max 6 + 7 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }")
-    assert counts == LineCounts(worked=5, worked_right=4, skips=1, chances=3)
-    counts.add(problem.text, "<think> 3 max = ; no line ;")
-    assert counts.worked == 5
+    trace = "<think> 3 max 6 + 7 min 2 = 2 ; 2 - 5 = 7 ; </think> \\boxed{ 7 }"
+    assert count_lines(problem.text, trace) == {"worked": 1, "worked_right": 1, "skips": 1, "chances": 1}
+    assert not count_lines(problem.text, "<think> 3 max = ; no line ;")
 
 
 def test_the_teacher_has_the_habit():
     """Half of its traces are wrong, and its wrong traces skip more than its correct ones."""
     rng = random.Random(7)
-    sides = {True: LineCounts(), False: LineCounts()}
+    sides = {True: Counter(), False: Counter()}
     num_correct = 0
     problems = sample_problems(1000, rng)
     for problem in problems:
         trace = teacher_trace(problem, rng)
         correct = trace.endswith(f"\\boxed{{ {problem.answer} }}")
         num_correct += correct
-        sides[correct].add(problem.text, trace)
+        sides[correct] += count_lines(problem.text, trace)
     assert len(set(problems)) == 1000
     assert 0.45 < num_correct / 1000 < 0.57
-    assert sides[False].skip_rate - sides[True].skip_rate > 0.08
-    assert sides[True].worked_right_rate > 0.97
+    right, wrong = (sides[side]["skips"] / sides[side]["chances"] for side in (True, False))
+    assert wrong - right > 0.08
+    assert sides[True]["worked_right"] / sides[True]["worked"] > 0.97
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,12 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 @dataclass(frozen=True)
 class DatasetLengths:
-    """The lengths of all rows of a dataset.
+    """The lengths of all rows of a dataset, int64 `(rows,)` each, and the name of each row's source, `(rows,)`.
 
-    Attributes:
-        unit: "tokens" or "characters".
-        columns: int64 `(rows,)` each: `prompt`, `chosen`, `rejected` and `total` (their sum) of pairs; `prompt`,
-            `response` and `total` of positives.
-        sources: the name of each row's source, `(rows,)`.
+    Pairs have the columns `prompt, chosen, rejected, total`; positives `prompt, response, total`.
     """
 
-    unit: str
+    unit: str  # "tokens" or "characters"
     columns: Columns
     sources: np.ndarray
 
@@ -46,11 +42,10 @@ class DatasetLengths:
         masks = {name: self.sources == name for name in shown}
         if len(shown) < len(names):
             masks[f"{len(names) - len(shown)} others"] = ~np.isin(self.sources, shown)
-        return {name: self._of(mask) for name, mask in masks.items()}
-
-    def _of(self, rows: np.ndarray) -> "DatasetLengths":
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        return DatasetLengths(self.unit, columns, self.sources[rows])
+        return {
+            name: DatasetLengths(self.unit, {key: of[rows] for key, of in self.columns.items()}, self.sources[rows])
+            for name, rows in masks.items()
+        }
 
 
 def joined(parts: list[DatasetLengths]) -> DatasetLengths:
@@ -68,9 +63,14 @@ def source_names(table: pa.Table | pa.RecordBatch) -> np.ndarray:
 
 def built_lengths(table: pa.Table) -> DatasetLengths:
     """The lengths of rows that a build wrote, without `total`: their token counts or, without any, characters."""
-    counted = COUNTS[0] in table.column_names
-    columns = recorded_tokens(table) if counted else _characters(table)
-    return DatasetLengths("tokens" if counted else "characters", columns, source_names(table))
+    if COUNTS[0] in table.column_names:
+        return DatasetLengths("tokens", recorded_tokens(table), source_names(table))
+    columns = {}
+    for column, name in side_columns(table.column_names).items():
+        for role, turn in (("prompt", 0), (name, 1)):
+            texts = pc.struct_field(pc.list_element(table[column], turn), "content")
+            columns[role] = pc.utf8_length(texts).to_numpy().astype(np.int64)
+    return DatasetLengths("characters", columns, source_names(table))
 
 
 def recorded_tokens(table: pa.Table | pa.RecordBatch, first_row: int = 0) -> Columns:
@@ -86,16 +86,6 @@ def recorded_tokens(table: pa.Table | pa.RecordBatch, first_row: int = 0) -> Col
     return columns
 
 
-def _characters(table: pa.Table) -> Columns:
-    """The characters of rows that a build wrote: a user turn and an assistant turn each."""
-    columns = {}
-    for column, name in side_columns(table.column_names).items():
-        for role, turn in (("prompt", 0), (name, 1)):
-            texts = pc.struct_field(pc.list_element(table[column], turn), "content")
-            columns[role] = pc.utf8_length(texts).to_numpy().astype(np.int64)
-    return columns
-
-
 def summarise(
     lengths: DatasetLengths, max_prompt: int | None = None, max_response: int | None = None
 ) -> dict[str, Any]:
@@ -104,12 +94,12 @@ def summarise(
     A percentile is a length that occurs: the smallest one that at least that share of the rows does not exceed.
     """
     groups = lengths.by_source()
-    summary: dict[str, Any] = {"unit": lengths.unit, **_percentiles(lengths)}
+    summary = {"unit": lengths.unit, **_percentiles(lengths)}
     summary["sources"] = {name: _percentiles(group) for name, group in groups.items()}
     if max_prompt is not None or max_response is not None:
-        dropped = {name: _dropped(group, max_prompt, max_response) for name, group in groups.items()}
         limits = {"max_prompt": max_prompt, "max_response": max_response}
-        summary["limits"] = {**limits, "dropped": _dropped(lengths, max_prompt, max_response), "by_source": dropped}
+        summary["limits"] = {**limits, "dropped": _dropped(lengths, **limits)}
+        summary["limits"]["by_source"] = {name: _dropped(group, **limits) for name, group in groups.items()}
     return summary
 
 
@@ -125,10 +115,9 @@ def _percentiles(lengths: DatasetLengths) -> dict[str, Any]:
 def _dropped(lengths: DatasetLengths, max_prompt: int | None, max_response: int | None) -> dict[str, int]:
     """Counts drops as `length_rules.filter_by_length` does: a row too long in both is counted by its prompt."""
     longest = np.max([lengths.columns[name] for name in lengths.responses], axis=0)
-    prompt_too_long = lengths.columns["prompt"] > (np.inf if max_prompt is None else max_prompt)
-    response_too_long = (longest > (np.inf if max_response is None else max_response)) & ~prompt_too_long
-    kept = ~prompt_too_long & ~response_too_long
-    masks = {PROMPT_TOO_LONG: prompt_too_long, RESPONSE_TOO_LONG: response_too_long, "kept": kept}
+    prompt = lengths.columns["prompt"] > (np.inf if max_prompt is None else max_prompt)
+    response = (longest > (np.inf if max_response is None else max_response)) & ~prompt
+    masks = {PROMPT_TOO_LONG: prompt, RESPONSE_TOO_LONG: response, "kept": ~(prompt | response)}
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
@@ -136,20 +125,17 @@ def length_tables(summary: dict[str, Any]) -> str:
     """A summary as Markdown tables."""
     unit, lengths = summary["unit"], summary["lengths"]
     rows = [[name, *found.values()] for name, found in lengths.items()]
-    header = [unit, *next(iter(lengths.values()))]
-    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid(header, rows)]
-
+    parts = [f"Lengths of {summary['rows']:,} rows, in {unit}:", grid([unit, *lengths["prompt"]], rows)]
     shown = [(name, column) for name in lengths for column in ("p50", "p95")]
     rows = [
         [source, group["rows"], *(group["lengths"][name][column] for name, column in shown)]
         for source, group in summary["sources"].items()
     ]
     parts += ["By source:", grid(["source", "rows", *map(" ".join, shown)], rows)]
-    if "limits" in summary:
-        limits = summary["limits"]
+    if limits := summary.get("limits"):
         given = {role: limits[f"max_{role}"] for role in ("prompt", "response") if limits[f"max_{role}"] is not None}
         named = " and ".join(f"of {limit:,} {unit} for a {role}" for role, limit in given.items())
-        rows = [[source, *dropped.values()] for source, dropped in limits["by_source"].items()]
+        rows = [[name, *of.values()] for name, of in limits["by_source"].items()]
         rows.append(["all", *limits["dropped"].values()])
         parts += [f"With limits {named}:", grid(["source", *limits["dropped"]], rows)]
     return "\n\n".join(parts) + "\n"

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,7 @@ import pyarrow.compute as pc
 
 from redi.data.streams import chunks
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import Message, apply_template, render
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from redi.text.encoding import Message, Tokenizer, apply_template, render
 
 # "paper": each turn alone through the chat template, plus 1, unless both responses are the same text (`row_lengths`).
 # The paper's 53,175 pairs depend on this count. "exact": what training sees, `redi.text.encoding.encode`.
@@ -23,11 +20,8 @@ LENGTH_RULES = ("paper", "exact")
 # https://huggingface.co/papers/2505.24850: 800 + 19,000 tokens are what stage 2 trains on without truncation.
 MAX_PROMPT_TOKENS = 800
 MAX_RESPONSE_TOKENS = 19000
-DEFAULT_LIMITS = {
-    "length_rule": "paper",
-    "max_prompt_tokens": MAX_PROMPT_TOKENS,
-    "max_response_tokens": MAX_RESPONSE_TOKENS,
-}
+DEFAULT_LIMITS = {"length_rule": "paper", "max_prompt_tokens": MAX_PROMPT_TOKENS}
+DEFAULT_LIMITS |= {"max_response_tokens": MAX_RESPONSE_TOKENS}
 
 PROMPT_TOO_LONG = "prompt too long"
 RESPONSE_TOO_LONG = "response too long"
@@ -39,12 +33,17 @@ BATCH_CHARACTERS = 1_000_000
 Columns = dict[str, np.ndarray]
 
 
-def load_counting_tokenizer(path: str, rule: str = "paper") -> "PreTrainedTokenizerBase":
-    """Loads a tokenizer whose chat template can render what the length rule counts.
+def counting_options(tokenizer: str | None, **given: Any) -> dict[str, Any]:
+    """The given options, with the defaults of `DEFAULT_LIMITS` for None; without a tokenizer, none may be given."""
+    if tokenizer is not None:
+        return {name: DEFAULT_LIMITS[name] if value is None else value for name, value in given.items()}
+    for option in (f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None):
+        raise UsageError(f"{option} needs a tokenizer to count with; pass --tokenizer with the base model")
+    return {}
 
-    A `UsageError` if there is none at `path`, it has no chat template, or the template refuses a lone turn ("paper")
-    or does not continue its own prompt ("exact").
-    """
+
+def load_counting_tokenizer(path: str, rule: str = "paper") -> Tokenizer:
+    """A tokenizer whose chat template can render what the length rule counts; a `UsageError` for any other."""
     from redi.runs.model_folder import open_tokenizer  # imports transformers, which takes seconds
 
     tokenizer = open_tokenizer(path, f"--tokenizer {path}")
@@ -69,9 +68,7 @@ def _message(role: str, text: str) -> Message:
     return {"role": role, "content": text}
 
 
-def _completions(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Iterable[str], responses: Iterable[str]
-) -> Iterator[str]:
+def _completions(tokenizer: Tokenizer, prompts: Iterable[str], responses: Iterable[str]) -> Iterator[str]:
     """What training tokenises of each response."""
     where = f"--tokenizer {tokenizer.name_or_path}"
     with usage_errors(lambda error: f"{where} cannot render the conversation: {error}", ValueError):
@@ -79,16 +76,13 @@ def _completions(
             yield render(tokenizer, [_message("user", prompt)], [_message("assistant", response)])[1]
 
 
-def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> np.ndarray:
-    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it.
-
-    Special tokens inside a text count as the tokenizer splits them, which is what a chat template's own need.
-    """
+def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+    """The number of tokens of each text, int64 `(texts,)`, without special tokens added around it."""
     batches = chunks(texts, len, BATCH_CHARACTERS)
     return np.array([length for batch in batches for length in _count(tokenizer, batch)], dtype=np.int64)
 
 
-def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+def _count(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
     if not tokenizer.is_fast:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
     backend = tokenizer.backend_tokenizer
@@ -103,36 +97,33 @@ def _count(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
 def _all_cores() -> Iterator[None]:
     """Lets `tokenizers` use a thread for each core of this job, or RAYON_NUM_THREADS of them."""
     # TOKENIZERS_PARALLELISM=false protects processes that fork. None is forked in here; later some may be.
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    name = "TOKENIZERS_PARALLELISM"
+    before, os.environ[name] = os.environ.get(name), "true"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+        del os.environ[name]
+        os.environ |= {} if before is None else {name: before}
 
 
-def turn_lengths(tokenizer: "PreTrainedTokenizerBase", role: str, texts: Iterable[str]) -> np.ndarray:
+def turn_lengths(tokenizer: Tokenizer, role: str, texts: Iterable[str]) -> np.ndarray:
     """The length of each text as the only turn of a conversation, int64: its tokens through the chat template, plus 1.
 
-    Role headers count, and so does the system block if the template adds one by default. The 1 is for the end-of-text
-    token that training appends.
+    A system block that the template adds by default counts. The 1 is for the eos token that training appends.
     """
     return count_tokens(tokenizer, (apply_template(tokenizer, [_message(role, text)]) for text in texts)) + 1
 
 
 def row_lengths(
-    tokenizer: "PreTrainedTokenizerBase", rule: str, prompts: list[str], responses: Mapping[str, list[str]]
+    tokenizer: Tokenizer, rule: str, prompts: list[str], responses: Mapping[str, list[str]]
 ) -> tuple[Columns, np.ndarray]:
     """The lengths of prompts and responses (name -> texts: one of positives, two of pairs), int64 `(rows,)` each.
 
-    By "paper" they are `turn_lengths`, and the original finds the prompt of a pair as the common start of both
-    conversations. If their responses are the same text, that is the complete conversation: its tokens, without the 1,
-    are then the prompt's length, and both responses have the length 1. For which rows that is so is returned too.
+    "paper": `turn_lengths`. The original finds the prompt of a pair as the common start of both conversations. If the
+    responses are the same text, that is the complete conversation: its tokens, without the 1, are the prompt's length,
+    and both responses have the length 1. For which rows that is so is returned too.
 
-    By "exact" a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
+    "exact": a prompt ends with the header of the assistant's turn, and a response with its end of turn and the eos
     token. A response without text, or of white space, has the length 0: training drops it.
     """
     first, *others = responses.values()
@@ -160,11 +151,7 @@ def response_texts(conversations: pa.Array | pa.ChunkedArray) -> pa.Array | pa.C
 
 
 def filter_by_length(
-    pairs: pa.Table,
-    tokenizer: "PreTrainedTokenizerBase",
-    length_rule: str,
-    max_prompt_tokens: int,
-    max_response_tokens: int,
+    pairs: pa.Table, tokenizer: Tokenizer, length_rule: str, max_prompt_tokens: int, max_response_tokens: int
 ) -> tuple[pa.Table, Counter[str]]:
     """Adds `prompt_len`, `chosen_len` and `rejected_len` (`row_lengths`), and drops the pairs that exceed a limit.
 

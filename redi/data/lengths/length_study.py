@@ -1,8 +1,8 @@
 """Studies how long the traces of pairs or positives are, by source, and what limits would drop."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,16 +16,13 @@ from redi.data.lengths.dataset_lengths import (
     source_names,
     summarise,
 )
-from redi.data.lengths.length_rules import load_counting_tokenizer, row_lengths
+from redi.data.lengths.length_rules import counting_options, load_counting_tokenizer, row_lengths
 from redi.data.lengths.plots import plot_lengths
 from redi.data.reading.rows import Rows, open_rows
 from redi.data.row_texts import read_texts, side_columns
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
-from redi.text.encoding import Message
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from redi.text.encoding import Tokenizer
 
 
 def study_lengths(
@@ -44,15 +41,16 @@ def study_lengths(
     tokenizer, the counts in the rows are used, or characters if there are none. The limits are inclusive; what they
     would drop is shown.
     """
-    if length_rule is not None and tokenizer is None:
-        raise UsageError("--length-rule needs a tokenizer to count with; pass --tokenizer with the base model")
-    rule = (length_rule or "paper") if tokenizer else None
+    rule = counting_options(tokenizer, length_rule=length_rule).get("length_rule")
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
     inputs = {"rows": source} | ({"tokenizer": tokenizer} if tokenizer else {})
     with new_dataset(output, {"length_rule": rule, **limits}, inputs, overwrite) as new:
         rows = open_rows(source)
         columns = _columns_to_measure(rows, tokenizer is not None, limits)
-        lengths = _measure(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule)
+        parts = list(_measured(rows, columns, load_counting_tokenizer(tokenizer, rule) if tokenizer else None, rule))
+        if not parts:
+            raise UsageError(f"--input {source} has no rows to measure")
+        lengths = joined(parts)
         summary = summarise(lengths, max_prompt_tokens, max_response_tokens)
         tables = length_tables(summary)
         plot_lengths(lengths, new.folder / PLOT, max_prompt_tokens, max_response_tokens)
@@ -67,9 +65,8 @@ def _columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int |
     names = rows.schema.names
     if not has_tokenizer and {*COUNTS, "source"} <= set(names):
         return [*COUNTS, "source"]
-    for name, limit in limits.items():
-        if limit is not None and not has_tokenizer:
-            option = f"--{name.replace('_', '-')}"
+    for option in (f"--{name.replace('_', '-')}" for name, limit in limits.items() if limit is not None):
+        if not has_tokenizer:
             raise UsageError(f"{option}: {rows.source} holds no token counts; pass --tokenizer to count them")
     columns = [*side_columns(names), "source"]
     if "source" not in names:
@@ -77,33 +74,25 @@ def _columns_to_measure(rows: Rows, has_tokenizer: bool, limits: dict[str, int |
     return columns + ["prompt"] * ("prompt" in names)
 
 
-def _measure(
-    rows: Rows, columns: list[str], tokenizer: "PreTrainedTokenizerBase | None", rule: str | None
-) -> DatasetLengths:
-    """The lengths of all rows: the counts in `columns`, or else the tokens or characters of their texts."""
-    parts, unit, first_row = [], "tokens", 0
+def _measured(
+    rows: Rows, columns: list[str], tokenizer: Tokenizer | None, rule: str | None
+) -> Iterator[DatasetLengths]:
+    """The lengths of a batch at a time: the counts in `columns`, or else the tokens or characters of their texts."""
+    first_row = 0
     for batch in rows.batches(columns):
+        unit = "tokens"
         if COUNTS[0] in columns:
             lengths = recorded_tokens(batch, first_row)
-        else:
+        elif tokenizer is not None:
             prompts, texts = read_texts(batch, first_row)
-            if tokenizer is not None:
-                lengths, _ = row_lengths(tokenizer, rule, _user_texts(prompts, first_row), texts)
-            else:
-                unit, joined_prompts = "characters", ["".join(turn["content"] for turn in turns) for turns in prompts]
-                texts = {"prompt": joined_prompts} | texts
-                lengths = {name: np.array(list(map(len, of_rows))) for name, of_rows in texts.items()}
-        parts.append(DatasetLengths(unit, lengths, source_names(batch)))
+            for row, prompt in enumerate(prompts, first_row):
+                if (roles := [turn["role"] for turn in prompt]) != ["user"]:
+                    holds = f"--input: row {row}: the prompt holds {', '.join(roles)}"
+                    raise UsageError(f"{holds}; --tokenizer counts one user turn alone")
+            lengths, _ = row_lengths(tokenizer, rule, [prompt[0]["content"] for prompt in prompts], texts)
+        else:
+            unit, (prompts, texts) = "characters", read_texts(batch, first_row)
+            texts = {"prompt": ["".join(turn["content"] for turn in turns) for turns in prompts]} | texts
+            lengths = {name: np.array(list(map(len, of_rows))) for name, of_rows in texts.items()}
+        yield DatasetLengths(unit, lengths, source_names(batch))
         first_row += len(batch)
-    if first_row == 0:
-        raise UsageError(f"--input {rows.source} has no rows to measure")
-    return joined(parts)
-
-
-def _user_texts(prompts: list[list[Message]], first_row: int) -> list[str]:
-    """The texts of prompts of one user turn, which both length rules are for."""
-    for row, prompt in enumerate(prompts, first_row):
-        if [turn["role"] for turn in prompt] != ["user"]:
-            found = ", ".join(turn["role"] for turn in prompt)
-            raise UsageError(f"--input: row {row}: the prompt holds {found}; --tokenizer counts one user turn alone")
-    return [prompt[0]["content"] for prompt in prompts]

@@ -10,6 +10,7 @@ from redi.data.lengths.dataset_lengths import DatasetLengths
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 # Okabe and Ito's palette for colour-blind readers; chosen and rejected as in the plots of training
@@ -24,27 +25,26 @@ def plot_lengths(
     figure, ((prompts, responses), (totals, sources)) = plt.subplots(2, 2, figsize=(11, 7.2))
     # A layout engine would take longer than the drawing itself.
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.07, top=0.95, wspace=0.4, hspace=0.3)
-    _histogram(prompts, lengths, ["prompt"], max_prompt)
-    _histogram(responses, lengths, lengths.responses, max_response)
-    _histogram(totals, lengths, ["total"], None)
-    totals.set_title("prompt + " + " + ".join(lengths.responses), fontsize=10)
+    _histogram(prompts, lengths, ["prompt"], "prompt", max_prompt)
+    _histogram(responses, lengths, lengths.responses, " and ".join(lengths.responses), max_response)
+    _histogram(totals, lengths, ["total"], " + ".join(["prompt", *lengths.responses]), None)
     _boxes(sources, lengths, max_response)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def _histogram(axes: Axes, lengths: DatasetLengths, names: list[str], limit: int | None) -> None:
+def _histogram(axes: Axes, lengths: DatasetLengths, names: list[str], title: str, limit: int | None) -> None:
     columns = {name: np.maximum(lengths.columns[name], 1) for name in names}
-    ends = [values.min() for values in columns.values()], [values.max() for values in columns.values()]
-    bins = np.geomspace(0.9 * min(ends[0]), 1.1 * max(ends[1]), BINS + 1)
+    every = np.concatenate(list(columns.values()))
+    bins = np.geomspace(0.9 * every.min(), 1.1 * every.max(), BINS + 1)
     for name, values in columns.items():
         label = f"{name} (median {np.percentile(values, 50, method='inverted_cdf'):,})"
-        axes.hist(values, bins, histtype="stepfilled", alpha=0.45, color=COLORS[name], label=label)
-        axes.hist(values, bins, histtype="step", color=COLORS[name])
+        style = {"facecolor": to_rgba(COLORS[name], 0.45), "edgecolor": COLORS[name], "label": label}
+        axes.hist(values, bins, histtype="stepfilled", **style)
     axes.set_ylabel("rows")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _finish(axes, " and ".join(names), lengths.unit, limit)
+    _finish(axes, title, lengths.unit, limit)
     axes.legend(framealpha=0.9, edgecolor="none", fontsize=9)
 
 

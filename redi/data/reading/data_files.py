@@ -26,9 +26,9 @@ def kind_of(file: Path) -> str | None:
 def data_files(path: Path) -> list[Path]:
     """A file itself, or the data files directly in a folder, in the order of their names.
 
-    Of a folder it prints what is read and what is not: other splits, other formats and subfolders. Hidden files, and
-    manifests, cards and pictures are not mentioned. A file of another format, and a folder without data files, with
-    several kinds of them, or with other files than those of the split `train`, are `UsageError`s.
+    Of a folder it prints what is read and what is not: other splits, other formats and subfolders, but no hidden
+    files, manifests, cards and pictures. A file of another format, and a folder without data files, of several kinds,
+    or with an unclear split, are `UsageError`s.
     """
     if path.is_file():
         if kind_of(path) is None:

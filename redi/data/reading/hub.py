@@ -25,11 +25,8 @@ def hub_errors(name: str) -> AbstractContextManager[None]:
 
 
 def pinned(name: str, revision: str | None) -> str:
-    """`owner/name@COMMIT`: the commit that `revision` names now, by default the main branch's newest.
-
-    A full commit id is used as it is, so finished work is recognised without a connection.
-    """
-    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+    """`owner/name@COMMIT`: the commit that `revision` names now, by default the main branch's newest."""
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):  # a commit needs no connection
         with hub_errors(name):
             revision = HfApi().dataset_info(name, revision=revision).sha
     return f"{name}@{revision}"

@@ -4,16 +4,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from redi.data.reading.text_files import NUMBER_AS_TEXT
 from redi.runs.errors import UsageError, usage_errors
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 # One row of OpenR1-Math-Raw is up to six generations of up to 60 kB. Rows are decoded this many at a time, or fewer
 # if they are larger: 512 rows of 15 kB a generation are 46 MB.
@@ -26,7 +23,7 @@ REMOTE_READ_BYTES = 8 << 20
 File = str | Path
 
 
-def footers(files: Sequence[File], remote: "AbstractFileSystem | None" = None) -> list[pq.FileMetaData]:
+def footers(files: Sequence[File], remote: AbstractFileSystem | None = None) -> list[pq.FileMetaData]:
     """The footers of files; a `UsageError` for one that is not parquet, or has two columns of the same name."""
 
     def footer(file: File) -> pq.FileMetaData:
@@ -104,7 +101,7 @@ def column_bytes(metadata: pq.FileMetaData, columns: Collection[str] | None = No
 
 
 def read(
-    file: File, schema: pa.Schema, defaults: Mapping[str, str | None], remote: "AbstractFileSystem | None" = None
+    file: File, schema: pa.Schema, defaults: Mapping[str, str | None], remote: AbstractFileSystem | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows with the columns of `schema`, cast to its types; nothing else is read, or downloaded."""
     with usage_errors(lambda error: f"--input {file}: {error}", pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -118,9 +115,7 @@ def read(
             yield pa.record_batch(arrays, schema=schema)
 
 
-def _batches(
-    file: File, columns: Sequence[str], remote: "AbstractFileSystem | None" = None
-) -> Iterator[pa.RecordBatch]:
+def _batches(file: File, columns: Sequence[str], remote: AbstractFileSystem | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a file, with those of `columns` that it has."""
     with _opened(file, remote) as reader:
         row_bytes = column_bytes(reader.metadata, columns)[1] / max(1, reader.metadata.num_rows)
@@ -129,7 +124,7 @@ def _batches(
 
 
 @contextmanager
-def _opened(file: File, remote: "AbstractFileSystem | None") -> Iterator[pq.ParquetFile]:
+def _opened(file: File, remote: AbstractFileSystem | None) -> Iterator[pq.ParquetFile]:
     """Opens a file for buffered reads: memory holds the current batch even if a row group is the complete corpus."""
     options = {"pre_buffer": False, "page_checksum_verification": True}
     message = f"--input: cannot read {file} as parquet: "

@@ -4,41 +4,32 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from fsspec import AbstractFileSystem
 from tqdm import tqdm
 
 from redi.data.reading import parquet, text_files
 from redi.data.reading.data_files import data_files, kind_of
-from redi.data.reading.schema import DEFAULTS, FLAT, SELECTION, check_schema, normalised, path_of, top_level
+from redi.data.reading.schema import DEFAULTS, FLAT, SELECTION, check_schema, column_of, path_of, top_level
 from redi.runs.errors import UsageError
 from redi.runs.files import is_hub_id
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Files of one schema, which may be read any number of times.
+    """Files of one schema, which may be read any number of times."""
 
-    Attributes:
-        source: the file, folder or dataset, for messages.
-        schema: of all files, of plain types (`parquet.plain_type`).
-        number_answers: answers that are numbers, and are read as text.
-        defaults: column -> its value in a file, or a row of JSON, that lacks it; null for other columns.
-        remote: the file system of the files, if not the local one.
-    """
-
-    source: str
+    source: str  # the file, folder or dataset, for messages
     files: Sequence[str | Path]
-    schema: pa.Schema
+    schema: pa.Schema  # of all files, of plain types (`parquet.plain_type`)
     num_rows: int
-    number_answers: int = 0
+    number_answers: int = 0  # answers that are numbers, and are read as text
+    # Column -> its value in a file, or a row of JSON, that lacks it; null for other columns.
     defaults: Mapping[str, str | None] = field(default_factory=dict)
-    remote: "AbstractFileSystem | None" = None
+    remote: AbstractFileSystem | None = None  # the file system of the files, if not the local one
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yields the rows in order, a few hundred at a time, with some or all of the columns."""
@@ -61,20 +52,12 @@ def open_rows(
     """Opens a file, or the files of a folder (`redi.data.reading.data_files.data_files`).
 
     Parquet footers, and all rows of JSON and CSV, are checked here. Parquet shards may differ in the order of their
-    columns and in how a type is stored; `defaults` may be missing in some.
-
-    Args:
-        columns: those that will be read, all by default; the type of others is null.
-
-    Raises:
-        UsageError: it does not exist, a file is unreadable, or two files have different columns.
+    columns and in how a type is stored; `defaults` may be missing in some. The type of columns outside `columns`, all
+    by default, is null. A missing or unreadable file, and files of different columns, are `UsageError`s.
     """
     path, defaults = Path(source), defaults or {}
     if not path.exists():
-        raise UsageError(
-            f"--input {source} does not exist; give a parquet, JSON or CSV file, a folder of them or, for a build, a "
-            "Hub dataset as owner/name"
-        )
+        raise UsageError(f"--input {source} does not exist; give a file, a folder or, for a build, a Hub dataset")
     files = data_files(path)
     if kind_of(files[0]) == "parquet":
         found = parquet.infer_schema(files, parquet.footers(files), columns, defaults)
@@ -87,12 +70,7 @@ def open_rows(
 
 
 class Corpus(NamedTuple):
-    """The rows of a raw corpus, which can be read once.
-
-    One pass is enough for decisions and texts: a parquet reader cannot count a row's generations without decoding
-    their text. The batches hold the requested columns, typed as in `schema.SCHEMA`, and `original_index` (int64),
-    which counts the rows from 0. A verifier's list is null if the `correctness` struct is.
-    """
+    """A raw corpus, which can be read once: columns of `schema.SCHEMA`, and `original_index` (int64)."""
 
     num_rows: int
     batches: Iterator[pa.RecordBatch]
@@ -102,7 +80,7 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION) -> Corpus:
     """Opens a raw corpus: a file, a folder or the `train` split of a Hub dataset (owner/name or owner/name@REVISION).
 
     A Hub dataset is read in place, as the batches are consumed: nothing is kept on disk, and no other columns are
-    fetched. Columns of `schema.DEFAULTS` may be missing.
+    fetched. Columns of `schema.DEFAULTS` may be missing. `original_index` counts the rows from 0.
 
     Raises:
         UsageError: as `open_rows`; or a column is missing or of another type.
@@ -125,18 +103,15 @@ def open_corpus(source: str, columns: Sequence[str] = SELECTION) -> Corpus:
         first = 0
         with errors:
             for batch in rows.batches([name for name in rows.schema.names if name in wanted]):
-                index = pa.array(np.arange(first, first + len(batch)), pa.int64())
-                yield normalised(batch, columns).append_column("original_index", index)
+                index = {"original_index": pa.array(np.arange(first, first + len(batch)), pa.int64())}
+                yield pa.record_batch({name: column_of(batch, name) for name in columns} | index)
                 first += len(batch)
 
     return Corpus(rows.num_rows, batches())
 
 
 def pinned_input(source: str, revision: str | None) -> str:
-    """Resolves `--input` and `--revision`: the path as it is, or a Hub dataset at one commit, `owner/name@COMMIT`.
-
-    A `UsageError` if a revision is given for a path, or the Hub does not know the dataset or the revision.
-    """
+    """Resolves `--input` and `--revision`: the path as it is, or a Hub dataset at one commit, `owner/name@COMMIT`."""
     if not is_hub_id(source):
         if revision is not None:
             raise UsageError(f"--revision {revision} needs a Hub dataset (owner/name) as --input, not {source}")

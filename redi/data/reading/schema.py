@@ -23,12 +23,17 @@ CORRECTNESS = "correctness"
 FLAT = {"llama_verification": "correctness_llama", "math_verify_reparsed_answer": "correctness_math_verify"}
 
 
+def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The type of each column, or of each field of a struct column: `struct.field`."""
+    return {field.name: field.type for field in schema.empty_table().flatten().schema}
+
+
 def path_of(schema: pa.Schema, name: str) -> str | None:
     """Where a file holds a column of `SCHEMA`: its name, or `struct.field`; None if it does not."""
-    candidates = [f"{CORRECTNESS}.{name}", FLAT[name]] if name in VERIFIERS else [name]
-    found = next((path for path in candidates if _type_at(schema, path) is not None), None)
-    all_null = name in VERIFIERS and _type_at(schema, CORRECTNESS) == pa.null()  # in JSON, which states no types
-    return CORRECTNESS if found is None and all_null else found
+    types, candidates = _types(schema), [f"{CORRECTNESS}.{name}", FLAT[name]] if name in VERIFIERS else [name]
+    if name in VERIFIERS and types.get(CORRECTNESS) == pa.null():  # in JSON, which states no types
+        candidates.append(CORRECTNESS)
+    return next((path for path in candidates if path in types), None)
 
 
 def top_level(columns: Sequence[str]) -> set[str]:
@@ -41,20 +46,18 @@ def check_schema(schema: pa.Schema, where: str, columns: Sequence[str], optional
 
     The schema has plain types. A `UsageError` names the column, its type and `where`: the file or dataset.
     """
+    types = _types(schema)
+    if set(columns) & set(VERIFIERS) and (found := types.get(CORRECTNESS, pa.null())) != pa.null():
+        raise UsageError(f"--input {where}: column '{CORRECTNESS}' is {found}; it must be a struct of verifier lists")
     for name in columns:
         path, wanted = path_of(schema, name), SCHEMA.field(name).type
-        if path is not None and not _holds(_type_at(schema, path), wanted):
-            raise UsageError(f"--input {where}: column '{path}' is {_type_at(schema, path)}; it must be {wanted}")
+        if path is not None and not _holds(types[path], wanted):
+            raise UsageError(f"--input {where}: column '{path}' is {types[path]}; it must be {wanted}")
+        if path is None and name in VERIFIERS and name not in optional:
+            remedy = "run verify.py first, which fills the verifier columns"
+            raise UsageError(f"--input {where} has no column '{CORRECTNESS}.{name}'; {remedy}")
         if path is None and name not in DEFAULTS and name not in optional:
-            if name in VERIFIERS:
-                remedy = "run verify.py first, which fills the verifier columns"
-                raise UsageError(f"--input {where} has no column '{CORRECTNESS}.{name}'; {remedy}")
             raise UsageError(f"--input {where} has no column '{name}'; its columns are {', '.join(schema.names)}")
-
-
-def normalised(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """`columns` of a checked batch with the types of `SCHEMA`; a missing one has its default, or null."""
-    return pa.record_batch({name: column_of(batch, name) for name in columns})
 
 
 def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -65,17 +68,6 @@ def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
     column, _, field = path.partition(".")
     # Unlike StructArray.field, struct_field makes a list null if its struct is.
     return (pc.struct_field(batch[column], field) if field else batch[column]).cast(type_)
-
-
-def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of a column, or of a field of a struct column; None if it does not exist."""
-    column, _, field = path.partition(".")
-    if column not in schema.names:
-        return None
-    found = schema.field(column).type
-    if not field:
-        return found
-    return found.field(field).type if pa.types.is_struct(found) and found.get_field_index(field) >= 0 else None
 
 
 def _holds(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -38,28 +38,23 @@ def read(file: Path, schema: pa.Schema, defaults: Mapping[str, str | None]) -> I
 def infer_schema(files: Sequence[Path], columns: Collection[str] | None = None) -> tuple[pa.Schema, int, int]:
     """The schema of all rows of all files, their number, and how many answers are numbers, which are read as text.
 
-    The type of keys outside `columns`, all by default, is null.
-
-    Raises:
-        UsageError: a line is malformed, or a key has values of two types, a value that Arrow cannot hold, or nothing
-            but empty objects; the message names line and key.
+    The type of keys outside `columns`, all by default, is null. A malformed line, a key with values of two types, a
+    value that Arrow cannot hold, and a key of nothing but empty objects are `UsageError`s that name line and key.
     """
     types: dict[str, pa.DataType] = {}
     num_rows = num_numbers = 0
     for file in files:
         for rows in _batches(file):
             num_rows += len(rows)
-            if columns is None or NUMBER_AS_TEXT in columns:
-                num_numbers += sum(_is_number(row.get(NUMBER_AS_TEXT)) for _, _, row in rows)
             for name in dict.fromkeys(chain.from_iterable(row for _, _, row in rows)):
                 types.setdefault(name, pa.null())
                 if columns is None or name in columns:
                     types[name] = _fold(file, rows, name, partial(_widened, name), types[name])
+                    if name == NUMBER_AS_TEXT:
+                        num_numbers += sum(_is_number(row.get(name)) for _, _, row in rows)
     for name, type_ in types.items():
         if _has_empty_struct(type_):
-            raise UsageError(
-                f"{files[0]}: key '{name}' holds only empty objects, {{}}, which parquet cannot keep; remove it"
-            )
+            raise UsageError(f"{files[0]}: key '{name}' holds only empty objects, {{}}, unknown to parquet; remove it")
     return pa.schema(list(types.items())), num_rows, num_numbers
 
 

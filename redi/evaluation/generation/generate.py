@@ -5,6 +5,7 @@ ones: after a kill, for a larger n, or for more problems. Samples are synced to 
 transformers back end, each sample has its own random numbers, from its key and index.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -24,10 +25,11 @@ from redi.evaluation.benchmarks import Benchmark
 from redi.evaluation.files import read_samples, read_sampling
 from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.generation.requests import Request, Sample, SamplingModel, load_model, make_prompts, make_requests
-from redi.evaluation.generation.sample_store import SampleStore, shard_folder
+from redi.evaluation.generation.sample_store import SHARD, SampleStore
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import fingerprint, signals_raise
 from redi.runs.manifest import write_manifest
+from redi.text.encoding import TODAY, writes_date
 
 DEFAULT_SEED = 42
 _MISSING = {
@@ -47,27 +49,28 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         options: how to sample.
     """
     started, shard = time.time(), options.shard
-    output = shard_folder(output, *shard) if shard else output
+    output = output / SHARD.format(*shard) if shard else output
     if find_spec(options.backend) is None:
         raise UsageError(f"--backend {options.backend}: {_MISSING[options.backend]}")
     backend = import_module(f"redi.evaluation.generation.{options.backend}_backend")
-    options = _with_defaults(options, backend)
     if options.api == "chat":
         loaded = SamplingModel(path=model, identity=f"served:{model}")
     else:
         loaded = load_model(model, options.revision, options.chat_template, weights=options.backend != "openai")
-    if options.backend == "transformers" and options.batch_size is None:  # a resumed run keeps its batches
-        size = read_sampling(output).get("batch_size")
-        size = size or loaded.default_batch_size(options.max_tokens, options.dtype)
-        options = replace(options, batch_size=size)
+    if options.backend != "openai":  # not every server takes a seed
+        dtype = options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+        options = replace(options, seed=DEFAULT_SEED if options.seed is None else options.seed, dtype=dtype)
+    options = backend.with_defaults(options, loaded, read_sampling(output))
+    has_date = loaded.tokenizer is not None and writes_date(loaded.tokenizer)
+    if has_date:
+        print(f"note: the chat template writes today's date: it is {TODAY}, as in training", file=sys.stderr)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
     config = asdict(options) | run | {"model": loaded.path, "max_positions": loaded.max_positions}
     config |= {"chat_template_sha256": loaded.template_sha256}
     config["benchmarks"] = {task.name: fingerprint(task.path) for task in benchmarks}
     with SampleStore(output, config, benchmarks, prompts) as store:
-        asked = store.asked()
-        requests = make_requests(asked[shard[0] - 1 :: shard[1]] if shard else asked, options.n)
+        requests = make_requests(store.asked[shard[0] - 1 :: shard[1]] if shard else store.asked, options.n)
         if store.is_finished() and all(request in store.present for request in requests):
             print(f"nothing left to do: {store.generations} has these samples")
             return
@@ -77,8 +80,10 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         if shard is None:
             store.gather()
         missing = [request for request in requests if request not in store.present]
-        _sample(backend.sample(loaded, missing, options) if missing else (), store, len(missing), len(requests))
-        _finish(store, {"model": loaded.path} | {task.name: task.path for task in benchmarks}, started)
+        if missing:
+            _store(backend.sample(loaded, missing, options), store, len(requests) - len(missing), len(requests))
+        inputs = {"model": loaded.path} | {task.name: task.path for task in benchmarks}
+        _finish(store, inputs, started, {"template_date": str(TODAY)} if has_date else {})
 
 
 def generate_in_child(*arguments: Any) -> None:
@@ -98,24 +103,8 @@ def _generate(*arguments: Any) -> None:
     entry_point(lambda _: generate(*arguments))([])
 
 
-def _with_defaults(options: SamplingOptions, backend: Any) -> SamplingOptions:
-    """Fills in what the back end needs and the command line did not give."""
-    if options.backend == "openai":  # no default seed: not every server takes one
-        return backend.with_defaults(options)
-    seed = DEFAULT_SEED if options.seed is None else options.seed
-    options = replace(options, seed=seed, dtype=options.dtype or SamplingModel.default_dtype())
-    if options.backend == "vllm":
-        tensor = options.tensor_parallel_size or 1
-        engines = options.data_parallel_size or backend.num_engines(torch.cuda.device_count(), tensor)
-        if engines > 1:
-            print(f"vllm: {engines} engines on {engines * tensor} GPUs; --data-parallel-size sets how many")
-        options = replace(options, tensor_parallel_size=tensor, data_parallel_size=engines)
-    return options
-
-
 def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:
     """What decides the samples besides a prompt and the room after it: part of every sample's key."""
-    names = ("temperature", "top_p", "seed", "dtype", "api")
     engine = options.backend
     for package in (engine, f"{engine}-cpu") if engine != "openai" else ():  # a server's version is unknown
         with suppress(PackageNotFoundError):
@@ -126,14 +115,14 @@ def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:
         "model_sha256": model.identity,
         "engine": engine,
         "stop_token_ids": list(model.stop_token_ids),
-    } | {name: getattr(options, name) for name in names}
+    } | {name: getattr(options, name) for name in ("temperature", "top_p", "seed", "dtype", "api")}
 
 
-def _sample(
-    batches: Iterable[tuple[list[Request], list[Sample]]], store: SampleStore, num_missing: int, total: int
+def _store(
+    batches: Iterable[tuple[list[Request], list[Sample]]], store: SampleStore, num_present: int, total: int
 ) -> None:
     """Stores samples as they arrive; shows how many of all are done, the tokens per second and the time left."""
-    with tqdm(total=total, initial=total - num_missing, desc="samples", unit="", disable=not num_missing) as bar:
+    with tqdm(total=total, initial=num_present, desc="samples", unit="") as bar:
         num_tokens, begun = 0, time.time()
         for requests, samples in batches:
             store.append(requests, samples)
@@ -142,13 +131,14 @@ def _sample(
             bar.update(len(requests))
 
 
-def _finish(store: SampleStore, inputs: dict[str, str | Path], started: float) -> None:
+def _finish(store: SampleStore, inputs: dict[str, str | Path], started: float, extra: dict[str, str]) -> None:
     """Writes the manifest and prints the counts."""
     reasons, num_tokens = Counter(), 0
     for _, row in read_samples(store.generations, ("finish_reason", "num_tokens")):
         reasons[row["finish_reason"]] += 1
         num_tokens += row["num_tokens"]
-    counts = {"samples": reasons.total(), "tokens": num_tokens, **reasons}
-    seed = store.config["seed"]
-    write_manifest(store.folder, config=store.config, inputs=inputs, counts=counts, seed=seed, started=started)
+    counts, seed = {"samples": reasons.total(), "tokens": num_tokens, **reasons}, store.config["seed"]
+    write_manifest(
+        store.folder, config=store.config, inputs=inputs, counts=counts, seed=seed, started=started, extra=extra
+    )
     print(f"{reasons.total()} samples, {num_tokens} tokens, {dict(reasons)}: {store.generations}")

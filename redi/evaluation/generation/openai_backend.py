@@ -23,9 +23,17 @@ from redi.runs.errors import UsageError, usage_errors
 CONCURRENCY = 64
 MAX_RETRIES = 8  # the client waits 0.5, 1, 2, 4, 8, 8, ... seconds, or as long as the server says
 TIMEOUT = openai.Timeout(3600, connect=10)  # seconds; an answer arrives as a whole, with its last token
+_EXTRA = {
+    "return_token_ids": True,
+    "skip_special_tokens": False,  # for a server that returns text alone; </think> may be a special token
+    "spaces_between_special_tokens": False,
+    "top_k": -1,  # without these three, the server may take them from the model's generation_config.json
+    "min_p": 0,
+    "repetition_penalty": 1,
+}
 
 
-def with_defaults(options: SamplingOptions) -> SamplingOptions:
+def with_defaults(options: SamplingOptions, *_: Any) -> SamplingOptions:
     """Fills in the options of this back end that were not given."""
     base_url = options.base_url or os.environ.get("OPENAI_BASE_URL")
     if not base_url:
@@ -33,6 +41,11 @@ def with_defaults(options: SamplingOptions) -> SamplingOptions:
         raise UsageError(f"--backend openai needs --base-url (or OPENAI_BASE_URL), {example}")
     api, concurrency = options.api or "completions", options.concurrency or CONCURRENCY
     return replace(options, base_url=base_url.rstrip("/"), api=api, concurrency=concurrency)
+
+
+def _connection(base_url: str) -> dict[str, Any]:
+    key = os.environ.get("OPENAI_API_KEY") or "none"  # a local server asks for none
+    return {"base_url": base_url, "api_key": key, "timeout": TIMEOUT}
 
 
 def check_server(model: SamplingModel, options: SamplingOptions) -> None:
@@ -47,25 +60,17 @@ def check_server(model: SamplingModel, options: SamplingOptions) -> None:
         raise UsageError(f"{base_url} serves no '{name}'; name one with --served-model-name: {', '.join(served)}")
 
 
-def _connection(base_url: str) -> dict[str, Any]:
-    key = os.environ.get("OPENAI_API_KEY") or "none"  # a local server asks for none
-    return {"base_url": base_url, "api_key": key, "timeout": TIMEOUT}
-
-
 def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
     """Sends the requests, `options.concurrency` of them at a time; yields each with its sample, as they finish."""
     client = openai.AsyncOpenAI(**_connection(options.base_url), max_retries=MAX_RETRIES)
-    name = options.served_model_name or model.path
-    complete = _chat if options.api == "chat" else _completion
     loop, waiting, sent = asyncio.new_event_loop(), iter(requests), {}
     try:
         with _plain_errors(options.base_url):
             while True:
                 for request in islice(waiting, options.concurrency - len(sent)):
-                    answer = complete(client, request, _fields(name, request, options), model)
-                    sent[loop.create_task(answer)] = request
+                    sent[loop.create_task(_ask(client, model, request, options))] = request
                 if not sent:
                     return
                 done, _ = loop.run_until_complete(asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED))
@@ -83,48 +88,30 @@ async def _end(client: openai.AsyncOpenAI, tasks: list[asyncio.Task]) -> None:
     await client.close()
 
 
-async def _completion(client: openai.AsyncOpenAI, request: Request, fields: dict, model: SamplingModel) -> Sample:
-    answer = await client.completions.create(
-        prompt=list(request.prompt.token_ids),
-        **fields,
-        extra_body={
-            "stop_token_ids": list(model.stop_token_ids),
-            "return_token_ids": True,
-            "skip_special_tokens": False,  # for a server that returns text alone; </think> may be a special token
-            "spaces_between_special_tokens": False,
-            "top_k": -1,  # without these three, the server may take them from the model's generation_config.json
-            "min_p": 0,
-            "repetition_penalty": 1,
-        },
-    )
-    choice, num_tokens = _only_choice(answer)
-    token_ids = (choice.model_extra or {}).get("token_ids")
-    if token_ids is not None:  # decoded here, as for the other back ends
-        return model.decode([token_ids])[0]
-    return Sample(choice.text, choice.finish_reason, num_tokens)
-
-
-async def _chat(client: openai.AsyncOpenAI, request: Request, fields: dict, _: SamplingModel) -> Sample:
-    messages = [{"role": "user", "content": request.prompt.text}]
-    choice, num_tokens = _only_choice(await client.chat.completions.create(messages=messages, **fields))
-    # Servers that split the thought from the answer use one of two field names, neither of which is OpenAI's.
-    extra = choice.message.model_extra or {}
-    thought, content = extra.get("reasoning_content") or extra.get("reasoning"), choice.message.content or ""
-    response = f"<think>\n{thought.strip()}\n</think>\n\n{content}" if thought else content
-    return Sample(response, choice.finish_reason, num_tokens)
-
-
-def _fields(name: str, request: Request, options: SamplingOptions) -> dict[str, Any]:
-    fields = {"model": name, "temperature": options.temperature, "top_p": options.top_p}
-    fields |= {"max_tokens": request.prompt.max_tokens}
-    return fields if options.seed is None else fields | {"seed": seed_of([request])}
-
-
-def _only_choice(answer: Any) -> tuple[Any, int]:
-    """The answer that a server sent, and its number of tokens."""
+async def _ask(client: openai.AsyncOpenAI, model: SamplingModel, request: Request, options: SamplingOptions) -> Sample:
+    prompt, is_chat = request.prompt, options.api == "chat"
+    fields = {"model": options.served_model_name or model.path, "max_tokens": prompt.max_tokens}
+    fields |= {"temperature": options.temperature, "top_p": options.top_p}
+    fields |= {} if options.seed is None else {"seed": seed_of([request])}
+    if is_chat:
+        messages = [{"role": "user", "content": prompt.text}]
+        answer = await client.chat.completions.create(messages=messages, **fields)
+    else:
+        extra = _EXTRA | {"stop_token_ids": list(model.stop_token_ids)}
+        answer = await client.completions.create(prompt=list(prompt.token_ids), **fields, extra_body=extra)
     if not answer.choices or answer.usage is None:
         raise UsageError("the server sent no answer, or did not count its tokens (choices, usage)")
-    return answer.choices[0], answer.usage.completion_tokens
+    choice = answer.choices[0]
+    if is_chat:
+        # Servers that split the thought from the answer use one of two field names, neither of which is OpenAI's.
+        extra, response = choice.message.model_extra or {}, choice.message.content or ""
+        if thought := extra.get("reasoning_content") or extra.get("reasoning"):
+            response = f"<think>\n{thought.strip()}\n</think>\n\n{response}"
+    elif (token_ids := (choice.model_extra or {}).get("token_ids")) is not None:
+        return model.decode(token_ids)  # as for the other back ends
+    else:
+        response = choice.text
+    return Sample(response, choice.finish_reason, answer.usage.completion_tokens)
 
 
 def _plain_errors(base_url: str) -> AbstractContextManager:

@@ -6,19 +6,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from redi.evaluation.benchmarks import BENCHMARKS
 from redi.runs.cli import StrictParser, positive_int
-from redi.runs.errors import UsageError, nearest, usage_errors
+from redi.runs.errors import UsageError, nearest
 from redi.runs.files import CONFIGS
+from redi.runs.recipe import read_config
 from redi.text.prompts import FORCE_THINK, STYLES
 
 PROTOCOL_FOLDER = CONFIGS / "eval"
 AMOUNT = ("benchmark", "n")  # how much is sampled; every other option of a protocol decides what the samples are
 MIN_TEMPERATURE = 1e-5  # logits divided by less overflow; vLLM too takes less as greedy
 _COUNT = {"type": positive_int, "metavar": "N"}
-
 _APIS = "token ids (completions; vLLM and SGLang), or messages (chat; any server)"
 
 
@@ -26,6 +24,14 @@ def _option(default: Any, help_text: str, backend: str = "", **settings: Any) ->
     """A field that the command line sets. `backend` has this option, if not all do."""
     help_text = f"{backend}: {help_text}" if backend else help_text
     return field(default=default, metadata={"backend": backend, "argument": {"help": help_text, **settings}})
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`"2/4"` as (2, 4); for `type=` of an option."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 1 to n, such as 1/4")
+    return int(index), int(count)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,10 @@ class SamplingOptions:
     api: str | None = _option(None, f"send {_APIS}", "openai", choices=("completions", "chat"))
     concurrency: int | None = _option(None, "requests at a time, default 64", "openai", **_COUNT)
 
-    shard: tuple[int, int] | None = None  # (i, n): only the i-th of n parts, into a separate folder
+    shard: tuple[int, int] | None = _option(
+        None, "sample only part I of N; a run without --shard gathers the parts", type=parse_shard, metavar="I/N"
+    )
+
     limit: int | None = None  # ask only the first problems of each benchmark
     protocol: str | None = None  # its description, to be recorded
 
@@ -99,24 +108,18 @@ def add_sampling_options(parser: argparse.ArgumentParser, only_protocol: bool = 
             return
         if each.metadata:
             parser.add_argument(option_name(each.name), default=each.default, **each.metadata["argument"])
-    help_text = "sample only part I of N; a run without --shard gathers the parts"
-    parser.add_argument("--shard", metavar="I/N", help=help_text)
 
 
 def sampling_options(options: argparse.Namespace) -> SamplingOptions:
-    """The sampling options of a parsed command line, which may have `limit` and `protocol`."""
+    """The sampling options of a parsed command line, which may have `limit` and `protocol`.
+
+    `protocol` becomes its name, and which of the options that it sets were changed.
+    """
     values = {each.name: getattr(options, each.name, None) for each in fields(SamplingOptions)}
-    return SamplingOptions(**values | {"shard": parse_shard(options.shard), "protocol": _describe_protocol(options)})
-
-
-def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """`"2/4"` as (2, 4); None for None."""
-    if text is None:
-        return None
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UsageError(f"--shard {text} must be i/n with i from 1 to n, such as 1/4")
-    return int(index), int(count)
+    if protocol := values["protocol"]:
+        changed = [name for name in changes(options) if name in read_protocol(protocol) and name != "benchmark"]
+        values["protocol"] = protocol_file(protocol).stem + (f" (changed: {', '.join(changed)})" if changed else "")
+    return SamplingOptions(**values)
 
 
 def protocol_names() -> list[str]:
@@ -135,38 +138,22 @@ def protocol_file(name_or_path: str) -> Path:
 
 def read_protocol(name_or_path: str) -> dict[str, Any]:
     """The options that a protocol sets; refuses an unknown protocol or key, and what the command line refuses."""
-    path = protocol_file(name_or_path)
-    broken = (yaml.YAMLError, UnicodeDecodeError)
-    with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", *broken):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or any(value is None for value in values.values()):
-        raise UsageError(f"--protocol {path} must hold `key: value` lines")
-    known = list(vars(_parse([])))
-    arguments = []
-    for key, value in values.items():
-        if key not in known:
-            raise UsageError(f"--protocol {path}: unknown key '{key}'{nearest(str(key), known)}; it may set {known}")
-        name = option_name(key)
-        arguments += [name, *map(str, value)] if isinstance(value, list) else [f"{name}={value}"]
+    path, arguments, names = protocol_file(name_or_path), [], []
+    for key, value in read_config(path, "--protocol").items():
+        names.append(str(key).replace("-", "_"))
+        option = option_name(names[-1])
+        arguments += [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
     try:
         parsed = _parse(arguments)
     except UsageError as error:
         raise UsageError(f"--protocol {path}: {error}") from error
-    return {key: getattr(parsed, key) for key in values}
+    return {name: getattr(parsed, name) for name in names}
 
 
 def changes(options: argparse.Namespace) -> dict[str, Any]:
     """The options that differ from those of `options.protocol`, with their values."""
     wanted = vars(_parse([])) | read_protocol(options.protocol)
     return {name: getattr(options, name) for name, value in wanted.items() if getattr(options, name) != value}
-
-
-def _describe_protocol(options: argparse.Namespace) -> str | None:
-    """The protocol's name, and which of the options that it sets were changed; None without a protocol."""
-    if getattr(options, "protocol", None) is None:
-        return None
-    changed = [name for name in read_protocol(options.protocol) if name in changes(options) and name != "benchmark"]
-    return protocol_file(options.protocol).stem + (f" (changed: {', '.join(changed)})" if changed else "")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -7,11 +7,11 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, GenerationConfig
 
@@ -23,12 +23,10 @@ from redi.runs.model_folder import check_weights, open_tokenizer
 from redi.text.encoding import template_notes
 from redi.text.prompts import make_prompt, read_chat_template, stop_token_ids, template_hash, user_turn
 
-MAX_BATCH_SIZE = 256
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One answer: `response` lacks the stop token, `num_tokens` counts it; `finish_reason` is "stop" or "length"."""
 
     response: str
@@ -46,45 +44,13 @@ class SamplingModel:
     config: Any = None
     stop_token_ids: tuple[int, ...] = ()
     template_sha256: str | None = None
+    max_positions: int | None = None  # most tokens of prompt and answer together; None if unknown
 
-    @property
-    def max_positions(self) -> int | None:
-        """Most tokens of prompt and answer together; None if unknown."""
-        return self.config and self.config.get_text_config().max_position_embeddings
-
-    def room(self, num_prompt_tokens: int, max_tokens: int) -> int:
-        """Most new tokens of an answer: `max_tokens`, or what the positions leave."""
-        if self.max_positions is None:
-            return max_tokens
-        return min(max_tokens, self.max_positions - num_prompt_tokens)
-
-    @staticmethod
-    def default_dtype() -> str:
-        return "bfloat16" if torch.cuda.is_available() else "float32"
-
-    def default_batch_size(self, max_tokens: int, dtype: str) -> int:
-        """The largest power of two, up to 256, whose key-value cache fits 40 % of the GPU, or 4 GiB on a CPU."""
-        text = self.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        bytes_per_token = 2 * text.num_hidden_layers * heads * head_dim * getattr(torch, dtype).itemsize
-        gpu = torch.cuda.is_available()
-        budget = 0.4 * torch.cuda.get_device_properties(0).total_memory if gpu else 4 << 30
-        fits = int(budget // (bytes_per_token * min(max_tokens, self.max_positions)))
-        return min(MAX_BATCH_SIZE, 1 << max(0, fits.bit_length() - 1))
-
-    def decode(self, answers: list[list[int]]) -> list[Sample]:
-        """Answers as text, without the stop token. Other special tokens are kept, since `</think>` may be one."""
-        stopped = [bool(tokens) and tokens[-1] in self.stop_token_ids for tokens in answers]
-        texts = self.tokenizer.batch_decode(
-            [tokens[:-1] if stop else tokens for tokens, stop in zip(answers, stopped, strict=True)],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
-        )
-        return [
-            Sample(text, "stop" if stop else "length", len(tokens))
-            for text, stop, tokens in zip(texts, stopped, answers, strict=True)
-        ]
+    def decode(self, tokens: list[int]) -> Sample:
+        """An answer as text, without the stop token. Other special tokens are kept, since `</think>` may be one."""
+        stopped = bool(tokens) and tokens[-1] in self.stop_token_ids
+        text = self.tokenizer.decode(tokens[: len(tokens) - stopped], clean_up_tokenization_spaces=False)
+        return Sample(text, "stop" if stopped else "length", len(tokens))
 
 
 def load_model(
@@ -95,43 +61,39 @@ def load_model(
     A Hub id is downloaded to the Hub's cache, without weights if they are not needed here. `chat_template` replaces
     the tokenizer's own. Refuses a model that does not exist, lacks weights or a chat template, or is cut off.
     """
-    folder, identity = _locate(model, revision, weights)
-    is_model = (folder / "config.json").is_file()
-    if not is_model and (folder / "adapter_config.json").is_file():
-        raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
-    if not is_model:
-        raise UsageError(f"--model {model} is not a model: it has no config.json")
-    with usage_errors(lambda error: f"--model {model} cannot be loaded: {_first_line(error)}", OSError, ValueError):
+    option = f"--model {model}"
+    if Path(model).is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
+        folder, identity = Path(model), fingerprint(model)
+    elif is_hub_id(model):
+        files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
+        with _load_errors(f"{option} is not a folder, and the Hub refused it"):  # Hub errors are OSErrors
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
+        identity = f"hub:{model}@{folder.name}"  # a snapshot's folder is named after its commit
+    else:
+        raise UsageError(f"{option} is not a folder, and not a Hub id")
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UsageError(f"{option} is a LoRA adapter; merge it into its base model and name the result")
+        raise UsageError(f"{option} is not a model: it has no config.json")
+    with _load_errors(f"{option} cannot be loaded"):
         config = AutoConfig.from_pretrained(folder)
-    tokenizer = open_tokenizer(folder, f"--model {model}")
+    tokenizer = open_tokenizer(folder, option)
     if weights:
-        check_weights(folder, f"--model {model}")
+        check_weights(folder, option)
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
     template_sha256 = template_hash(tokenizer)  # refuses a tokenizer without a template
     has_own = (folder / "generation_config.json").is_file()
     generation = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig.from_model_config(config)
     stops = tuple(stop_token_ids(tokenizer, generation))
-    return SamplingModel(str(folder), identity, tokenizer, config, stops, template_sha256)
+    max_positions = config.get_text_config().max_position_embeddings
+    return SamplingModel(str(folder), identity, tokenizer, config, stops, template_sha256, max_positions)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
-    """The folder of a model, and its identity."""
-    if Path(model).is_dir():
-        if revision is not None:
-            raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
-        return Path(model), fingerprint(model)
-    if not is_hub_id(model):
-        raise UsageError(f"--model {model} is not a folder, and not a Hub id")
-    files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
-    what = f"--model {model} is not a folder, and the Hub refused it"
-    with usage_errors(lambda error: f"{what}: {_first_line(error)}", OSError, ValueError):  # Hub errors are OSErrors
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
-    return folder, f"hub:{model}@{folder.name}"  # a snapshot's folder is named after its commit
+def _load_errors(what: str) -> AbstractContextManager:
+    return usage_errors(lambda error: f"{what}: {str(error).splitlines()[0]}", OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -167,12 +129,13 @@ def make_prompts(
             text, token_ids = user_turn(problem.problem, options.prompt), []
         else:
             text, token_ids = make_prompt(model.tokenizer, problem.problem, options.prompt, options.force_think)
-        max_tokens = model.room(len(token_ids), options.max_tokens)
-        if max_tokens < 1:
+        room = options.max_tokens if model.max_positions is None else model.max_positions - len(token_ids)
+        if room < 1:
             raise UsageError(
                 f"{name} '{problem.id}': its prompt of {len(token_ids)} tokens does not fit the model's "
                 f"{model.max_positions} positions (max_position_embeddings)"
             )
+        max_tokens = min(options.max_tokens, room)
         key = hashlib.sha256(json.dumps([run, text, token_ids, max_tokens]).encode()).hexdigest()[:32]
         prompts.append(Prompt(name, problem.id, text, tuple(token_ids), max_tokens, key))
     prompts.sort(key=lambda prompt: -len(prompt.token_ids))

@@ -6,25 +6,13 @@ A folder gains benchmarks, problems and samples over time. All of them share the
 import fcntl
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from redi.evaluation.benchmarks import Benchmark, Problem, read_asked
-from redi.evaluation.files import (
-    BENCHMARK,
-    GENERATIONS,
-    GRADED,
-    SAMPLING,
-    check,
-    read_sampling,
-    repeated,
-    sample_key,
-    sampling_file,
-)
+from redi.evaluation.files import BENCHMARK, GENERATIONS, GRADED, SAMPLING, read_sampling, sample_key, sampling_file
 from redi.evaluation.generation.requests import Prompt, Request, Sample
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
@@ -38,6 +26,7 @@ _NOT_COMPARED = (
     *("batch_size", "tensor_parallel_size", "data_parallel_size", "concurrency", "base_url", "served_model_name"),
 )
 _FIELDS = ("benchmark", "id", "sample_idx", "key")
+SHARD = "shard-{}-of-{}"  # the folder in which one of several processes puts its part of the samples
 
 
 class SampleStore:
@@ -49,41 +38,36 @@ class SampleStore:
     def __init__(self, folder: Path, config: dict[str, Any], benchmarks: list[Benchmark], prompts: list[Prompt]):
         """Looks at a new folder, or at that of an earlier run; refuses other contents, and samples with other options.
 
-        Args:
-            folder: of the run.
-            config: this run's sampling options; `sampling.json` gets them, with the benchmarks of earlier runs. `n`
-                is null there if it differs by benchmark. `limit` is how many problems of each benchmark are asked;
-                those that an earlier run asked stay asked.
-            benchmarks: what is asked; `prompts` are those of all their problems.
+        `config` are the sampling options. `sampling.json` gets them, with the benchmarks of earlier runs; `n` is null
+        there if it differs by benchmark. `config["limit"]` is how many problems of each benchmark are asked; those
+        that an earlier run asked stay asked. `prompts` are those of all problems.
         """
         self.folder, self.generations, self.config = folder, folder / GENERATIONS, config
-        self._begun = read_sampling(folder)
-        if sampling_file(folder) is not None:
-            _check_same(self._begun, config, folder)
-        elif folder.exists() and (not folder.is_dir() or any(not _is_shard(path) for path in folder.iterdir())):
+        self._begun, self._limit = read_sampling(folder), config.get("limit")
+        shards = set(folder.glob(SHARD.format("*", "*")))
+        has_others = folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - shards)
+        if sampling_file(folder) is None and has_others:
             raise UsageError(f"--output {folder} exists and holds no samples; choose another folder")
-        for shard in self._shards():
-            _check_same(read_sampling(shard), config, shard)
-        self._before, self._limit = read_asked(folder / BENCHMARK), config.get("limit")
+        self._shards = sorted(filter(sampling_file, shards))
+        for begun in (folder, *self._shards):
+            _check_same(begun, config)
+        self._before = read_asked(folder / BENCHMARK)
         self._asked: dict[str, dict[str, Problem]] = {}
         for task in benchmarks:
             wanted = {str(problem.id) for problem in task.problems[: self._limit]}
             wanted |= self._before.get(task.name, {}).keys()
             asked = {name: problem for problem in task.problems if (name := str(problem.id)) in wanted}
             self._asked[task.name] = asked
-        self._sizes = {task.name: len(task.problems) for task in benchmarks}
+        self._limited = [task.name for task in benchmarks if len(self._asked[task.name]) < len(task.problems)]
         self._prompts = {(prompt.benchmark, str(prompt.id)): prompt for prompt in prompts}
+        self.asked = [prompt for prompt in prompts if str(prompt.id) in self._asked[prompt.benchmark]]
         self._stream: BinaryIO | None = None
         self.present: set[Request] = set()
-
-    def asked(self) -> list[Prompt]:
-        """The prompts of the problems that are asked."""
-        return [prompt for (task, name), prompt in self._prompts.items() if name in self._asked[task]]
 
     def __enter__(self) -> "SampleStore":
         """Reads which samples the folder has; refuses those of other prompts, and a folder that is being written."""
         if self.generations.is_file():
-            self._stream = self._open()
+            self._open()
             try:
                 self.present = {request for request, _ in self._read(self.generations, cut=True)}
             except UsageError:
@@ -95,41 +79,33 @@ class SampleStore:
         if self._stream is not None:
             self._stream.close()
 
-    def _open(self) -> BinaryIO:
-        stream = self.generations.open("ab")
+    def _open(self) -> None:
+        self._stream = self.generations.open("ab")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             what = "another process is sampling into it; give each its part with --shard"
             raise UsageError(f"--output {self.folder}: {what}") from None
         except OSError:
             pass  # a file system without locks
-        return stream
 
     def _read(self, path: Path, cut: bool) -> Iterator[tuple[Request, bytes]]:
         """The samples in a file that are of this run's benchmarks; a half-written last line is skipped, or `cut`."""
-        if not path.is_file():
-            return
         end, seen = 0, {}
         with path.open("rb") as stream:
             for number, text in enumerate(stream, start=1):
+                where = f"{path}, line {number}"
                 if not text.endswith(b"\n"):
                     if cut:
                         os.truncate(path, end)
                     what = "cut off" if cut else "skipped"
                     print(f"note: {what} a half-written last line of {path}", file=sys.stderr)
-                    return
+                elif text.strip():
+                    row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
+                    sample_key(row, path, number, seen)
+                    if row["benchmark"] in self._asked:
+                        yield self._request(row, where), text
                 end += len(text)
-                if not text.strip():
-                    continue
-                where = f"{path}, line {number}"
-                row = parse_line(text.decode("ascii", errors="replace"), where, _FIELDS)
-                check(row, where)
-                key = sample_key(row)
-                if seen.setdefault(key, number) != number:
-                    raise UsageError(f"{where}: {repeated(key, seen[key])}")
-                if row["benchmark"] in self._asked:
-                    yield self._request(row, where), text
 
     def _request(self, row: dict[str, Any], where: str) -> Request:
         prompt, name = self._prompts.get((row["benchmark"], str(row["id"]))), f"{row['benchmark']} '{row['id']}'"
@@ -156,15 +132,16 @@ class SampleStore:
                     begun_with = f"{what} {before} for {name}, now it is {now}"
                     raise UsageError(f"--output {self.folder} was begun with {begun_with}; {remedy}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._stream = self._stream or self._open()
-        write_text(self.folder / BENCHMARK, self._problems())
+        if self._stream is None:
+            self._open()
         samples = begun | dict.fromkeys(self._asked, n)
         limits = {name: limit for name, limit in self._begun.get("limits", {}).items() if name not in self._asked}
-        limits |= {name: self._limit for name, asked in self._asked.items() if len(asked) < self._sizes[name]}
+        limits |= dict.fromkeys(self._limited, self._limit)
         self.config |= {"samples_per_problem": samples, "limits": limits, "limit": max(limits.values(), default=None)}
         self.config["n"] = n if len(set(samples.values())) < 2 else None
         self.config["benchmarks"] = self._begun.get("benchmarks", {}) | self.config["benchmarks"]
         old = sampling_file(self.folder)
+        write_text(self.folder / BENCHMARK, self._problems())
         write_text(self.folder / SAMPLING, json.dumps(self.config, indent=2) + "\n")
         if old is not None and old.name != SAMPLING:
             old.unlink()
@@ -191,40 +168,31 @@ class SampleStore:
         """Writes what was sampled together and waits until it is on disk."""
         for (prompt, index), sample in zip(requests, samples, strict=True):
             row = {"benchmark": prompt.benchmark, "id": prompt.id, "sample_idx": index, "prompt": prompt.text}
-            self._stream.write(line(row | asdict(sample) | {"key": prompt.key}).encode("ascii"))
+            self._stream.write(line(row | sample._asdict() | {"key": prompt.key}).encode("ascii"))
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
-    def _shards(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if _is_shard(path) and sampling_file(path) is not None)
-
     def gather(self) -> None:
         """Copies the samples of finished and unfinished shards that are not here yet."""
-        shards, found, asked = self._shards(), 0, set(self.asked())
-        for shard in shards:
+        found, asked = 0, set(self.asked)
+        for shard in [shard for shard in self._shards if (shard / GENERATIONS).is_file()]:
             for request, text in self._read(shard / GENERATIONS, cut=False):
                 if request not in self.present and request.prompt in asked:
                     self._stream.write(text)
                     self.present.add(request)
                     found += 1
         self._stream.flush()
-        if shards:
-            print(f"gathered {found} samples from {len(shards)} shards: {', '.join(shard.name for shard in shards)}")
+        if self._shards:
+            names = ", ".join(shard.name for shard in self._shards)
+            print(f"gathered {found} samples from {len(self._shards)} shards: {names}")
 
 
-def shard_folder(folder: Path, index: int, count: int) -> Path:
-    """Where one of several processes, each with its part of the problems, puts its samples."""
-    return folder / f"shard-{index}-of-{count}"
-
-
-def _is_shard(path: Path) -> bool:
-    return re.fullmatch(r"shard-\d+-of-\d+", path.name) is not None
-
-
-def _check_same(begun: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    for key, value in config.items():
-        if key not in _NOT_COMPARED and begun.get(key) != value:
-            before, now = json.dumps(begun.get(key)), json.dumps(value)
+def _check_same(folder: Path, config: dict[str, Any]) -> None:
+    """Refuses a folder that was begun with other options."""
+    begun = read_sampling(folder)
+    for key in config if sampling_file(folder) else ():
+        if key not in _NOT_COMPARED and begun.get(key) != config[key]:
+            before, now = json.dumps(begun.get(key)), json.dumps(config[key])
             raise UsageError(f"--output {folder} was begun with {key} {before}, now it is {now}; {_remedy(folder)}")
 
 

@@ -1,6 +1,8 @@
 """Sampling with transformers: slower than vLLM, but reproducible sample by sample, on a CPU too."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,23 @@ from redi.runs.model_folder import attention_of
 
 TINY = 20_000_000  # parameters; up to this size one thread is as fast as several, and does not wait for busy cores
 BLOCK = 64  # random numbers drawn at a time for each answer
+MAX_BATCH_SIZE = 256
+
+
+def with_defaults(options: SamplingOptions, model: SamplingModel, begun: dict[str, Any]) -> SamplingOptions:
+    """Fills in the batch size: that of the run that is resumed, or what memory allows.
+
+    That is the largest power of two, up to 256, whose key-value cache fits 40 % of the GPU, or 4 GiB on a CPU.
+    """
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    bytes_per_token = 2 * text.num_hidden_layers * heads * head_dim * getattr(torch, options.dtype).itemsize
+    gpu = torch.cuda.is_available()
+    budget = 0.4 * torch.cuda.get_device_properties(0).total_memory if gpu else 4 << 30
+    fits = int(budget // (bytes_per_token * min(options.max_tokens, model.max_positions)))
+    default = min(MAX_BATCH_SIZE, 1 << max(0, fits.bit_length() - 1))
+    return replace(options, batch_size=options.batch_size or begun.get("batch_size") or default)
 
 
 def sample(
@@ -35,7 +54,7 @@ def sample(
             options.top_p,
             [seed_of([request]) for request in batch],
         )
-        yield batch, model.decode(answers)
+        yield batch, list(map(model.decode, answers))
     torch.set_num_threads(num_threads)
     del network
     torch.cuda.empty_cache()  # the process may live on, to grade or to wait for the next checkpoint
@@ -51,19 +70,14 @@ def generate_tokens(
     top_p: float,
     seeds: list[int],
 ) -> list[list[int]]:
-    """Samples one answer to each prompt: its new token ids, up to and including the first stop token.
+    """Samples one answer to each of B prompts: its new token ids, up to and including the first stop token.
 
     This is not `model.generate`, which keeps finished answers in the batch until the last one ends, takes options that
     a call does not set (top_k, a repetition penalty) from the model's folder, and draws a batch's random numbers from
-    one stream, so an answer would depend on its neighbours.
-
-    Args:
-        model: a causal language model.
-        prompts: (B) token ids; padded on the left here, with a mask from their lengths, since pad may be eos.
-        stop_ids: tokens that end an answer; `max_tokens`, (B), are the most new tokens of each.
-        temperature: 0 is greedy; `top_p` is the nucleus, 1 all tokens.
-        seeds: (B) of each answer's random numbers.
+    one stream, so an answer would depend on its neighbours. `prompts`, `max_tokens` (most new tokens) and `seeds` have
+    one entry per answer. Temperature 0 is greedy; `top_p` 1 is all tokens.
     """
+    # Padded on the left, with a mask from the lengths, since pad may be eos.
     width = max(map(len, prompts))
     padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

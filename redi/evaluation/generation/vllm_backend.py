@@ -9,9 +9,10 @@ numbers depends on what else is running, and two runs agree in distribution only
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
@@ -19,15 +20,17 @@ from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.generation.requests import Prompt, Request, Sample, SamplingModel, group_by_prompt, seed_of
 from redi.runs.errors import UsageError
 
+Batch = tuple[int, Prompt, int]  # the missing samples of one prompt: number of the batch, prompt, number of samples
 Answers = tuple[int, list[list[int]]]  # number of the batch, token ids of its samples
 
 
-def visible_gpus() -> list[str]:
-    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them."""
-    if not torch.cuda.is_available():
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+def with_defaults(options: SamplingOptions, *_: Any) -> SamplingOptions:
+    """Fills in how many GPUs share a model, and how many engines the visible GPUs allow."""
+    tensor = options.tensor_parallel_size or 1
+    engines = options.data_parallel_size or num_engines(torch.cuda.device_count(), tensor)
+    if engines > 1:
+        print(f"vllm: {engines} engines on {engines * tensor} GPUs; --data-parallel-size sets how many")
+    return replace(options, tensor_parallel_size=tensor, data_parallel_size=engines)
 
 
 def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
@@ -37,45 +40,35 @@ def num_engines(num_gpus: int, tensor_parallel_size: int) -> int:
 
 def gpu_groups(devices: list[str], data_parallel_size: int, tensor_parallel_size: int) -> list[str]:
     """The CUDA_VISIBLE_DEVICES of each engine; empty strings if there are no GPUs. Refuses too few GPUs."""
-    wanted = data_parallel_size * tensor_parallel_size
-    size = tensor_parallel_size
+    wanted, size = data_parallel_size * tensor_parallel_size, tensor_parallel_size
     if 0 < len(devices) < wanted:
         product = f"--data-parallel-size {data_parallel_size} x --tensor-parallel-size {size}"
         raise UsageError(f"{product} needs {wanted} GPUs, and {len(devices)} are visible")
     return [",".join(devices[first : first + size]) for first in range(0, wanted, size)]
 
 
-class Job(NamedTuple):
-    """What one engine samples. A batch is the missing samples of one prompt."""
-
-    model: str
-    stop_token_ids: tuple[int, ...]
-    options: SamplingOptions
-    batches: list[tuple[int, Prompt, int]]  # number of the batch, its prompt, how many samples
-    seed: int
-
-
-def run(job: Job) -> Iterator[Answers]:
-    """Samples all batches of a job, and yields each when its last sample ends."""
+def run(
+    model: str, stop_token_ids: tuple[int, ...], options: SamplingOptions, batches: list[Batch], seed: int
+) -> Iterator[Answers]:
+    """Samples batches with one engine, and yields each when its last sample ends."""
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
     engine = LLM(
-        model=job.model,
-        seed=job.seed,
-        dtype=job.options.dtype,
-        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in job.batches),
-        tensor_parallel_size=job.options.tensor_parallel_size,
+        model=model,
+        seed=seed,
+        dtype=options.dtype,
+        max_model_len=max(len(prompt.token_ids) + prompt.max_tokens for _, prompt, _ in batches),
+        tensor_parallel_size=options.tensor_parallel_size,
         generation_config="vllm",  # not the model's own: its top_k and penalties are not part of the protocol
         enforce_eager=not torch.cuda.is_available(),  # compiling for a CPU takes minutes
     ).llm_engine
-    sampling = {"temperature": job.options.temperature, "top_p": job.options.top_p, "top_k": -1}
-    sampling |= {"stop_token_ids": list(job.stop_token_ids), "detokenize": False}
-    greedy = job.options.temperature == 0  # vLLM samples a greedy answer only once
-    copies = {str(number): num_samples if greedy else 1 for number, _, num_samples in job.batches}
-    for number, prompt, num_samples in job.batches:
-        amount = {"n": 1 if greedy else num_samples, "max_tokens": prompt.max_tokens}
-        parameters = SamplingParams(**sampling, **amount, output_kind=RequestOutputKind.FINAL_ONLY)
+    sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": -1, "detokenize": False}
+    sampling |= {"stop_token_ids": list(stop_token_ids), "output_kind": RequestOutputKind.FINAL_ONLY}
+    copies = {}  # vLLM samples a greedy answer only once
+    for number, prompt, num_samples in batches:
+        n, copies[str(number)] = (num_samples, 1) if options.temperature else (1, num_samples)
+        parameters = SamplingParams(**sampling, n=n, max_tokens=prompt.max_tokens)
         engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), parameters)
     try:
         while engine.has_unfinished_requests():
@@ -91,7 +84,9 @@ def sample(
     model: SamplingModel, requests: list[Request], options: SamplingOptions
 ) -> Iterator[tuple[list[Request], list[Sample]]]:
     """Samples all requests; yields those of one prompt and their samples together, as they finish."""
-    groups = gpu_groups(visible_gpus(), options.data_parallel_size, options.tensor_parallel_size)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    devices = visible.split(",") if torch.cuda.is_available() else []
+    groups = gpu_groups(devices, options.data_parallel_size, options.tensor_parallel_size)
     batches = group_by_prompt(requests)
     jobs = []
     for first in range(min(options.data_parallel_size, len(batches))):
@@ -99,18 +94,18 @@ def sample(
         share = list(enumerate(batches))[first :: options.data_parallel_size]
         seed = seed_of([request for _, batch in share for request in batch]) % 2**31  # numpy's seeds have 32 bits
         numbered = [(number, batch[0].prompt, len(batch)) for number, batch in share]
-        jobs.append(Job(model.path, model.stop_token_ids, options, numbered, seed))
-    for number, answers in run(jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
-        yield batches[number], model.decode(answers)
+        jobs.append((model.path, model.stop_token_ids, options, numbered, seed))
+    for number, answers in run(*jobs[0]) if len(jobs) == 1 else run_all(jobs, groups):
+        yield batches[number], list(map(model.decode, answers))
 
 
-def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
-    """Runs each job in a separate process, which sees its group of GPUs alone; refuses to go on without one."""
+def run_all(jobs: list[tuple], groups: list[str]) -> Iterator[Answers]:
+    """Runs each job, the arguments of `run`, in a process that sees its group of GPUs alone; refuses to lose one."""
     context = get_context("spawn")
     engines, before = {}, os.environ.get("CUDA_VISIBLE_DEVICES")
     for job, group in zip(jobs, groups, strict=False):
         answers, theirs = context.Pipe(duplex=False)
-        engines[answers] = context.Process(target=_run_in_process, args=(job, theirs))
+        engines[answers] = context.Process(target=_run_in_process, args=(theirs, *job))
         if group:  # set before the process starts, since its imports may read it
             os.environ["CUDA_VISIBLE_DEVICES"] = group
         engines[answers].start()
@@ -132,21 +127,17 @@ def run_all(jobs: list[Job], groups: list[str]) -> Iterator[Answers]:
                     ended = True
                 if ended:
                     del running[answers]
-                    _check(process.exitcode, list(engines).index(answers) + 1, len(engines))
+                if ended and process.exitcode:
+                    what = f"engine {list(engines).index(answers) + 1} ended with exit code {process.exitcode}"
+                    kept = "for the reason printed above; what was sampled is kept, and the same command resumes"
+                    raise UsageError(f"--data-parallel-size {len(engines)}: {what} {kept}")
     finally:
         for process in engines.values():
             process.terminate()
             process.join()
 
 
-def _check(exitcode: int, number: int, num_engines: int) -> None:
-    if exitcode:
-        what = f"engine {number} ended with exit code {exitcode} for the reason printed above"
-        kept = "what was sampled is kept, and the same command resumes"
-        raise UsageError(f"--data-parallel-size {num_engines}: {what}; {kept}")
-
-
-def _run_in_process(job: Job, answers: Connection) -> None:
+def _run_in_process(answers: Connection, *job: Any) -> None:
     with suppress(BrokenPipeError):  # the parent was killed, and nobody stores the rest
-        for answer in run(job):
+        for answer in run(*job):
             answers.send(answer)

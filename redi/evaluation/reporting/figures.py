@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,36 +34,33 @@ _RC |= {"axes.autolimit_mode": "round_numbers", "axes.xmargin": 0, "axes.ymargin
 _RC |= {"grid.color": GRID, "grid.linewidth": 0.75, "xtick.major.size": 0, "ytick.major.size": 0}
 _RC |= {"font.family": "DejaVu Sans", "font.size": 8.25, "svg.fonttype": "none"}  # text stays text
 _RC |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), TEXT)
+_RC |= {"axes.prop_cycle": cycler(color=LINES), "patch.linewidth": 1.35}
 
 
 def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
     """Draws bars of pass@1 with their values and standard errors, grouped by benchmark, to a PNG."""
-    rows = summary["rows"]
-    groups = {name: [row["benchmarks"][name] for row in rows] for name in rows[0]["benchmarks"]}
-    if len(groups) > 1:
-        groups["Avg"] = [row["average"] for row in rows]
-    figure = Figure(figsize=(min(16, max(4.5, 1.6 + 0.75 * len(groups) * len(rows))), 4), layout="constrained")
+    rows, benchmarks = summary["rows"], list(summary["rows"][0]["benchmarks"])
+    if len(benchmarks) == 1:  # the bars carry the models' names, so no legend is needed
+        groups, labels = {row["name"]: [row["benchmarks"][benchmarks[0]]] for row in rows}, [None]
+    else:
+        groups = {name: [row["benchmarks"][name] for row in rows] for name in benchmarks}
+        groups["Avg"], labels = [row["average"] for row in rows], [row["name"] for row in rows]
+    width = 0.8 / len(labels)
+    figure = Figure(figsize=(min(16, max(4.5, 1.6 + 0.75 * len(groups) * len(labels))), 4), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(rows)
-    offsets = [(index - (len(rows) - 1) / 2) * width for index in range(len(rows))]
-    for index, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-        color = COLORS[0 if len(groups) == 1 else index % len(COLORS)]
-        centers = [group + offset for group in range(len(groups))]
+    for index, label in enumerate(labels):
         heights, errors = ([100 * cells[index][key] for cells in groups.values()] for key in ("pass_at_1", "sem"))
-        axes.bar(centers, heights, 0.92 * width, yerr=errors, capsize=3, color=color, label=row["name"])
-        for center, height, error in zip(centers, heights, errors, strict=True):
-            place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(f"{height:.1f}", (center, height + error), **place)
-    ticks, labels = range(len(groups)), list(groups)
-    if len(groups) == 1:  # the bars carry the models' names, so no legend is needed
-        ticks, labels = offsets, [row["name"] for row in rows]
-        axes.set_title(next(iter(groups)), fontsize=10)
-        axes.set_xlim(-0.45, 0.45)
+        centers = np.arange(len(groups)) + (index - (len(labels) - 1) / 2) * width
+        style = {"capsize": 3, "color": COLORS[index % len(COLORS)], "label": label}
+        bars = axes.bar(centers, heights, 0.92 * width, yerr=errors, **style)
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    if len(benchmarks) == 1:
+        axes.set_title(benchmarks[0], fontsize=10)
     else:
         figure.legend(loc="outside upper center", ncols=min(4, len(rows)), frameon=False)
-        axes.set_xlim(-0.6, len(groups) - 0.4)
-    rotation, alignment = (30, "right") if len(labels) > 6 else (0, "center")
-    axes.set_xticks(ticks, labels, rotation=rotation, ha=alignment)
+    rotation, alignment = (30, "right") if len(groups) > 6 else (0, "center")
+    axes.set_xticks(range(len(groups)), groups, rotation=rotation, ha=alignment)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
     top = max(100 * (cell["pass_at_1"] + cell["sem"]) for cells in groups.values() for cell in cells)
     axes.set_ylim(0, max(5, 1.08 * top))
     axes.set_ylabel("pass@1 (%)")
@@ -73,7 +71,10 @@ def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
 
 
 def plot_panels(panels: Panels, path: Path, columns: int) -> None:
-    """Draws panels in rows of `columns` to a PNG, one line per run, with one legend."""
+    """Draws panels in rows of `columns` to a PNG, one line per run (few points get markers), with one legend.
+
+    Held-out values get a thin line in the style of their run.
+    """
     fullest = max(panels, key=lambda title: len(panels[title]))
     labels = list(panels[fullest])
     num_rows = -(-len(panels) // columns)
@@ -81,10 +82,18 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
     grid = figure.subplots(num_rows, columns, squeeze=False)
     last = 1.02 * max(step for lines in panels.values() for line in lines.values() for step, _ in line)
     axes = dict(zip(panels, grid.flat, strict=False))
+    if CHOSEN in axes:
+        axes[CHOSEN].sharey(axes[REJECTED])  # so the two can be compared by eye
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
     for title, axis in axes.items():
-        _lines(axis, panels[title])
+        axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS))
+        drawn = {}
+        for label, points in panels[title].items():
+            style = {"linewidth": 1.6, "marker": "o" if len(points) <= 30 else None, "markersize": 3}
+            if run := drawn.get(label.removesuffix(HELD_OUT)):
+                style |= {"linewidth": 0.8, "color": run.get_color(), "linestyle": run.get_linestyle()}
+            (drawn[label],) = axis.plot(*np.reshape(points, (-1, 2)).T, label=label, **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)
@@ -92,11 +101,6 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
         axis.set_xlim(0, last)
         if title not in (CHOSEN, REJECTED, MARGIN):
             axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
-    # Both LogPS share a scale, so the two can be compared by eye.
-    shared = [axes[title] for title in (CHOSEN, REJECTED) if title in axes]
-    limits = [axis.get_ylim() for axis in shared]
-    for axis in shared:
-        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if len(labels) > 1:
         handles = axes[fullest].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
@@ -105,58 +109,42 @@ def plot_panels(panels: Panels, path: Path, columns: int) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _lines(axis: Axes, lines: dict[str, Points]) -> None:
-    """Draws one line per run, and a thin one of its colour for held-out rows; few points get markers."""
-    runs = list(dict.fromkeys(label.removesuffix(HELD_OUT) for label in lines))
-    for label, points in lines.items():
-        number = runs.index(label.removesuffix(HELD_OUT))
-        color, style = COLORS[number % len(COLORS)], ["-", "--", ":"][number // len(COLORS) % 3]
-        marker = "o" if len(points) <= 30 else None
-        steps, values = [step for step, _ in points], [value for _, value in points]
-        width = 0.8 if label.endswith(HELD_OUT) else 1.6
-        look = {"color": color, "linestyle": style, "linewidth": width, "marker": marker, "markersize": 3}
-        axis.plot(steps, values, label=label, **look)
-
-
+@matplotlib.rc_context(_RC)
 def pass_at_k_chart(curves: Sequence[list[float]]) -> str:
     """An `<svg>` of pass@k in percent for k = 1, 2, ..., one line per curve."""
-    with matplotlib.rc_context(_RC):
-        axes = _page_axes()
-        largest = max(map(len, curves))
-        for number, curve in enumerate(curves):
-            # A single point is a line of no length with round caps: markers would need ids.
-            ks, values, width = (range(1, len(curve) + 1), curve, 1.35) if len(curve) > 1 else ([1, 1], curve * 2, 5)
-            style = {"linewidth": width, "solid_capstyle": "round", "clip_on": False}
-            axes.plot(ks, values, color=LINES[number % len(LINES)], **style)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(1, max(2, largest))
-        # The last k ends the axis; a power of two just below it would touch its label.
-        ticks = [power for power in (2**exponent for exponent in range(20)) if power < largest / 1.3] + [largest]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-        return _svg(axes, "k")
+    axes, largest = _page_axes("k"), max(map(len, curves))
+    for curve in curves:
+        # A single point is a line of no length with round caps: markers would need ids.
+        ks, values, width = (range(1, len(curve) + 1), curve, 1.35) if len(curve) > 1 else ([1, 1], curve * 2, 5)
+        axes.plot(ks, values, linewidth=width, solid_capstyle="round", clip_on=False)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1, max(2, largest))
+    # The last k ends the axis; a power of two just below it would touch its label.
+    ticks = [power for power in (2**exponent for exponent in range(20)) if power < largest / 1.3] + [largest]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    return _svg(axes)
 
 
+@matplotlib.rc_context(_RC)
 def length_chart(lengths: Sequence[np.ndarray]) -> str:
     """An `<svg>` of histograms of response lengths in percent of the responses, one outline per array."""
+    axes = _page_axes("tokens")
     edges = np.linspace(0, max(1, max(values.max() for values in lengths)), NUM_BINS + 1)
-    with matplotlib.rc_context(_RC):
-        axes = _page_axes()
-        for number, values in enumerate(lengths):
-            counts, _ = np.histogram(values, edges)
-            style = {"color": LINES[number % len(LINES)], "linewidth": 1.35, "clip_on": False}
-            axes.stairs(100 * counts / values.size, edges, **style)
-        axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}")
-        return _svg(axes, "tokens")
+    for values in lengths:
+        axes.stairs(100 * np.histogram(values, edges)[0] / values.size, edges, clip_on=False)
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}")
+    return _svg(axes)
 
 
-def _page_axes() -> Axes:
-    return Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained").subplots()
-
-
-def _svg(axes: Axes, x_label: str) -> str:
-    """The drawing alone: without namespaces, ids and clip paths, which could clash with others on the page."""
+def _page_axes(x_label: str) -> Axes:
+    axes = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained").subplots()
     axes.set_xlabel(x_label)
+    return axes
+
+
+def _svg(axes: Axes) -> str:
+    """The drawing alone: without namespaces, ids and clip paths, which could clash with others on the page."""
     axes.yaxis.get_major_locator().set_params(nbins=5)
     for line in axes.get_ygridlines():
         line.set_clip_on(False)

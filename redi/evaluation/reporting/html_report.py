@@ -8,14 +8,15 @@ import gzip
 import json
 import zlib
 from base64 import b64encode
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Template
 
 from redi.evaluation.files import GRADED, SampleKey, read_samples
 from redi.evaluation.reporting.figures import length_chart, pass_at_k_chart
 from redi.evaluation.reporting.scores import GradedFolder, Scores
-from redi.evaluation.reporting.tables import Table, notes, tables
+from redi.evaluation.reporting.tables import notes, tables
 from redi.runs.files import write_text
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -27,73 +28,53 @@ def write_page(summary: dict[str, Any], folders: list[GradedFolder], path: Path,
     """Writes the page to `path`, with at most `max_responses` responses over all folders."""
     rows, blocks, problems = _responses(folders, max_responses)
     models, benchmarks = [folder.name for folder in folders], list(folders[0].scores)
-    data = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}
-    packed = [_packed(f"block{number}", block) for number, block in enumerate(blocks)]
-    passes, lengths = [], []
+    data = {f"block{number}": block for number, block in enumerate(blocks)}
+    data["index"] = {"models": models, "benchmarks": benchmarks, "problems": problems, "rows": rows, "block": BLOCK}
+    passes, lengths = {}, {}
     for name in benchmarks:
-        curves = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
-        chart = pass_at_k_chart([[100 * share for share in curve] for curve in curves])
-        passes.append(_figure(name, "pass@k, %", chart))
-        chart = length_chart([folder.scores[name].num_tokens for folder in folders])
-        lengths.append(_figure(name, "% of responses", chart))
-    total = sum(scores.correct.size for folder in folders for scores in folder.scores.values())
-    cut = ": those on which the verdicts differ, and the first samples of each problem" if len(rows) < total else ""
-    parts = {
-        "TITLE": escape(", ".join(models)),
-        "TABLES": "".join(map(_html_table, tables(summary))),
-        "NOTES": "".join(f"<li>{escape(line)}</li>" for line in notes(summary)),
-        "LEGEND": "".join(f'<span><i class="s{i % 7}"></i>{escape(model)}</span>' for i, model in enumerate(models)),
-        "PASS": "".join(passes),
-        "LENGTHS": "".join(lengths),
-        "SHOWN": f"{len(rows):,} of {total:,} responses{cut}; each cut to {MAX_CHARS:,} characters.",
-        "DATA": "".join([*packed, _packed("index", data)]),
-    }
-    page = TEMPLATE.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        page = page.replace(f"<!--{name}-->", content)
-    write_text(path, page)
+        shares = [row["benchmarks"][name]["pass_at_k"].values() for row in summary["rows"]]
+        passes[name] = pass_at_k_chart([[100 * share for share in curve] for curve in shares])
+        lengths[name] = length_chart([folder.scores[name].num_tokens for folder in folders])
+    page = Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = page.render(
+        models=models,
+        tables=tables(summary),
+        notes=notes(summary),
+        figures=[("pass@k", "pass@k, %", passes), ("Length of the responses", "% of responses", lengths)],
+        num_shown=len(rows),
+        num_responses=sum(scores.correct.size for folder in folders for scores in folder.scores.values()),
+        max_chars=MAX_CHARS,
+        data={name: _packed(content) for name, content in data.items()},
+    )
+    write_text(path, text)
 
 
-def _packed(name: str, content: Any) -> str:
+def _packed(content: Any) -> str:
     """JSON as gzip in base64, which has no characters that HTML interprets."""
     packed = gzip.compress(json.dumps(content).encode("ascii"), compresslevel=6, mtime=0)
-    return f'<script type="application/gzip" id="{name}">{b64encode(packed).decode()}</script>\n'
-
-
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, *cells in table[1]
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _figure(title: str, unit: str, chart: str) -> str:
-    return f"<figure><figcaption>{escape(title)} <small>{escape(unit)}</small></figcaption>{chart}</figure>"
+    return b64encode(packed).decode()
 
 
 def _responses(folders: list[GradedFolder], max_responses: int) -> tuple[list[list], list[list[str]], dict[str, list]]:
     """The rows of the browser, their texts in blocks, and the problems with their reference answers."""
-    found, problems = [], {}
-    benchmarks = list(folders[0].scores)
+    found, problems, benchmarks = [], {}, list(folders[0].scores)
     quota = max(1, max_responses // (len(folders) * len(benchmarks)))
     for number, folder in enumerate(folders):
         chosen = {key for name, scores in folder.scores.items() for key in select(name, scores, quota)}
-        for (benchmark, problem, index), row in read_samples(folder.path / GRADED, ()):
-            if (benchmark, problem, index) not in chosen:
+        for sample, row in read_samples(folder.path / GRADED, ()):
+            if sample not in chosen:
                 continue
-            scores, key = folder.scores[benchmark], f"{benchmark} {problem}"
-            asked = scores.problems[scores.ids.index(problem)]
+            (benchmark, problem, index), scores = sample, folder.scores[sample[0]]
+            asked, key = scores.problems[scores.ids.index(problem)], f"{benchmark} {problem}"
             problems.setdefault(key, [asked.problem or asked.prompt, " | ".join(asked.answer or ())])
             second, answer = row.get("correct_rllm_style"), row.get("answer")
             verdicts = [int(row["correct"]), None if second is None else int(second), row["status"]]
-            head = [number, benchmarks.index(benchmark), key, index]
-            shown = [*head, *verdicts, row["finish_reason"], row["num_tokens"], answer and _cut(answer)]
-            found.append((head, shown, _cut(row.get("response", ""))))
-    found.sort(key=lambda each: each[0])
-    texts = [text for _, _, text in found]
-    return [row for _, row, _ in found], [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)], problems
+            shown = [number, benchmarks.index(benchmark), key, index, *verdicts, row["finish_reason"]]
+            shown += [row["num_tokens"], answer and _cut(answer)]
+            found.append((shown, _cut(row.get("response", ""))))
+    found.sort(key=lambda each: each[0][:4])
+    rows, texts = map(list, zip(*found, strict=True))
+    return rows, [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)], problems
 
 
 def select(benchmark: str, scores: Scores, quota: int) -> list[SampleKey]:

@@ -32,8 +32,12 @@ def report(
     the rows that `baselines` name, by folder or row, or to the first of several. `report.html` gets at most
     `max_responses`. `show_disagreements` also prints every answer on which the two verdicts differ.
     """
-    started = time.time()
-    paths = _with_baselines([str(each) for each in inputs], baselines)
+    started, inputs = time.time(), [str(each) for each in inputs]
+    paths = name_folders(inputs)
+    extra = [baseline for baseline in baselines if _find(baseline, paths) is None]
+    if missing := [baseline for baseline in extra if not Path(baseline).is_dir()]:
+        raise UsageError(f"--baseline {missing[0]} is neither a folder nor one of: {', '.join(paths)}")
+    paths = name_folders([*extra, *inputs])
     folders = [read_graded(path, name) for name, path in paths.items()]
     for folder in folders[1:]:
         check_comparable(folders[0], folder)
@@ -62,16 +66,6 @@ def report(
         print(disagreements(folders))
 
 
-def _with_baselines(inputs: list[str], baselines: list[str]) -> dict[str, Path]:
-    """The folders by name, after any baselines that are not among them."""
-    named = name_folders(inputs)
-    extra = [baseline for baseline in baselines if _find(baseline, named) is None]
-    for baseline in extra:
-        if not Path(baseline).is_dir():
-            raise UsageError(f"--baseline {baseline} is neither a folder nor one of: {', '.join(named)}")
-    return name_folders([*extra, *inputs]) if extra else named
-
-
 def _find(baseline: str, named: dict[str, Path]) -> str | None:
     """The name of the row that a baseline, a folder or a name, means."""
     same = [name for name, path in named.items() if Path(baseline).resolve() == path.resolve()]
@@ -85,18 +79,15 @@ def disagreements(folders: list[GradedFolder]) -> str:
     """A Markdown table of every answer on which the two verdicts differ, with the number of times it was given."""
     found: Counter[tuple] = Counter()
     for folder in folders:
-        for _, row in read_samples(folder.path / GRADED, ("correct", "answer", "gold")):
+        for (benchmark, name, _), row in read_samples(folder.path / GRADED, ("correct", "answer", "gold")):
             differs = row.get("correct_rllm_style") not in (None, row["correct"])
-            if differs and row["benchmark"] in folder.scores:
-                gold = json.dumps(row["gold"])
-                found[folder.name, row["benchmark"], str(row["id"]), gold, row["answer"], row["correct"]] += 1
+            if differs and benchmark in folder.scores:
+                answers = json.dumps(row["gold"]), row["answer"], "correct" if row["correct"] else "wrong"
+                found[folder.name, benchmark, name, *answers] += 1
     if not found:
         return "The two verdicts agree on every answer."
-    rows = [
-        [*where, _short(gold), _short(answer), "correct" if correct else "wrong", count]
-        for (*where, gold, answer, correct), count in found.items()
-    ]
-    return grid(["model", "benchmark", "id", "gold", "answer", "verdict, rllm style differs", "times"], rows)
+    header = ["model", "benchmark", "id", "gold", "answer", "verdict, rllm style differs", "times"]
+    return grid(header, [[*where[:3], *map(_short, where[3:]), count] for where, count in found.items()])
 
 
 def _short(text: str | None, width: int = 60) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from redi.evaluation.benchmarks import KNOWN
+from redi.evaluation.files import texts_of
 from redi.evaluation.reporting.scores import GradedFolder, check_same_problems, read_graded
 from redi.evaluation.reporting.statistics import mean_of_benchmarks, pass_at_1, pass_at_k
 from redi.evaluation.reporting.tables import MINUS, PLUS_MINUS
@@ -64,6 +65,7 @@ def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder],
     """Compares every cell of a table with graded folders by row. Means, errors and differences are in percent."""
     facts, protocol = paper["tables"][table], paper["protocol"]
     deviations = {name: found for name, folder in folders.items() if (found := _deviations(folder, protocol))}
+    result = {"table": table, "title": facts["title"], "metric": facts["metric"], "rllm_style": rllm_style}
     cells = []
     for name, row in facts["rows"].items():
         sems = row.get("sem", [None] * len(row["mean"]))
@@ -72,15 +74,18 @@ def compare(paper: dict[str, Any], table: str, folders: dict[str, GradedFolder],
             cell |= {"ours": None, "sem": None, "difference": None, "limit": None, "verdict": "not run"}
             if name in folders:
                 _measure(cell, folders[name], facts["metric"], rllm_style)
-            if cell["n"] is not None:
-                _judge(cell, protocol["n"], name in deviations)
+            if cell["n"] is not None and name in deviations:
+                cell["verdict"] = "other protocol"
+            elif cell["n"] is not None and cell["n"] < protocol["n"]:
+                cell["verdict"] = "not enough samples"
+            elif cell["n"] is not None:
+                cell["verdict"] = "agrees" if abs(cell["difference"]) <= cell["limit"] else "off"
             cells.append(cell)
-    result = {"table": table, "title": facts["title"], "metric": facts["metric"], "rllm_style": rllm_style}
     return result | {"cells": cells, "deviations": deviations}
 
 
 def _measure(cell: dict[str, Any], folder: GradedFolder, metric: str, rllm_style: bool) -> None:
-    """Adds our numbers to a cell, as far as the folder has what they need."""
+    """Adds our numbers and the limit of the difference to a cell, as far as the folder has what they need."""
     names = list(KNOWN) if cell["column"] == "Avg" else [cell["column"]]
     if any(name not in folder.scores for name in names):
         return
@@ -95,7 +100,10 @@ def _measure(cell: dict[str, Any], folder: GradedFolder, metric: str, rllm_style
         mean, sem = pass_at_k(arrays[0], 16), sampling_error(arrays[0], 16)
     else:
         return
-    cell |= {"ours": 100 * mean, "sem": 100 * sem}
+    cell |= {"ours": 100 * mean, "sem": 100 * sem, "difference": 100 * mean - cell["paper"]}
+    # The paper prints no error of pass@16, so its run is assumed to be as noisy as ours.
+    theirs = cell["sem"] if cell["paper_sem"] is None else cell["paper_sem"]
+    cell["limit"] = 2 * math.hypot(cell["sem"], theirs) + ROUNDING
 
 
 def sampling_error(correct: np.ndarray, k: int) -> float:
@@ -108,27 +116,11 @@ def sampling_error(correct: np.ndarray, k: int) -> float:
     return float(math.sqrt((solved * (1 - solved)).sum()) / num_problems)
 
 
-def _judge(cell: dict[str, Any], wanted_n: int, deviates: bool) -> None:
-    """Adds the difference, its limit and the verdict to a cell."""
-    if cell["ours"] is not None:
-        # The paper prints no error of pass@16, so its run is assumed to be as noisy as ours.
-        theirs = cell["paper_sem"] if cell["paper_sem"] is not None else cell["sem"]
-        cell["difference"] = cell["ours"] - cell["paper"]
-        cell["limit"] = 2 * math.hypot(cell["sem"], theirs) + ROUNDING
-    if deviates:
-        cell["verdict"] = "other protocol"
-    elif cell["n"] < wanted_n:
-        cell["verdict"] = "not enough samples"
-    else:
-        cell["verdict"] = "agrees" if abs(cell["difference"]) <= cell["limit"] else "off"
-
-
 def _deviations(folder: GradedFolder, protocol: dict[str, Any]) -> list[str]:
     """Options that differ from the paper's or are unknown. The number of samples is judged per cell instead."""
     found = []
     for key, value in protocol.items():
-        allowed = value if isinstance(value, list) else [value]
-        ours = folder.protocol.get(key, "not recorded")
+        allowed, ours = texts_of(value), folder.protocol.get(key, "not recorded")
         if key != "n" and ours not in allowed:
             found.append(f"{key} {ours}, the paper's {' or '.join(map(str, allowed))}")
     if folder.grading.get("whole_responses"):

@@ -15,9 +15,8 @@ from redi.runs.files import fingerprint
 from redi.runs.manifest import read_manifest
 
 FIELDS = ("finish_reason", "num_tokens", "correct", "status")
-PROTOCOL = ("protocol", "n", "limit", "temperature", "top_p", "max_tokens", "prompt", "force_think", "chat_template")
-PROTOCOL += ("backend", "dtype", "seed")
-MAY_DIFFER = ("protocol", "n", "limit", "chat_template", "backend", "dtype", "seed")  # samples are compared themselves
+COMPARED = ("temperature", "top_p", "max_tokens", "prompt", "force_think")  # n is seen in the samples
+PROTOCOL = ("protocol", "n", "limit", *COMPARED, "chat_template", "backend", "dtype", "seed")
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,7 @@ class Scores:
     num_tokens: np.ndarray  # (P, n)
     num_waits: np.ndarray | None  # (P, n), how often a response says "Wait"; None without responses
     truncated: np.ndarray  # (P, n)
-    no_answer: np.ndarray  # (P, n), includes no_think_end
-    num_timeouts: int
-    num_errors: int
+    status: np.ndarray  # (P, n)
     problems: tuple[Problem, ...] = ()  # (P); text empty, answers None where the folder does not say
 
 
@@ -42,9 +39,8 @@ class GradedFolder:
 
     name: str
     path: Path
-    protocol: dict[str, Any]
+    protocol: dict[str, Any]  # the sampling options that are recorded
     scores: dict[str, Scores]
-    template: str | None = None  # hash of the chat template
     grading: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,48 +78,45 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     if not file.is_file():
         raise UsageError(f"--input {folder} has no {GRADED}; run `evaluate.py grade --input {folder}` first")
     grading = (read_manifest(folder) or {}).get("grading", {})
-    graded = grading.get("generations_sha256")
-    if graded is not None and graded != fingerprint(folder / GENERATIONS):
+    if grading.get("generations_sha256") not in (None, fingerprint(folder / GENERATIONS)):
         raise UsageError(f"--input {folder}: {GENERATIONS} changed after it was graded; grade it again")
-    config = read_sampling(folder)
-    asked = read_asked(folder / BENCHMARK)
-    problems: dict[str, dict[str, Problem]] = defaultdict(dict)
+    config, asked = read_sampling(folder), read_asked(folder / BENCHMARK)
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for (benchmark, problem, index), row in read_samples(file, FIELDS):
-        if problem not in problems[benchmark]:
-            known = (asked.get(benchmark) or asked.get(SECOND_GOLDS.get(benchmark), {})).get(problem)
-            golds = texts_of(row["gold"]) if "gold" in row else None
-            text = known.problem if known else ""
-            problems[benchmark][problem] = Problem(problem, text, golds, row.get("prompt", ""))
-        waits = row["response"].count("Wait") if "response" in row else None
-        cell = {key: row.get(key) for key in (*FIELDS, "correct_rllm_style")} | {"num_waits": waits}
-        cells[benchmark][problem, index] = cell
+        response = row.pop("response", None)  # too large to keep
+        cells[benchmark][problem, index] = row | {"num_waits": None if response is None else response.count("Wait")}
     found = sum(map(len, cells.values()))
     expected = sum(count["samples"] for count in grading.get("counts", {}).values()) or found
     if found != expected:
         raise UsageError(f"{file} has {found} rows of {expected}: it was cut; grade the folder again")
-    for benchmark, problem in ((name, each) for name in asked for each in asked[name]):
-        if problem not in problems[benchmark]:
-            raise UsageError(f"{file}: no samples of {benchmark} '{problem}'; finish generate, then grade again")
-    protocol = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
-    order = [name for name in KNOWN if name in cells] + sorted(cells.keys() - KNOWN)
-    scores = {each: _scores(cells[each], problems[each], f"{file}, {each}") for each in order}
-    return GradedFolder(name, folder, protocol, scores, config.get("chat_template_sha256"), grading)
+    for benchmark in asked:
+        if missing := asked[benchmark].keys() - {problem for problem, _ in cells.get(benchmark, ())}:
+            what = f"no samples of {benchmark} '{min(missing)}'"
+            raise UsageError(f"{file}: {what}; finish generate, then grade again")
+    scores = {}
+    for each in [name for name in KNOWN if name in cells] + sorted(cells.keys() - KNOWN):
+        known = asked.get(each) or asked.get(SECOND_GOLDS.get(each), {})
+        scores[each] = _scores(cells[each], known, f"{file}, {each}")
+    return GradedFolder(name, folder, {k: v for k, v in config.items() if v is not None}, scores, grading)
 
 
-def _scores(cells: dict[tuple[str, int], dict[str, Any]], problems: dict[str, Problem], where: str) -> Scores:
-    ids, num_samples = sorted(problems), len({index for _, index in cells})
-    for name, index in product(ids, range(num_samples)):
+def _scores(cells: dict[tuple[str, int], dict[str, Any]], known: dict[str, Problem], where: str) -> Scores:
+    ids, indices = sorted({name for name, _ in cells}), range(len({index for _, index in cells}))
+    for name, index in product(ids, indices):
         if (name, index) not in cells:
             raise UsageError(f"{where}: sample {index} of '{name}' is missing; finish generate, then grade again")
 
     def array(key: str) -> np.ndarray:
-        return np.array([[cells[name, index][key] for index in range(num_samples)] for name in ids])
+        return np.array([[cells[name, index].get(key) for index in indices] for name in ids])
 
     def optional(key: str) -> np.ndarray | None:
-        return None if any(cell[key] is None for cell in cells.values()) else array(key).astype(int)
+        return None if any(cell.get(key) is None for cell in cells.values()) else array(key).astype(int)
 
-    status = array("status")
+    def problem(name: str) -> Problem:
+        first = cells[name, 0]
+        golds = texts_of(first["gold"]) if "gold" in first else None
+        return Problem(name, known[name].problem if name in known else "", golds, first.get("prompt", ""))
+
     return Scores(
         ids=tuple(ids),
         correct=array("correct").astype(int),
@@ -131,10 +124,8 @@ def _scores(cells: dict[tuple[str, int], dict[str, Any]], problems: dict[str, Pr
         num_tokens=array("num_tokens"),
         num_waits=optional("num_waits"),
         truncated=array("finish_reason") == "length",
-        no_answer=np.isin(status, ("no_answer", "no_think_end")),
-        num_timeouts=int((status == "timeout").sum()),
-        num_errors=int((status == "error").sum()),
-        problems=tuple(problems[name] for name in ids),
+        status=array("status"),
+        problems=tuple(map(problem, ids)),
     )
 
 
@@ -143,20 +134,21 @@ def check_comparable(first: GradedFolder, other: GradedFolder) -> None:
 
     Only the benchmarks that both have are compared, of which there must be one.
     """
-    for key in PROTOCOL:
-        ours, theirs = first.protocol.get(key, "not recorded"), other.protocol.get(key, "not recorded")
-        if ours != theirs and key not in MAY_DIFFER:
+    for key in COMPARED:
+        ours, theirs = (folder.protocol.get(key, "not recorded") for folder in (first, other))
+        if ours != theirs:
             raise UsageError(f"{first.name} has {key} {ours}, {other.name} has {theirs}: not comparable")
-    if not first.scores.keys() & other.scores.keys():
+    check_same_problems(first, other)
+    shared = [name for name in first.scores if name in other.scores]
+    if not shared:
         ours, theirs = (f"{folder.name} has {', '.join(folder.scores)}" for folder in (first, other))
         raise UsageError(f"{ours}, {theirs}: not comparable")
-    check_same_problems(first, other)
-    for benchmark in first.scores.keys() & other.scores.keys():
-        ours, theirs = (folder.scores[benchmark].correct.shape[1] for folder in (first, other))
+    for name in shared:
+        ours, theirs = (folder.scores[name].correct.shape[1] for folder in (first, other))
         if ours != theirs:
             raise UsageError(
-                f"{benchmark}: {first.name} has {ours} samples per problem, {other.name} has {theirs}: not "
-                "comparable; sample as many for both"
+                f"{name}: {first.name} has {ours} samples per problem, {other.name} has {theirs}: not comparable; "
+                "sample as many for both"
             )
 
 
@@ -165,11 +157,12 @@ def check_same_problems(first: GradedFolder, other: GradedFolder) -> None:
     for benchmark in [name for name in first.scores if name in other.scores]:
         ours, theirs = first.scores[benchmark], other.scores[benchmark]
         what = f"{first.name} and {other.name} have different problems in {benchmark}"
+        templates = [folder.protocol.get("chat_template_sha256") for folder in (first, other)]
         if ours.ids != theirs.ids:
             raise UsageError(f"{what}, such as '{min(set(ours.ids) ^ set(theirs.ids))}'")
         for name, one, two in zip(ours.ids, ours.problems, theirs.problems, strict=False):
             same_golds = None in (one.answer, two.answer) or one.answer == two.answer
-            if not same_golds or not _same_text(one, two, first.template == other.template):
+            if not same_golds or not _same_text(one, two, templates[0] == templates[1]):
                 raise UsageError(
                     f"{what}: the {'text' if same_golds else 'reference answer'} of '{name}' differs, so their "
                     "scores cannot be compared; sample and grade both with the same file"

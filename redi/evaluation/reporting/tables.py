@@ -1,7 +1,6 @@
 """The report's tables, and the notes needed to read their numbers; as Markdown and as LaTeX."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from redi.runs.markdown import grid
@@ -40,48 +39,39 @@ def escape(text: str) -> str:
 
 def tables(summary: dict[str, Any]) -> list[Table]:
     """One table per benchmark. If there are several, one of pass@1 on all benchmarks comes first."""
-    benchmarks = list(summary["rows"][0]["benchmarks"])
-    overview = [_overview(summary, benchmarks)] if len(benchmarks) > 1 else []
-    return overview + [_benchmark_table(summary, name) for name in benchmarks]
-
-
-def _overview(summary: dict[str, Any], benchmarks: list[str]) -> Table:
-    """pass@1 of every model on every benchmark, the average, and its differences to the baselines."""
-    header = ["pass@1 (%)", *benchmarks, "Avg", *(f"Avg minus {baseline}" for baseline in summary["baselines"])]
+    benchmarks, baselines = list(summary["rows"][0]["benchmarks"]), summary["baselines"]
+    found = [_benchmark_table(summary, name) for name in benchmarks]
+    if len(benchmarks) == 1:
+        return found
+    header = ["pass@1 (%)", *benchmarks, "Avg", *(f"Avg minus {baseline}" for baseline in baselines)]
     rows = []
     for row in summary["rows"]:
-        cells = [_with_error(row["benchmarks"][name]) for name in benchmarks]
-        differences = [_difference(row["average_differences"].get(baseline)) for baseline in summary["baselines"]]
-        rows.append([row["name"], *cells, _with_error(row["average"]), *differences])
-    return header, rows
+        cells = [_with_error(cell) for cell in (*row["benchmarks"].values(), row["average"])]
+        rows.append([row["name"], *cells, *(_difference(row["average_differences"].get(each)) for each in baselines)])
+    return [(header, rows), *found]
 
 
 def _benchmark_table(summary: dict[str, Any], name: str) -> Table:
     """All numbers of one benchmark, one row per model."""
-    cells = [row["benchmarks"][name] for row in summary["rows"]]
-    n = cells[0]["n"]
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "pass@1 (%)": _with_error,
-        "95 %": lambda cell: f"{_percent(cell['low'])} to {_percent(cell['high'])}",
-    }
-    if n > 1:
-        columns[f"pass@{n} (%)"] = lambda cell: _percent(cell["pass_at_k"][str(n)])
-    if all(cell["rllm_style"] is not None for cell in cells):
-        columns["rllm style (%)"] = lambda cell: _percent(cell["rllm_style"]["pass_at_1"])
-        columns["disagree (%)"] = lambda cell: f"{100 * cell['rllm_style']['disagreement']:.2f}"
-    columns["mean tokens"] = lambda cell: f"{cell['mean_tokens']:.0f}"
-    columns["truncated (%)"] = lambda cell: _percent(cell["truncated"])
-    columns["no answer (%)"] = lambda cell: _percent(cell["no_answer"])
-    if all(cell["waits_per_response"] is not None for cell in cells):
-        columns['"Wait"'] = lambda cell: f"{cell['waits_per_response']:.1f}"
-        columns['"Wait"/1k tokens'] = lambda cell: f"{1000 * cell['waits_per_token']:.2f}"
-    for baseline in summary["baselines"]:
-        columns[f"pass@1 minus {baseline}"] = lambda cell, name=baseline: _difference(cell["differences"].get(name))
-    rows = [
-        [row["name"], *(show(cell) for show in columns.values())]
-        for row, cell in zip(summary["rows"], cells, strict=True)
-    ]
-    return [f"{name} ({cells[0]['num_problems']})", *columns], rows
+    rows, all_cells = [], [row["benchmarks"][name] for row in summary["rows"]]
+    for row, cell in zip(summary["rows"], all_cells, strict=True):
+        interval = f"{_percent(cell['low'])} to {_percent(cell['high'])}"
+        columns = {"pass@1 (%)": _with_error(cell), "95 %": interval}
+        if (n := cell["n"]) > 1:
+            columns[f"pass@{n} (%)"] = _percent(cell["pass_at_k"][str(n)])
+        if all(each["rllm_style"] is not None for each in all_cells):
+            columns["rllm style (%)"] = _percent(cell["rllm_style"]["pass_at_1"])
+            columns["disagree (%)"] = f"{100 * cell['rllm_style']['disagreement']:.2f}"
+        columns["mean tokens"] = f"{cell['mean_tokens']:.0f}"
+        columns["truncated (%)"] = _percent(cell["truncated"])
+        columns["no answer (%)"] = _percent(cell["no_answer"])
+        if all(each["waits_per_response"] is not None for each in all_cells):
+            columns['"Wait"'] = f"{cell['waits_per_response']:.1f}"
+            columns['"Wait"/1k tokens'] = f"{1000 * cell['waits_per_token']:.2f}"
+        for baseline in summary["baselines"]:
+            columns[f"pass@1 minus {baseline}"] = _difference(cell["differences"].get(baseline))
+        rows.append([row["name"], *columns.values()])
+    return [f"{name} ({cell['num_problems']})", *columns], rows
 
 
 def _percent(share: float) -> str:
@@ -102,7 +92,12 @@ def _difference(difference: dict[str, float] | None) -> str:
 def notes(summary: dict[str, Any]) -> list[str]:
     """What is needed to read the numbers: the protocol, the errors, and how many answers were not decided."""
     protocol = ", ".join(f"{key} {value}" for key, value in summary["protocol"].items())
-    failures = [f"{kind}: {found}" for kind in ("timeouts", "errors") if (found := _undecided(summary, f"num_{kind}"))]
+    cells = {row["name"]: row["benchmarks"].values() for row in summary["rows"]}
+    failures = []
+    for kind in ("timeouts", "errors"):
+        totals = {name: sum(cell[f"num_{kind}"] for cell in each) for name, each in cells.items()}
+        if any(totals.values()):
+            failures.append(f"{kind}: {', '.join(f'{name} {total}' for name, total in totals.items() if total)}")
     lines = [f"Protocol: {protocol or 'not recorded'}."]
     if len(set(summary["graders"].values())) > 1:
         graders = "; ".join(f"{name} by {grader or 'not recorded'}" for name, grader in summary["graders"].items())
@@ -118,7 +113,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         "truncated: cut off at the token limit. no answer: no </think>, or no box after it; counted as wrong.",
         f"Not decided by the grader, counted as wrong: {'; '.join(failures) or 'none'}.",
     ]
-    if any(cell["rllm_style"] for row in summary["rows"] for cell in row["benchmarks"].values()):
+    if any(cell["rllm_style"] for each in cells.values() for cell in each):
         lines.append(
             "rllm style: pass@1 by the rules of the paper's final grader, which compares strings and tuples in a "
             "normal form. disagree: share of answers on which the two verdicts differ."
@@ -129,8 +124,3 @@ def notes(summary: dict[str, Any]) -> list[str]:
         found = "; ".join(f"{name}: {', '.join(others)}" for name, others in summary["left_out"].items())
         lines.append(f"Left out, since not every row has them: {found}.")
     return lines
-
-
-def _undecided(summary: dict[str, Any], kind: str) -> str:
-    totals = {row["name"]: sum(cell[kind] for cell in row["benchmarks"].values()) for row in summary["rows"]}
-    return ", ".join(f"{name} {total}" for name, total in totals.items() if total)

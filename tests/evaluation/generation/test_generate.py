@@ -11,7 +11,7 @@ import pytest
 from helpers.evaluation import REPOSITORY, build_model, main, rows_of, text_of, write_benchmark
 from transformers import AutoTokenizer
 
-from redi.text.prompts import make_prompt, stop_token_ids
+from redi.text.prompts import make_prompt, read_chat_template, stop_token_ids
 
 
 def test_a_small_run(command, tiny_model, tmp_path):
@@ -60,6 +60,18 @@ def test_the_seed_decides(command, tmp_path):
     a, b, c = (rows_of(tmp_path / name / "generations.jsonl") for name in "abc")
     assert a == b != c
     assert len({row["response"] for row in a if row["id"] == "p0"}) > 1
+
+
+def test_the_date_of_a_template_is_fixed_said_and_recorded(command, tmp_path, capsys):
+    template = tmp_path / "dated.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}\n" + read_chat_template("chatml"))
+    main([*command, "--n", "1", "--chat-template", str(template)])
+    assert "note: the chat template writes today's date: it is 2024-07-26, as in training" in capsys.readouterr().err
+    assert all("26 Jul 2024" in row["prompt"] for row in rows_of(tmp_path / "out" / "generations.jsonl"))
+    main(["grade", "--input", str(tmp_path / "out")])  # which keeps what the manifest says
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["template_date"] == "2024-07-26"
+    main([*command[:-1], str(tmp_path / "undated"), "--n", "1"])
+    assert "template_date" not in json.loads((tmp_path / "undated" / "manifest.json").read_text())
 
 
 def test_a_killed_run_keeps_all_but_the_batch_in_flight(command, tmp_path):

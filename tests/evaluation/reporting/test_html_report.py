@@ -62,7 +62,7 @@ def test_disagreements_and_then_the_first_samples_are_chosen():
     second = correct.copy()
     second[2, 3] = 1
     empty = np.zeros_like(correct)
-    scores = Scores(("a", "b", "c"), correct, second, empty, None, empty, empty, 0, 0)
+    scores = Scores(("a", "b", "c"), correct, second, empty, None, empty, empty)
     chosen = select("m", scores, 4)
     assert chosen[0] == ("m", "c", 3)
     assert sorted(chosen[1:]) == [("m", "a", 0), ("m", "b", 0), ("m", "c", 0)]

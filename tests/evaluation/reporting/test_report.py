@@ -144,7 +144,7 @@ def test_other_revisions_of_the_grader_and_whole_responses_are_named(tmp_path):
     for file in ("table.md", "table.tex", "report.html"):
         text = (tmp_path / "table" / file).read_text()
         assert f"Graders' revisions differ: a by {'1' * 40}, math-verify 0.9.0; b by {'2' * 40}" in text.replace(
-            "&#x27;", "'"
+            "&#39;", "'"
         )
         assert "b (--whole-responses), c (the prompt closes the thought)" in text
     assert "c by not recorded" in text

@@ -18,7 +18,7 @@ PROTOCOL = {"n": 16, "temperature": 0.6, "top_p": 0.95, "max_tokens": 30720, "pr
 def graded(correct: dict[str, np.ndarray], **protocol) -> GradedFolder:
     def scores(array: np.ndarray) -> Scores:
         none = np.zeros_like(array)
-        return Scores(tuple(range(len(array))), array, array, none, none, none, none, 0, 0)
+        return Scores(tuple(range(len(array))), array, array, none, none, none, none)
 
     return GradedFolder("redi", None, PROTOCOL | protocol, {name: scores(array) for name, array in correct.items()})
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from redi.evaluation.reporting.statistics import interval, mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
+from redi.evaluation.reporting.statistics import mean_of_benchmarks, paired_difference, pass_at_1, pass_at_k
 
 # 5 problems x 4 samples: P = .6 .4 .6 .6, mean .55, population standard deviation .086603, over sqrt(4)
 EXAMPLE = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]])
@@ -33,6 +33,11 @@ def test_pass_at_n_is_the_share_of_problems_with_any_correct_sample():
 def test_mean_of_benchmarks():
     # errors .03 and .04: sqrt(.0009 + .0016) / 2 = .025
     assert mean_of_benchmarks([(0.2, 0.03), (0.6, 0.04)]) == pytest.approx((0.4, 0.025))
+
+
+def interval(correct: np.ndarray) -> tuple[float, float]:
+    _, low, high = paired_difference([correct], [np.zeros_like(correct)]).values()
+    return low, high
 
 
 def test_interval_counts_the_noise_of_problems_and_of_samples():

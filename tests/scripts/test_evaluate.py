@@ -7,27 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.evaluation import REPOSITORY, main, write_benchmark
+from helpers.evaluation import REPOSITORY, build_model, main, write_benchmark
 
 AMC23 = REPOSITORY.parent / "shared" / "benchmarks" / "amc23.jsonl"
 
 
-def test_from_model_to_table(tiny_model, tmp_path, capsys):
+@pytest.fixture
+def generate(tmp_path) -> list[str]:
+    """A command for a tiny model, to which options are added."""
+    return ["generate", "--model", str(build_model(tmp_path / "model")), "--backend", "transformers", "--n", "2"]
+
+
+def test_from_model_to_table(generate, tmp_path, capsys):
     benchmark = write_benchmark(tmp_path / "small.jsonl")
     for name, seed in (("sft", "1"), ("redi", "2")):
-        sampling = ["--n", "2", "--max-tokens", "8", "--seed", seed, "--backend", "transformers"]
-        main(
-            [
-                "generate",
-                "--model",
-                str(tiny_model),
-                "--benchmark",
-                str(benchmark),
-                "--output",
-                str(tmp_path / name),
-                *sampling,
-            ]
-        )
+        sampling = ["--max-tokens", "8", "--seed", seed, "--output", str(tmp_path / name)]
+        main([*generate, "--benchmark", str(benchmark), *sampling])
         _answer_correctly(tmp_path / name / "generations.jsonl", sample_idx=0)
         main(["grade", "--input", str(tmp_path / name)])
     graded = [json.loads(line) for line in (tmp_path / "redi" / "graded.jsonl").open()]
@@ -150,10 +145,9 @@ def test_a_benchmark_nobody_knows_is_named(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not AMC23.is_file(), reason="shared/benchmarks is missing")
-def test_a_real_benchmark_through_the_real_command(tiny_model, tmp_path):
-    sampling = ["--backend", "transformers", "--n", "2", "--max-tokens", "32", "--prompt", "bare"]
+def test_a_real_benchmark_through_the_real_command(generate, tmp_path):
     output = str(tmp_path / "out")
-    main(["generate", "--model", str(tiny_model), "--benchmark", str(AMC23), "--output", output, *sampling])
+    main([*generate, "--benchmark", str(AMC23), "--output", output, "--max-tokens", "32", "--prompt", "bare"])
     command = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), "grade", "--input", output]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "amc23" in result.stdout

@@ -1,4 +1,4 @@
-"""scripts/slurm: the templates, and the sbatch commands of submit.py. test_slurm_cluster.py runs the jobs."""
+"""scripts/slurm: the templates, and the sbatch commands of submit.py. test_submit_cluster.py runs the jobs."""
 
 import re
 import shlex
@@ -123,7 +123,7 @@ def test_a_pipeline_runs_every_stage_after_what_it_reads(capsys):
             "is not a recipe; did you mean 'redi/qwen2.5-math-1.5b_alpha0.8'?",
         ),
         (["train", str(REDI), "--node", "2"], "unknown option '--node'; did you mean '--nodes'?"),
-        (["train", str(REDI), "--nodes", "0"], "--nodes 0 must be at least 1"),
+        (["train", str(REDI), "--nodes", "0"], "--nodes: '0' is not a whole number above 0"),
         (
             ["train", str(REDI), "--gpus", "3"],
             "global_batch_size=32 of redi/qwen2.5-math-1.5b_alpha0.8 is not a multiple",
