@@ -14,19 +14,18 @@ def last_box(text: str) -> str | None:
     A box that is added to or multiplied with the one before it is a term: `\\boxed{5}+\\boxed{5}` says `{5}+{5}`.
     Reads the text once, so thousands of unclosed boxes cost no more than any other text.
     """
-    stack: list[tuple[int, int]] = []  # where the command or brace starts and ends
-    last: tuple[int, int, int] | None = None
+    stack, boxes = [], []
     for match in _BOX_TOKENS.finditer(text):
         token = match.group()
         if token == "}":
             if stack:
                 start, inside = stack.pop()
-                if inside > start + 1 and (last is None or start > last[0]):
-                    last = (start, inside, match.start())
+                if inside > start + 1:
+                    boxes.append((start, inside, match.start()))
         elif token[-1] == "{" and token != r"\{":
-            stack.append(match.span())
-    if last is None:
+            stack.append(match.span())  # of the command or brace
+    if not boxes:
         return None
-    start, inside, end = last
+    start, inside, end = max(boxes)
     term = _FIRST_TERM.search(text[max(0, start - 200) : start])
     return rf"{{{term[1]}}}{term[2]}{{{text[inside:end]}}}" if term else text[inside:end]

@@ -1,12 +1,7 @@
-"""Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic_worker.py` provides.
-
-`equal` has three outcomes. True and False are decided here in microseconds, without evaluating anything a model wrote.
-None means that only a computer algebra system can tell; with such a system as `symbolic` there is always a verdict.
-"""
+"""Compares the structures of two answers; algebra is left to `symbolic`, which `symbolic.py` provides."""
 
 import re
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, clean
@@ -14,75 +9,52 @@ from redi.evaluation.grading.quantities import exact_number, read_unit
 from redi.evaluation.grading.structure import NAME, Answer, readings, unwrapped
 
 Symbolic = Callable[[str, str], bool]
-Verdict = bool | None
-Items = tuple[Answer, ...]
 
 MAX_ITEMS = 100
 
 _SPACES = re.compile(r"(?<!\d) | (?!\d)")
-_ARTICLE = re.compile(r"^(?:an?|the) +", re.IGNORECASE)
-_TIME = re.compile(r"0?(\d{1,2}):([0-5]\d)")
-_BASED = re.compile(r"\(?([+-]?[0-9A-Fa-f]+)\)?_\{(?:base)?\(?(\w+)\)?\}")
-_NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve"
-_BASES = {word: base for base, word in enumerate(_NUMBER_WORDS.split(), start=2)}
-_ROMAN = re.compile(r"(?=[IVXLCDM]*[IVX])(?=..)M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
-_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_TIME = re.compile(r"\d{1,2}:[0-5]\d")
 _WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
 # A name (a letter or word with its accent, subscript and primes), or another command, whose letters are not names.
 NAMES = re.compile(
     r"((?:\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])"
     r"|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
     r"|chi|psi|omega|ell|hbar|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])|[A-Za-z])"
-    r"(?:_\{(?:[^{}=]|\{[^{}]*\})*\})?(?:\^\{\*\})?'*)|\\(?:begin|end|mathbb) ?\{\w+\}|\\[a-zA-Z]+"
+    r"(?:_\{(?:[^{}=]|\{[^{}]*\})*\})?(?:\^\{\*\})?'*)|\\(?:begin|end|mathbb)\{\w+\}|\\[a-zA-Z]+"
 )
 _BOUND = re.compile(r"\\(?:sum|prod|int|iint|lim|max|min|sup|inf)(?![a-z])|[A-Za-z] ?\\to")
 _LOG = re.compile(r"\\log(?![a-zA-Z]| ?_)")
-_SAME_ORDER = ({"", "()"}, {"column", "()"})  # brackets of items that equal each other in the same order
 _PERCENT = read_unit("percent").powers
 
 
-def equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> Verdict:
+def equal(gold: str, answer: str, symbolic: Symbolic) -> bool:
     """Whether a reference answer, in LaTeX with or without dollar signs, equals the content of a model's box.
 
-    `symbolic` decides the expressions (gold, answer) that text and numbers cannot. Without it, None is undecided.
+    `symbolic` decides the expressions (gold, answer) that text and numbers cannot.
     """
     gold, answer = gold.strip(), answer.strip()
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS or not answer:
         return gold == answer != ""
     if _squeeze(clean(gold)) == _squeeze(clean(answer)) != "":
         return True
-    return any_of(_compare(g, a, symbolic) for g in readings(gold) for a in readings(answer))
+    golds, answers = readings(gold), readings(answer)
+    if golds[0].marks == answers[0].marks == "choice":  # the letters, then what follows them
+        if golds[0].latex != answers[0].latex or 1 in (len(golds), len(answers)):
+            return golds[0].latex == answers[0].latex
+        golds, answers = golds[1:], answers[1:]
+    return any(_compare(g, a, symbolic) for g in golds for a in answers)
 
 
 def _squeeze(text: str) -> str:
     return _SPACES.sub("", text)
 
 
-def any_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """True if one is True, else None if one is None, else False."""
-    undecided = False
-    for verdict in verdicts:
-        if verdict:
-            return True
-        undecided = undecided or verdict is None
-    return None if undecided else False
-
-
-def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """False if one is False, else None if one is None, else True."""
-    failed = any_of(None if verdict is None else not verdict for verdict in verdicts)
-    return None if failed is None else not failed
-
-
-def _ask(symbolic: Symbolic | None, gold: str, answer: str) -> Verdict:
-    """Expressions of different variables differ. A `\\log` is a `\\ln` if the other side writes only `\\ln`."""
+def _ask(symbolic: Symbolic, gold: str, answer: str) -> bool:
+    """Expressions of different variables differ. Beside a `\\ln`, a `\\log` is one too."""
     if not _BOUND.search(gold + answer) and _variables(gold) != _variables(answer):
         return False
-    if symbolic is None:
-        return None
-    for name, other in ((gold, answer), (answer, gold)):
-        if r"\ln" in name and r"\log" not in name and r"\ln" not in other:
-            return symbolic(_LOG.sub(r"\\ln", gold), _LOG.sub(r"\\ln", answer))
+    if r"\ln" in gold + answer:
+        gold, answer = _LOG.sub(r"\\ln", gold), _LOG.sub(r"\\ln", answer)
     return symbolic(gold, answer)
 
 
@@ -91,158 +63,97 @@ def _variables(latex: str) -> frozenset[str]:
     return frozenset(match[1] for match in NAMES.finditer(latex)) - {None, "e", "i"}
 
 
-def _compare(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+def _compare(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     kinds = {gold.kind, answer.kind}
-    if "choice" in kinds:
-        return _compare_choices(gold, answer, symbolic)
     if kinds == {"value"}:
         return _compare_values(gold, answer, symbolic)
-    if "text" in kinds:
-        return kinds <= {"text", "value"} and _same_words(gold.latex, answer.latex)
     if "equation" in kinds:
         return _compare_equations(gold, answer, symbolic)
+    if "text" in kinds:
+        first, second = (re.sub(r"^(?i:an?|the) +", "", unwrapped(item.latex).strip(" .")) for item in (gold, answer))
+        same = first == second or (len(first) > 1 and first.lower() == second.lower())
+        return same and kinds <= {"text", "value"}
     if kinds == {"items"}:
         return _compare_items(gold, answer, symbolic)
-    if kinds == {"inequality"}:
-        return _ask(symbolic, gold.latex, answer.latex) if gold.marks == answer.marks else False
-    if "union" in kinds and kinds <= {"union", "items"}:
-        same = bool(gold.items and answer.items) and _unordered(gold.items, answer.items, symbolic)
-        return same or _ask(symbolic, gold.latex, answer.latex)
-    if kinds == {"items", "value"} and "{pmatrix}" in gold.latex and "{pmatrix}" in answer.latex:
-        return _ask(symbolic, gold.latex, answer.latex)
-    return False
-
-
-def _compare_choices(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
-    """`(C) 15` is right for C and for 15."""
-    if gold.latex == answer.latex and not (gold.items and answer.items):
+    if kinds == {"union"} and gold.items and _same_items(gold.items, answer.items, symbolic, ordered=False):
         return True
-    if gold.kind == answer.kind and gold.latex != answer.latex:
-        return False
-    golds, answers = ((side.items if side.kind == "choice" else (side,)) for side in (gold, answer))
-    return any_of(_compare(g, a, symbolic) for g in golds for a in answers)
+    if "inequality" in kinds and kinds <= {"inequality", "items", "union"} and len(kinds) == 2:
+        return symbolic(gold.latex, answer.latex)  # and its solutions, which have no variable
+    same_kind = gold.marks == answer.marks if kinds == {"inequality"} else kinds <= {"union", "items"}
+    matrices = "{pmatrix}" in gold.latex and "{pmatrix}" in answer.latex
+    return (same_kind or matrices) and _ask(symbolic, gold.latex, answer.latex)
 
 
-def _same_words(first: str, second: str) -> bool:
-    first, second = (_ARTICLE.sub("", unwrapped(words).strip(" .")) for words in (first, second))
-    return first == second or (len(first) > 1 and first.lower() == second.lower())
-
-
-def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+def _compare_values(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """A unit may be missing on one side; different units are converted or differ."""
-    scale = gold.unit.factor / answer.unit.factor
     powers = gold.unit.powers, answer.unit.powers
+    scale = gold.unit.factor / answer.unit.factor
     if all(powers):
         if powers[0] != powers[1]:
             return False
         scale *= gold.unit.scale / answer.unit.scale
-    same = _compare_scaled(gold.latex, answer.latex, scale, symbolic)
-    if same is False and set(powers) == {frozenset(), _PERCENT}:  # 25 % and 0.25
-        scale, share = (Fraction(1, 100), answer) if powers[0] else (Fraction(100), gold)
-        number = exact_number(share.latex)
-        return number is not None and abs(number) <= 1 and _compare_scaled(gold.latex, answer.latex, scale, None)
-    return same
-
-
-def _compare_scaled(gold: str, answer: str, scale: Fraction, symbolic: Symbolic | None) -> Verdict:
-    """Whether gold times scale equals answer."""
-    if _squeeze(gold) == _squeeze(answer):
+    numbers = exact_number(gold.latex), exact_number(answer.latex)
+    if None not in numbers and set(powers) == {frozenset(), _PERCENT}:  # 25 % and 0.25
+        percent, share = numbers if powers[0] else numbers[::-1]
+        if abs(share) <= 1 and percent == 100 * share:
+            return True
+    if _squeeze(gold.latex) == _squeeze(answer.latex):
         return scale == 1
-    times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
-    if times[0]:
-        return times[1] is not None and times[0].groups() == times[1].groups()
-    bases = _with_base(gold), _with_base(answer)
-    if any(bases) or r"\emptyset" in (gold, answer):
-        return bases[0] == bases[1] is not None
-    numbers = _number(gold), _number(answer)
+    if _TIME.fullmatch(gold.latex):
+        return gold.latex.lstrip("0") == answer.latex.lstrip("0")
     if None not in numbers:
         return numbers[0] * scale == numbers[1]
-    if _WORD.fullmatch(gold) and _WORD.fullmatch(answer):
-        if gold.lower() == answer.lower():
+    if _WORD.fullmatch(gold.latex) and _WORD.fullmatch(answer.latex):
+        if gold.latex.lower() == answer.latex.lower():
             return True
-        if gold.isupper() or answer.isupper() or " " in gold + answer:
+        if gold.latex.isupper() or answer.latex.isupper() or " " in gold.latex + answer.latex:
             return False  # words; other letters may be variables, whose product has no order
     factor = "" if scale == 1 else rf"\cdot\frac{{{scale.numerator}}}{{{scale.denominator}}}"
-    return _ask(symbolic, f"({gold}){factor}" if factor else gold, answer)
+    return _ask(symbolic, f"({gold.latex}){factor}" if factor else gold.latex, answer.latex)
 
 
-@lru_cache(maxsize=50_000)
-def _number(text: str) -> Fraction | None:
-    if _ROMAN.fullmatch(text):
-        values = [_ROMAN_DIGITS[letter] for letter in text]
-        return Fraction(sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True)))
-    return exact_number(text)
-
-
-def _with_base(text: str) -> tuple[str, str] | None:
-    """Digits and base of `1011_{2}`, which is neither 1011 nor 11."""
-    match = _BASED.fullmatch(_squeeze(unwrapped(text)))
-    return (match[1].upper(), str(_BASES.get(match[2], match[2]))) if match else None
-
-
-def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+def _compare_equations(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """Compares equations, or a value with the side of an equation that names or computes it."""
     if gold.kind == answer.kind:
         if _name(gold) and _name(gold) == _name(answer):
-            return _compare(_result(gold), _result(answer), symbolic)
+            return _compare(gold.items[-1], answer.items[-1], symbolic)
         if len(gold.items) == len(answer.items) == 2:
             return _ask(symbolic, gold.latex, answer.latex)
-        return _ordered(gold.items, answer.items, symbolic)
+        return _same_items(gold.items, answer.items, symbolic, ordered=True)
     equation = gold if gold.kind == "equation" else answer
     numeric = [side for side in equation.items if not _variables(side.latex)]
     if equation is gold and not _name(gold) and len(numeric) < len(gold.items):
         return False
-    sides = dict.fromkeys([_result(equation), *numeric])
-    return all_of(
-        _compare(side, answer, symbolic) if equation is gold else _compare(gold, side, symbolic) for side in sides
-    )
-
-
-def _result(equation: Answer) -> Answer:
-    """The last side, but the first of `5 = x`."""
-    first, last = equation.items[0], equation.items[-1]
-    return first if NAME.fullmatch(last.latex) and not NAME.fullmatch(first.latex) else last
+    pairs = (((side, answer) if equation is gold else (gold, side)) for side in [equation.items[-1], *numeric])
+    return all(_compare(*pair, symbolic) for pair in pairs)
 
 
 def _name(item: Answer) -> str:
     """What an equation names: `f` of `f(x) = 2x`; the empty string for other answers."""
-    sides = (side.latex for side in (item.items[:1] + item.items[-1:] if item.kind == "equation" else ()))
-    name = next((side for side in sides if NAME.fullmatch(side)), "")
-    return _squeeze(re.sub(r"\([^()]*\)$", "", name))
+    first = item.items[0].latex if item.kind == "equation" else ""
+    return _squeeze(re.sub(r"\([^()]*\)$", "", first)) if NAME.fullmatch(first) else ""
 
 
-def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic | None) -> Verdict:
+def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """The order counts unless both are lists or sets. A list equals a tuple in the same order."""
     marks = {gold.marks, answer.marks}
     if marks <= {"", "{}"}:
-        return _unordered(gold.items, answer.items, symbolic)
-    if len(marks) == 2 and marks not in _SAME_ORDER and (marks != {"", "[]"} or len(gold.items) < 3):
+        return _same_items(gold.items, answer.items, symbolic, ordered=False)
+    if len(marks) == 2 and marks != {"", "()"} and (marks != {"", "[]"} or len(gold.items) < 3):
         return False
     by_name = (sorted(side.items, key=_name) if all(map(_name, side.items)) else side.items for side in (gold, answer))
-    return _ordered(*map(tuple, by_name), symbolic)
+    return _same_items(*by_name, symbolic, ordered=True)
 
 
-def _ordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
+def _same_items(gold: Sequence[Answer], answer: Sequence[Answer], symbolic: Symbolic, ordered: bool) -> bool:
+    """Compares item by item, or finds for each reference item the first equal answer item that is left."""
     if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
         return False
-    return all_of(_compare(g, a, symbolic) for g, a in zip(gold, answer, strict=True))
-
-
-def _unordered(gold: Items, answer: Items, symbolic: Symbolic | None) -> Verdict:
-    """Each reference item takes the first equal answer item that is left."""
-    if len(gold) != len(answer) or len(gold) > MAX_ITEMS:
-        return False
-    left, undecided = list(answer), False
+    left = list(answer)
     for item in gold:
-        possible = False
-        for index, candidate in enumerate(left):
-            verdict = _compare(item, candidate, symbolic)
-            possible = possible or verdict is None
-            if verdict:
-                left.pop(index)
-                break
-        else:
-            if not possible:
-                return False
-            undecided = True
-    return None if undecided else True
+        candidates = left[:1] if ordered else left
+        taken = next((candidate for candidate in candidates if _compare(item, candidate, symbolic)), None)
+        if taken is None:
+            return False
+        left.remove(taken)
+    return True

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from tokenize import TokenError
 
 from redi.evaluation.grading.answer import THINK_END
-from redi.evaluation.grading.compare import all_of
-from redi.evaluation.grading.normalize import CHARACTERS, MAX_ANSWER_CHARS
+from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS, SYMBOLS
 from redi.evaluation.grading.quantities import exact_number
 
 Symbolic = Callable[[str, str], bool]
@@ -37,9 +37,9 @@ _LATEX = [
     (re.compile(r"\\sqrt\s*(?:\[[^\]]*\])?\s*" + _GROUP), r"sqrt(\1)"),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathbb)\s*" + _GROUP), r"\1"),
 ]
-_NAMES = {latex.strip(): chr(code) for code, latex in CHARACTERS.items()}
+_NAMES = {latex: symbol for symbol, latex in SYMBOLS.items()}
 _NAMES |= {r"\pi": "pi", r"\infty": "inf", r"\cdot": "*", r"\times": "*", r"\cup": "u", r"\leq": _NAMES[r"\le"]}
-_NAMES |= {r"\geq": _NAMES[r"\ge"]} | dict.fromkeys((r"\,", r"\;", r"\:", r"\ "), " ")
+_NAMES |= {r"\geq": _NAMES[r"\ge"], r"\{": "{", r"\}": "}"} | dict.fromkeys((r"\,", r"\;", r"\:", r"\ "), " ")
 _FUNCTIONS = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp|min|max|det)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
 
@@ -63,8 +63,8 @@ def rllm_answer(response: str) -> str | None:
     return None
 
 
-def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool | None:
-    """Whether the original accepts `answer` for `gold`. None if only sympy can tell and `symbolic` is not given."""
+def rllm_equal(gold: str, answer: str, symbolic: Symbolic) -> bool:
+    """Whether the original accepts `answer` for `gold`. `symbolic` says whether two expressions differ by zero."""
     if len(answer) > MAX_ANSWER_CHARS:
         return answer == gold
     if _text_form(gold) == _text_form(answer):
@@ -79,10 +79,10 @@ def rllm_equal(gold: str, answer: str, symbolic: Symbolic | None = None) -> bool
         return False
     if len(gold_items) > 1 and (gold[0], gold[-1]) != (answer[0], answer[-1]):
         return False
-    return all_of(_same_item(*items, symbolic) for items in zip(gold_items, answer_items, strict=True))
+    return all(_same_item(*items, symbolic) for items in zip(gold_items, answer_items, strict=True))
 
 
-def _same_item(gold: str, answer: str, symbolic: Symbolic | None) -> bool | None:
+def _same_item(gold: str, answer: str, symbolic: Symbolic) -> bool:
     if _PLAIN_FRACTION.fullmatch(gold) and _PLAIN_FRACTION.fullmatch(answer):
         return gold == answer
     if _is_integer(gold) != _is_integer(answer):
@@ -96,7 +96,7 @@ def _same_item(gold: str, answer: str, symbolic: Symbolic | None) -> bool | None
         return False
     if _HANGING_DOT.search(gold) or _HANGING_DOT.search(answer) or (letters[0] ^ letters[1]) - set("pie"):
         return False
-    return symbolic(gold, answer) if symbolic else None
+    return symbolic(gold, answer)
 
 
 @lru_cache(maxsize=50_000)
@@ -136,7 +136,7 @@ def _value_form(text: str) -> str:
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
     text = re.sub(r",\\! *", "", text)
-    value = exact_number(text) if _is_float(text) else None
+    value = _float(text)
     if value is not None and value.denominator == 1:
         text = str(value)
     if "\\" in text:
@@ -153,23 +153,15 @@ def _latex_as_text(text: str) -> str:
             text = pattern.sub(replacement, text)
     text = re.sub(r"\\frac\s*(\w)\s*(\w)", r" \1/\2", text)
     text = re.sub(r"\\sqrt\s*(\w)", r"sqrt(\1)", text)
-
-    def spell(match: re.Match) -> str:
-        name = match.group()
-        if _FUNCTIONS.fullmatch(name):
-            return name[1:]
-        return _NAMES.get(name, name[1:] if name in (r"\{", r"\}") else "")
-
-    return _COMMAND.sub(spell, text)
+    return _COMMAND.sub(lambda m: m[0][1:] if _FUNCTIONS.fullmatch(m[0]) else _NAMES.get(m[0], ""), text)
 
 
-def _is_float(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*", text) is not None
+def _float(text: str) -> Fraction | None:
+    return exact_number(text) if re.fullmatch(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*", text) else None
 
 
 def _is_integer(text: str) -> bool:
-    number = _THOUSANDS.sub("", text)
-    value = exact_number(number) if _is_float(number) else None
+    value = _float(_THOUSANDS.sub("", text))
     return value is not None and abs(value - round(value)) <= Fraction(1, 10**7)
 
 
@@ -181,3 +173,16 @@ def _items(text: str) -> list[str]:
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and not set("()[]") & set(text[1:-1]):
         return [item.strip() for item in text[1:-1].split(",")]
     return [text]
+
+
+def zero_difference(gold: str, answer: str) -> bool:
+    """Whether sympy simplifies the difference of two plain expressions to zero. `rllm_equal` has vetted both."""
+    from sympy import simplify  # only workers ask, and other processes must start fast
+    from sympy.parsing import sympy_parser
+
+    text = f"({gold})-({answer})".replace("^", "**")
+    rules = (*sympy_parser.standard_transformations, sympy_parser.implicit_multiplication_application)
+    try:
+        return bool(simplify(sympy_parser.parse_expr(text, transformations=rules)) == 0)
+    except (ArithmeticError, AttributeError, SyntaxError, TypeError, ValueError, TokenError):  # not an expression
+        return False

@@ -6,16 +6,16 @@ killed if they take too long. Nothing a model writes can raise, hang or exhaust 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from tqdm import tqdm
 
 from redi.evaluation.grading.answer import THINK_END, last_box
-from redi.evaluation.grading.compare import any_of, equal
+from redi.evaluation.grading.compare import equal
 from redi.evaluation.grading.normalize import MAX_ANSWER_CHARS
 from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
-from redi.evaluation.grading.worker_pool import Comparison, symbolic_verdict
+from redi.evaluation.grading.workers import Comparison, symbolic_verdict
 from redi.runs.files import cpus
 
 STATUSES = ("ok", "no_answer", "no_think_end", "timeout", "error")
@@ -40,47 +40,42 @@ class Grade:
     correct_rllm_style: bool
 
 
-def _comparisons(response: str, gold: str | Sequence[str]) -> tuple[Grade | Comparison, Comparison | None]:
-    """What to compare for both verdicts. The first is a grade already if the response's form alone decides it."""
+def _read(response: str, gold: str | Sequence[str]) -> tuple[str, Comparison | None, Comparison | None]:
+    """The status as far as the response's form decides it, and what to compare for each verdict."""
     golds = tuple(last_box(text) or text for text in ([gold] if isinstance(gold, str) else gold))
     rllm_box = rllm_answer(response)
     second = None if rllm_box is None else Comparison(golds, rllm_box, rllm_style=True)
     _, tag, final = response.rpartition(THINK_END)
-    if not tag:
-        return Grade(False, "no_think_end", None, False), second
     box = last_box(final)
-    if box is None or not box.strip():
-        return Grade(False, "no_answer", None, False), second
-    return Comparison(golds, box), second
+    if not tag or box is None or not box.strip():
+        return ("no_answer" if tag else "no_think_end"), None, second
+    return "ok", Comparison(golds, box), second
 
 
 @lru_cache(maxsize=50_000)  # samples of one problem repeat each other's answers
 def _compare(comparison: Comparison) -> bool | None:
-    compare = rllm_equal if comparison.rllm_style else equal
-    return any_of(compare(gold, comparison.box) for gold in comparison.golds)
+    compare, asked = (rllm_equal if comparison.rllm_style else equal), []
+    # `append` says no to every question.
+    correct = any(compare(gold, comparison.box, lambda *pair: bool(asked.append(pair))) for gold in comparison.golds)
+    return correct or (None if asked else False)
 
 
 def _decide(comparison: Comparison) -> bool | None:
     """The verdict if text and numbers are enough; None if the symbolic stage must decide."""
-    if len(comparison.box) > MAX_ANSWER_CHARS:  # too long to be remembered
-        return _compare.__wrapped__(comparison) is True
-    return _compare(comparison)
+    remembered = len(comparison.box) <= MAX_ANSWER_CHARS
+    return _compare(comparison) if remembered else _compare.__wrapped__(comparison)
 
 
-def _grade(first: Grade | Comparison, second: Comparison | None, ask: Callable[[Comparison], dict]) -> Grade:
-    """The grade from what `_comparisons` returned; `ask` gives the symbolic stage's reply to a comparison."""
+def _ask(comparison: Comparison) -> tuple[bool, str]:
+    correct = _decide(comparison)
+    return symbolic_verdict(comparison) if correct is None else (correct, "ok")
 
-    def verdict(comparison: Comparison) -> dict:
-        decided = _decide(comparison)
-        return ask(comparison) if decided is None else {"correct": decided}
 
-    if isinstance(first, Grade):
-        return replace(first, correct_rllm_style=second is not None and verdict(second)["correct"])
-    reply = verdict(first)
-    status = reply.get("status", "ok")
-    # If the first verdict ran out of time, the paper's grader would still be working on its own.
-    rllm = second is not None and status == "ok" and verdict(second)["correct"]
-    return Grade(reply["correct"], status, first.box.strip(), rllm)
+def _grade(status: str, first: Comparison | None, second: Comparison | None, ask: Callable = _ask) -> Grade:
+    """The grade from what `_read` returned. If the first verdict runs out of time, the second counts as wrong."""
+    correct, status = ask(first) if first else (False, status)
+    rllm = second is not None and status not in ("timeout", "error") and ask(second)[0]
+    return Grade(correct, status, first and first.box.strip(), rllm)
 
 
 def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
@@ -92,7 +87,7 @@ def grade_response(response: str, gold: str | Sequence[str]) -> Grade:
         response: the decoded response, with `</think>` before the final answer.
         gold: the reference answer, or a list of alternatives, any of which counts; LaTeX with or without `$` or a box.
     """
-    return _grade(*_comparisons(response, gold), symbolic_verdict)
+    return _grade(*_read(response, gold))
 
 
 def grade_many(
@@ -106,15 +101,12 @@ def grade_many(
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} golds")
     hidden = None if progress else True  # None: hidden unless stderr is a terminal
-    pairs = zip(responses, golds, strict=True)
-    compared, undecided = [], {}
-    for pair in tqdm(pairs, "text and numbers", len(golds), unit="", disable=hidden):
-        compared.append(_comparisons(*pair))
-        for comparison in compared[-1]:
-            if isinstance(comparison, Comparison) and _decide(comparison) is None:
-                undecided[comparison] = None
+    read = [_read(*pair) for pair in zip(responses, golds, strict=True)]
+    bar = tqdm(read, "text and numbers", unit="", disable=hidden)
+    undecided = dict.fromkeys(c for _, *both in bar for c in both if c is not None and _decide(c) is None)
     with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
         answers = threads.map(symbolic_verdict, undecided)
-        bar = tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden)
-        replies = dict(zip(undecided, bar, strict=True))
-    return [_grade(first, second, replies.__getitem__) for first, second in compared]
+        replies = dict(
+            zip(undecided, tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden), strict=True)
+        )
+    return [_grade(*parts, lambda c: replies.get(c) or (_decide(c), "ok")) for parts in read]

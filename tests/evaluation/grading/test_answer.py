@@ -36,10 +36,10 @@ def test_last_box_balances_braces_and_skips_escaped_ones():
 
 
 def test_a_megabyte_of_open_boxes_is_read_once():
-    start = time.monotonic()
+    start = time.process_time()
     assert grade_response("</think>" + "\\boxed{" * 150_000, "5").status == "no_answer"
     assert grade_response("</think>" + "{" * 1_000_000 + r"\boxed{5}", "5").correct
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_boxes_that_are_terms_are_read_together():

@@ -2,8 +2,7 @@
 
 import pytest
 
-from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal
-from redi.evaluation.grading.symbolic_worker import zero_difference
+from redi.evaluation.grading.paper_grader import rllm_answer, rllm_equal, zero_difference
 from redi.evaluation.grading.verdict import grade_many, grade_response
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from helpers.graded import boxed
 
-from redi.evaluation.grading import worker_pool as workers
+from redi.evaluation.grading import workers
 from redi.evaluation.grading.verdict import grade_many, grade_response
 from redi.runs.files import cpus
 
@@ -65,7 +65,7 @@ def test_there_are_as_many_workers_as_cores_of_the_job_not_of_the_machine():
 
 def _symbolic_processes() -> int:
     children = psutil.Process().children()
-    return sum("redi.evaluation.grading.symbolic_worker" in child.cmdline() for child in children)
+    return sum("redi.evaluation.grading.workers" in child.cmdline() for child in children)
 
 
 def test_workers_end_with_a_parent_that_is_killed():
