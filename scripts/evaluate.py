@@ -9,6 +9,11 @@ python scripts/evaluate.py grade --input runs/eval/redi
 python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output runs/eval/table --baseline sft
 """
 
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # --help works before setup.sh has installed redi
+
 from redi.evaluation.benchmarks import download, load_benchmarks
 from redi.evaluation.generation.options import sampling_options
 from redi.evaluation.options import parse

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 _LAUNCHER = re.compile(r"(RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT))$|PMI|MPI_|OMPI_|MV2_")
 # How safetensors (which puts the error's number in its text) and torch.save (which leaves it out) report a full disk.
 _UNWRITTEN = re.compile(r"\(os error (\d+)\)|PytorchStreamWriter failed writing|inline_container.* unexpected pos")
@@ -46,7 +44,7 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
         try:
             main(sys.argv[1:] if argv is None else argv)
             return
-        except (UsageError, OSError, RuntimeError, SafetensorError) as error:
+        except (UsageError, *_writing_errors()) as error:
             is_usage = isinstance(error, UsageError)
             line, code = str(error) if is_usage else full_disk(error), 2
             if line is None:
@@ -61,6 +59,11 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
         raise SystemExit(code)
 
     return run
+
+
+def _writing_errors() -> tuple[type[BaseException], ...]:
+    safetensors = sys.modules.get("safetensors")  # not imported here: --help works without packages
+    return (OSError, RuntimeError, *([safetensors.SafetensorError] if safetensors else []))
 
 
 def _forget_launcher() -> None:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 else:
@@ -34,6 +32,8 @@ def date_options(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
     """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
+    from jinja2 import TemplateError  # not a part of Python: --help works without packages
+
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
     except (TemplateError, TypeError) as error:

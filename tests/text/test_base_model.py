@@ -182,7 +182,7 @@ def test_a_second_run_does_nothing_and_other_options_need_overwrite(qwen25_math,
         (["--rope-theta", "-1"], "--rope-theta -1.0 must be positive"),
         (["--rope-thetta", "1"], "did you mean '--rope-theta'?"),
         (["--model", "nowhere"], "--model nowhere is not a folder, and not a Hub id"),
-        (["--model", "owner/name"], "cannot be downloaded from the Hub"),
+        (["--model", "owner/name"], "--model owner/name is not a folder here, and not in the cache of the Hub"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(qwen25_math, tmp_path, capsys, options, message):

@@ -18,8 +18,8 @@ from transformers import AutoConfig, GenerationConfig
 from redi.evaluation.benchmarks import Benchmark
 from redi.evaluation.generation.options import SamplingOptions
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import fingerprint, is_hub_id
-from redi.runs.model_folder import check_weights, open_tokenizer
+from redi.runs.files import fingerprint, is_hub_id, reach_hub
+from redi.runs.model_folder import check_weights, open_tokenizer, refuse_unfinished
 from redi.text.encoding import template_notes
 from redi.text.prompts import make_prompt, read_chat_template, stop_token_ids, template_hash, user_turn
 
@@ -67,12 +67,14 @@ def load_model(
             raise UsageError(f"--revision {revision} is for a Hub id; {model} is a folder")
         folder, identity = Path(model), fingerprint(model)
     elif is_hub_id(model):
+        reach_hub(model, option)
         files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
         with _load_errors(f"{option} is not a folder, and the Hub refused it"):  # Hub errors are OSErrors
             folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
         identity = f"hub:{model}@{folder.name}"  # a snapshot's folder is named after its commit
     else:
         raise UsageError(f"{option} is not a folder, and not a Hub id")
+    refuse_unfinished(folder, option)
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise UsageError(f"{option} is a LoRA adapter; merge it into its base model and name the result")
