@@ -9,8 +9,8 @@
 #   NUM_MACHINES=N          run the same command on N machines, each with its own MACHINE_RANK=0..N-1 and all with the
 #                           MAIN_PROCESS_IP and MAIN_PROCESS_PORT of machine 0; scripts/slurm/train_multinode.sbatch sets them
 #
-# Exit codes: 2 bad options or data; 3 stopped by the collapse guard; 143 stopped by SIGTERM, with a checkpoint saved.
-# The same command resumes.
+# Exit codes: 2 bad options or data; 3 stopped by the collapse guard; 143 stopped by SIGTERM and 130 by Ctrl-C, with a
+# checkpoint saved. The same command resumes. A second Ctrl-C ends the run at once.
 set -euo pipefail
 
 main() { # one function, read completely before it runs: this file may change during a training
@@ -38,21 +38,21 @@ main() { # one function, read completely before it runs: this file may change du
 
     # One process checks the job and tokenises, so that the others need not wait for it. It writes the options of
     # `accelerate launch` to REDI_LAUNCH_FILE, unless something is wrong or the run is finished.
-    watch leader python "${train[@]}" --tokenize_only true
+    watch group python "${train[@]}" --tokenize_only true
     if [ ! -f "$files/launch" ]; then exit; fi
     mapfile -t options <"$files/launch"
 
-    # SIGTERM must reach the training processes, which save a checkpoint, but not `accelerate launch`: it would kill
+    # Signals must reach the training processes, which save a checkpoint, but not `accelerate launch`: it would kill
     # them after 30 s.
     watch children launch "${options[@]}" "${train[@]}" || code=$?
-    # accelerate ends with 1 whatever its processes end with; they write their code to a file.
-    if [ "$code" = 1 ] && [ -s "$REDI_EXIT_CODE_FILE" ]; then code=$(<"$REDI_EXIT_CODE_FILE"); fi
+    # accelerate ends with 0 or 1 whatever its processes end with; they write their code to a file.
+    if [ "$code" -le 1 ] && [ -s "$REDI_EXIT_CODE_FILE" ]; then code=$(<"$REDI_EXIT_CODE_FILE"); fi
     exit "$code"
 }
 
 launch() {
-    trap '' TERM HUP
-    export PET_SIGNALS_TO_HANDLE=SIGINT,SIGQUIT
+    trap '' TERM HUP INT
+    export PET_SIGNALS_TO_HANDLE=SIGQUIT
     exec accelerate launch --quiet "$@"
 }
 

@@ -1,50 +1,65 @@
 #!/usr/bin/env bash
-# How a script passes SIGTERM on to what it runs. Source this file, then:
+# How a script passes SIGTERM and Ctrl-C on to what it runs. Source this file, then:
 #   watch WHOM COMMAND ...   runs COMMAND in a separate process group and returns its exit code
-# SIGTERM goes to WHOM, again every second until COMMAND ends. The exit code is then 143 unless COMMAND succeeded, and
-# later calls return 143 without starting anything. SIGHUP (a closed terminal) counts as SIGTERM. WHOM is
-#   leader    COMMAND alone, which stops its own processes
-#   group     COMMAND and the processes that it started
+# Signals go to WHOM. The exit code is then 143, after Ctrl-C 130, unless COMMAND succeeded, and later calls return it
+# without starting anything. SIGHUP (a closed terminal) counts as SIGTERM. WHOM is
+#   leader    COMMAND alone, a script that uses this file
+#   group     COMMAND and the processes that it started, which get SIGTERM
 #   children  the processes that COMMAND started, but not COMMAND
-stopped=false
+# `group` and `children` get the signal again every second until COMMAND ends, and SIGKILL at the next Ctrl-C.
+stopped=0 # the exit code, after a signal
 
-pass_on() { # WHOM
+stop() { # WHOM SIGNAL CODE
+    local before=$stopped
+    if [ "$stopped" = 0 ]; then stopped=$3 received=$2; fi
+    if [ "$2" = INT ] && [ "$before" != 0 ] && [ "$1" != leader ]; then
+        signal_children "$child" KILL
+        kill -KILL -- "-$child" 2>/dev/null || true
+    else
+        pass_on "$1" "$2"
+    fi
+}
+
+pass_on() { # WHOM SIGNAL
     case $1 in
-        leader) kill -TERM "$child" ;;
+        leader) kill "-$2" "$child" ;;
         group) kill -TERM -- "-$child" ;;
-        children) signal_children "$child" ;;
+        children) signal_children "$child" "$2" ;;
     esac 2>/dev/null || true
 }
 
-signal_children() { # PID; slim images have no pkill
-    local stat fields parent
+signal_children() { # PID [SIGNAL]; slim images have no pkill
+    local stat fields parent signal=${2:-TERM}
     if command -v pkill >/dev/null; then
-        pkill -TERM -P "$1"
-        return
+        pkill "-$signal" -P "$1" || true
+    else
+        for stat in /proc/[0-9]*/stat; do
+            read -r fields <"$stat" || continue # the process has ended
+            read -r _ parent _ <<<"${fields##*) }"
+            if [ "$parent" = "$1" ]; then kill "-$signal" "${fields%% *}" || true; fi
+        done
     fi
-    for stat in /proc/[0-9]*/stat; do
-        read -r fields <"$stat" || continue # the process has ended
-        read -r _ parent _ <<<"${fields##*) }"
-        if [ "$parent" = "$1" ]; then kill -TERM "${fields%% *}"; fi
-    done
 }
 
 watch() {
     local code=0
-    if $stopped; then return 143; fi
+    if [ "$stopped" != 0 ]; then return "$stopped"; fi
     set -m
     "${@:2}" </dev/null &
     child=$!
     set +m
     # shellcheck disable=SC2064 # WHOM is the one of this call
-    trap "stopped=true; pass_on $1" TERM HUP
-    trap 'kill -INT -- "-$child"' INT
+    trap "stop $1 TERM 143" TERM HUP
+    # shellcheck disable=SC2064
+    trap "stop $1 INT 130" INT
     wait "$child" || true
     while kill -0 "$child" 2>/dev/null; do # a signal ended the wait
-        if $stopped; then pass_on "$1"; fi # again: a process that is still loading may not listen yet
-        sleep 1
-    done
-    wait "$child" || code=$?
-    if $stopped && [ "$code" != 0 ]; then code=143; fi
+        # Again: a process that is still loading may not listen yet.
+        if [ "$stopped" != 0 ] && [ "$1" != leader ]; then pass_on "$1" "$received"; fi
+        sleep 1 &
+        wait $! || true # unlike `sleep` alone, a signal ends it at once
+    done 2>/dev/null # bash names a job that was killed
+    wait "$child" 2>/dev/null || code=$?
+    if [ "$stopped" != 0 ] && [ "$code" != 0 ]; then code=$stopped; fi
     return "$code"
 }

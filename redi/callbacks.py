@@ -1,7 +1,10 @@
-"""Trainer callbacks: the collapse guard, the norm of parameter updates, epochs of the engine, and how runs end."""
+"""Trainer callbacks: the collapse guard, the norm of updates, epochs of the engine, the terminal, and how runs end."""
 
 import math
+import os
 import signal
+import sys
+import time
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -9,7 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
-from transformers import TrainerCallback, TrainerControl, TrainingArguments
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from redi.config import REDIConfig
 from redi.engine.batching import StepDataset
@@ -205,33 +209,99 @@ class SetEpoch(TrainerCallback):
         self.steps.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
+# --- terminal --------------------------------------------------------------------------------------------------------
+
+_PAIR_COLUMNS = {"LogPS chosen": "logps/chosen", "LogPS rejected": "logps/rejected", "margin": "rewards/margins"}
+_TOKEN_COLUMNS = {"accuracy": "mean_token_accuracy"}
+
+
+class StepLines(ProgressCallback):
+    """A progress bar, and one line of aligned columns per logged step; state and trackers get all metrics.
+
+    Replaces the progress callback of transformers. With `disable_tqdm`, the lines alone.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = self.first_step = state.global_step
+        self.begun = self.logged_at = time.monotonic()
+        self.num_tokens = state.num_input_tokens_seen
+        self.header = ""
+        if state.is_world_process_zero:
+            shown = dict(disable=args.disable_tqdm, dynamic_ncols=True)
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, **shown)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None or "loss" not in logs:
+            return
+        now = time.monotonic()
+        seconds, self.logged_at = now - self.logged_at, now
+        tokens, self.num_tokens = logs["num_tokens"] - self.num_tokens, logs["num_tokens"]
+        done = state.global_step - self.first_step
+        minutes, second = divmod(round((now - self.begun) / done * (state.max_steps - state.global_step)), 60)
+        step = f"{state.global_step}/{state.max_steps}".rjust(2 * len(str(state.max_steps)) + 1)
+        columns = {"step".rjust(len(step)): step, "loss": _number(logs["loss"])}
+        titles = _PAIR_COLUMNS if any(key in logs for key in _PAIR_COLUMNS.values()) else _TOKEN_COLUMNS
+        columns |= {title: _number(logs.get(key)) for title, key in titles.items()}
+        columns |= {"grad norm": _number(logs.get("grad_norm")), "lr": f"{logs['learning_rate']:.1e}"}
+        columns |= {"tokens/s": f"{tokens / seconds:.0f}", "left": f"{minutes // 60}:{minutes % 60:02}:{second:02}"}
+        widths = [max(len(title), 7) for title in columns]
+        header = "  ".join(map(str.rjust, columns, widths))
+        row = "  ".join(map(str.rjust, columns.values(), widths))
+        self.training_bar.write(row if header == self.header else f"{header}\n{row}")
+        self.header = header
+
+    on_prediction_step = TrainerCallback.on_prediction_step  # no second bar
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self.training_bar is not None:
+            titles = {"loss": "loss"} | (_PAIR_COLUMNS if "eval_logps/chosen" in metrics else _TOKEN_COLUMNS)
+            shown = ", ".join(f"{title} {_number(metrics.get(f'eval_{key}'))}" for title, key in titles.items())
+            self.training_bar.write(f"held out: {shown}")
+            self.logged_at = time.monotonic()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.1e}"
+
+
 # --- ends of a run ---------------------------------------------------------------------------------------------------
 
 
-class StopOnSigterm(TrainerCallback):
-    """Context manager: SIGTERM (a pre-empted job) ends the training after the current step, with a checkpoint.
+class StopOnSignal(TrainerCallback):
+    """Context manager: SIGTERM (a pre-empted job) or Ctrl-C saves a checkpoint after the current step and ends there.
 
-    `enable_jit_checkpoint` of transformers 5.19 does this for a single process only, and may save in the middle of a
-    step. Launchers kill their workers 30 s after SIGTERM: if a step plus a checkpoint take longer, the run resumes
-    from the previous checkpoint.
+    A second Ctrl-C kills the process, unless it was started with SIGINT ignored: `recipes/watch.sh`, which does so,
+    repeats the first. `enable_jit_checkpoint` of transformers 5.19 serves a single process only, and may save in the
+    middle of a step. Launchers kill their workers 30 s after a signal: if a step plus a checkpoint take longer, the
+    run resumes from the previous checkpoint.
 
     Attributes:
-        stopped: whether SIGTERM stopped the training; the same on all ranks.
+        stopped: the number of the signal that stopped the training, or 0; the same on all ranks.
     """
 
     def __init__(self):
-        self._received = False  # by this rank
-        self.stopped = False
+        self._received = self.stopped = 0  # by this rank, and by any
 
-    def __enter__(self) -> "StopOnSigterm":
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
+    def __enter__(self) -> "StopOnSignal":
+        self._pid = os.getpid()
+        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def _receive(self, signum: int, frame: Any) -> None:
-        self._received = True
+    def _receive(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:  # a worker of the data loader, which has inherited the handler
+            return
+        is_ignored = self._previous[signal.SIGINT] == signal.SIG_IGN
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+        if not self._received and os.environ.get("LOCAL_RANK", "0") == "0":
+            line = f"\n{name_of(number)}: finishing this step, then saving"
+            line += "; a second Ctrl-C ends the run at once\n" if number == signal.SIGINT else "\n"
+            os.write(sys.stderr.fileno(), line.encode())  # print is not safe in a signal handler
+        self._received = self._received or number
 
     def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
         self.stopped = self._received
@@ -239,9 +309,14 @@ class StopOnSigterm(TrainerCallback):
             # The scheduler may signal a single process, or the others a step later. A checkpoint needs all of them.
             received = torch.tensor(float(self.stopped), device=args.device)
             torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
-            self.stopped = bool(received.item())
+            self.stopped = int(received.item())
         if self.stopped:
             control.should_save = control.should_training_stop = True
+
+
+def name_of(number: int) -> str:
+    """What a person calls a signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def why_rate_jumps(args: TrainingArguments, planned: int | None, steps: int, done: int) -> str | None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from accelerate.utils import is_peft_model
 from torch.distributed.tensor import DTensor
 
 from redi.engine.agreement import check_head, choose_layout, short_traces
+from redi.runs.model_card import write_checkpoint_card
 
 logger = get_logger(__name__)
 
@@ -22,13 +24,20 @@ class CheckedTrainer:
       optimizer's step. DeepSpeed steps inside `backward`, so there it ends right after the step.
     - `save_model`: weights that are NaN or infinite are not saved.
     - `_save`: training_args.bin holds no `hub_token`.
+    - `create_model_card`: the card in `output_dir` says what the run is and how far it has come.
+    - `training_step`: the number of tokens seen, `num_tokens` in the log, continues in a resumed run.
 
-    All ranks end alike, with a `FloatingPointError`. In float16 with a gradient scaler, infinite gradients are normal:
-    the scaler skips the step.
+    A subclass has `about`, a sentence on the method. All ranks end alike, with a `FloatingPointError`. In float16 with
+    a gradient scaler, infinite gradients are normal: the scaler skips the step.
     """
 
     layouts: tuple[str, ...] = ("padded",)  # in which the trainer can give traces to the model, the best first
     has_own_head = False  # whether `redi.engine.logprobs.add_scoring` computes its log-probabilities
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of what it finds by itself
+        super().__init__(*args, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[torch.nn.Module, Any]:
         note = getattr(self.args, "cpu_note", "")
@@ -51,9 +60,20 @@ class CheckedTrainer:
         """Called before the first batch is made."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._total_train_tokens = max(self._total_train_tokens, self.state.num_input_tokens_seen)
         loss = super().training_step(*args, **kwargs)
+        self.state.num_input_tokens_seen = self._total_train_tokens
         self._loss_of_step = self.__dict__.get("_loss_of_step", 0.0) + loss.detach()
         return loss
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Does nothing: `training_step` counts them."""
+
+    def _count_tokens(self, number: int) -> None:
+        """Counts the tokens of a batch of all ranks, where TRL's own losses do not."""
+        self._total_train_tokens = max(self._total_train_tokens, self.state.num_input_tokens_seen) + number
+        self.state.num_input_tokens_seen = self._total_train_tokens
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
@@ -73,6 +93,17 @@ class CheckedTrainer:
                 norms.append(torch.linalg.vector_norm(shard, dtype=torch.float32))
         self._require_finite(not norms or torch.stack(norms).isfinite().all().item(), "weights")
         super().save_model(*args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        tied = getattr(self.model, "all_tied_weights_keys", {})  # a checkpoint holds tied weights once
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Called before each checkpoint; TRL's card would call it a fine-tuned version of None, and finished."""
+        if self.is_world_process_zero():
+            model = self.model.config._name_or_path
+            write_checkpoint_card(Path(self.args.output_dir), self._name, self.about, model, self.state)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         token, self.args.hub_token = self.args.hub_token, None

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from redi.runs.model_card import describe_loss
 from redi.text.training_rows import prepare_rows
 from redi.trace_trainer import TraceTrainer
 
@@ -40,6 +41,12 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
 
     def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):
         args = self._own_steps(args)
+        self.about = describe_loss(
+            "Supervised fine-tuning (SFT) on correct reasoning traces",
+            "the first stage of REDI",
+            args,
+            ("loss_type", "label_smoothing_factor", "neftune_noise_alpha"),
+        )
         super().__init__(model=model, args=args, **kwargs)
         if self.trains_on_traces:
             if self.aux_loss_enabled:  # by a mixture-of-experts model's own coefficient
@@ -68,6 +75,3 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
         _, accuracy, num_scored, _ = sums[:, 1].unbind(dim=1)  # (N,) each
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["mean_token_accuracy"].append(((accuracy * num_scored).sum() / num_scored.sum().clamp(min=1)).item())
-        if self.model.training:
-            self._total_train_tokens += sum(self.steps.lengths[row][0] for row in rows)
-            metrics["num_tokens"] = [self._total_train_tokens]

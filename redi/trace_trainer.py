@@ -212,6 +212,7 @@ class TraceTrainer(CheckedTrainer):
                 f"NaN or infinite log-probability in step {self.state.global_step + 1}; batch: {', '.join(names)}"
             )
         self._record(sums, rows)
+        self._count_tokens(sum(sum(self.steps.lengths[row]) for row in rows))
 
     # --- held-out rows ---------------------------------------------------------------------------------------------
 

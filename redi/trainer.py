@@ -44,7 +44,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
     Logged metrics are averaged over the problems since the last log, and as `eval_*` over all of `eval_dataset`:
     `loss`; `logps/{chosen,rejected}`, the mean log-probability of a completion's tokens; `rewards/margins` and
     `rewards/accuracies`, chosen minus rejected LogPS and how often this is positive;
-    `completions/mean_length/{chosen,rejected}`, in scored tokens.
+    `completions/mean_length/{chosen,rejected}`, in scored tokens. `num_tokens` are all tokens so far.
     """
 
     _tag_names = ["trl", "redi"]
@@ -138,6 +138,8 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         chosen_logps, rejected_logps = sums(logps)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
         self._record_pairs(chosen_logps / chosen_lengths, rejected_logps / rejected_lengths, lengths)
+        if self.model.training:
+            self._count_tokens(int(self.accelerator.reduce(inputs["attention_mask"].sum())))
         if self.negative_term is not None:
             rejected_logps = sums(self.negative_term(logps))[1]
         return self.pair_loss(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths).mean()

@@ -10,9 +10,18 @@ import torch
 from datasets import Dataset
 from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils.logging import disable_progress_bar
 
-from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSigterm
+from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StepLines, StopOnSignal, name_of
 from redi.data.training_data import load_rows
 from redi.engine.agreement import TOLERANCE, relative_error, short_traces
 from redi.job import Job, check_adapters, check_job, check_kernel, held_out_errors, lost_updates, read_job
@@ -56,7 +65,7 @@ def run_training(job: Job) -> tuple[Dataset, dict[str, int]] | None:
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
-        SystemExit: stopped without model and manifest, by the collapse guard (code 3) or SIGTERM (code 143).
+        SystemExit: stopped without model and manifest, by the collapse guard (code 3), SIGTERM (143) or Ctrl-C (130).
     """
     started = time.time()
     run, args = job.run, job.args
@@ -120,6 +129,8 @@ def _run(
     started: float,
 ) -> None:
     """Trains on the prepared rows and writes the result."""
+    if job.args.local_process_index:
+        disable_progress_bar()  # of loading the model
     with usage_errors(str, ValueError, ImportError), usage_errors(_hub_error, HfHubHTTPError, ConnectionError):
         trainer = job.stage.trainer(
             model=job.run.model_name_or_path,
@@ -188,8 +199,12 @@ def _train(trainer: Trainer) -> None:
         refuse_other_world_size(checkpoint, args.world_size)
         _say(args, f"resuming from {checkpoint}")
     trainer.add_callback(SkipTrained(planned_steps(checkpoint) if checkpoint else None))
-    with StopOnSigterm() as sigterm:
-        trainer.add_callback(sigterm)
+    for shown in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown)
+    trainer.add_callback(StepLines)
+    disable_progress_bar()  # of saving, under the bar of the steps
+    with StopOnSignal() as signals:
+        trainer.add_callback(signals)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except AlreadyTrained:
@@ -197,8 +212,9 @@ def _train(trainer: Trainer) -> None:
     guards = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, CollapseGuard)]
     if any(guard.stops and guard.collapse for guard in guards):
         code, message = 3, "stopped by collapse_guard; no model was written"
-    elif sigterm.stopped:
-        code, message = 143, f"stopped by SIGTERM after step {trainer.state.global_step}; the same command resumes"
+    elif signals.stopped:
+        reason, step = name_of(signals.stopped), trainer.state.global_step
+        code, message = 128 + signals.stopped, f"stopped by {reason} after step {step}; the same command resumes"
     else:
         return
     _say(args, message)
@@ -241,7 +257,7 @@ def _finish(trainer: Trainer, job: Job, prepared: dict[str, int], extra: dict[st
             extra={"starts": start["starts"], **extra},
         )
         (folder / STARTED).unlink()
-        write_model_card(folder, trainer._name, getattr(trainer, "about", None))
+        write_model_card(folder, trainer._name, trainer.about)
         print(f"wrote {args.output_dir}: model, trainer_state.json, manifest.json, README.md", flush=True)
         if pushes:
             _push(folder, args)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 _LAUNCHER = re.compile(r"(RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT))$|PMI|MPI_|OMPI_|MV2_")
 # How safetensors (which puts the error's number in its text) and torch.save (which leaves it out) report a full disk.
@@ -33,9 +34,10 @@ def usage_errors(message: Callable[[Exception], str], *kinds: type[Exception]) -
 def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
     """Decorates a command's `main(argv)`: a `UsageError`, or a full disk, becomes one line on stderr and exit code 2.
 
-    Under a distributed launcher only rank 0 prints the line of a `UsageError`, which all ranks raise. `accelerate
-    launch` ends with 1 whatever its processes end with, so the code is also written to the file named by the
-    environment variable REDI_EXIT_CODE_FILE.
+    Ctrl-C becomes one line and exit code 130. Under a distributed launcher only rank 0 prints the line of a
+    `UsageError`, which all ranks raise. `accelerate launch` ends with 1 whatever its processes end with, so the code
+    is also written to the file named by the environment variable REDI_EXIT_CODE_FILE. If all ranks end by
+    `SystemExit`, they then end with 0: the launcher would print a traceback.
     """
 
     @functools.wraps(main)
@@ -43,20 +45,20 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
         _forget_launcher()
         try:
             main(sys.argv[1:] if argv is None else argv)
-            return
         except (UsageError, *_writing_errors()) as error:
             is_usage = isinstance(error, UsageError)
-            line, code = str(error) if is_usage else full_disk(error), 2
+            line = str(error) if is_usage else full_disk(error)
             if line is None:
                 raise
             if not is_usage or os.environ.get("RANK", "0") == "0":
                 print(f"error: {' '.join(line.split())}", file=sys.stderr)
+            _end(2)
+        except KeyboardInterrupt:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print("stopped by Ctrl-C", file=sys.stderr)
+            _end(130)
         except SystemExit as end:
-            code = end.code
-        file = os.environ.get("REDI_EXIT_CODE_FILE")
-        if file and isinstance(code, int):
-            Path(file).write_text(str(code), encoding="utf-8")
-        raise SystemExit(code)
+            _end(end.code, agreed=True)
 
     return run
 
@@ -87,6 +89,15 @@ def full_disk(error: BaseException | None) -> str | None:
             return f"{os.strerror(number)}{where}: make room or use another disk, and run the same command again"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _end(code: Any, agreed: bool = False) -> NoReturn:
+    file = os.environ.get("REDI_EXIT_CODE_FILE")
+    if file and isinstance(code, int):
+        Path(file).write_text(str(code), encoding="utf-8")
+        if agreed and "RANK" in os.environ:
+            code = 0
+    raise SystemExit(code) from None
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -15,6 +15,7 @@ import pytest
 from helpers.evaluation import REPOSITORY, main, refusal, rows_of, write_benchmark
 
 from redi.evaluation.benchmarks import load_benchmarks
+from redi.evaluation.generation import transformers_backend
 from redi.evaluation.generation.generate import generate_in_child
 from redi.evaluation.generation.options import SamplingOptions
 from redi.evaluation.options import parse
@@ -361,3 +362,26 @@ def test_a_refusal_in_the_child_is_one_line_and_exit_code_2(child_arguments, tmp
         generate_in_child(str(tmp_path / "nothing"), *child_arguments[1:])
     assert stop.value.code == 2
     assert "is not a folder, and not a Hub id" in capfd.readouterr().err
+
+
+def test_ctrl_c_keeps_the_finished_samples_and_the_same_command_draws_the_others(
+    small_protocols, tiny_model, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(tiny_model, tmp_path / "run")
+    sample = transformers_backend.sample
+
+    def interrupted(*arguments):
+        yield next(iter(sample(*arguments)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers_backend, "sample", interrupted)
+    with pytest.raises(SystemExit) as end:
+        run("run", "--batch-size", "3")
+    assert end.value.code == 130
+    said, generations = capsys.readouterr().err, tmp_path / "evaluation" / "run" / "generations.jsonl"
+    assert f"kept in {generations}; the same command draws the others\nstopped by Ctrl-C\n" in said
+    kept = generations.read_text()
+    assert len(rows_of(generations)) == 3
+    monkeypatch.setattr(transformers_backend, "sample", sample)
+    run("run", "--batch-size", "3")
+    assert generations.read_text().startswith(kept) and len(rows_of(generations)) == 10

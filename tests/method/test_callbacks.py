@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import train_redi
 from accelerate import DistributedType
-from helpers.commands import CPU, log_of, weights_of
+from helpers.commands import CPU, arguments, log_of, weights_of
 
 from redi import REDIConfig, REDITrainer
 from redi.callbacks import UpdateNorm, find_collapse
 from redi.runs.checkpoints import last_complete_checkpoint
 from redi.runs.recipe_options import parse_options
+from redi.training import train
 
 
 def distance(before: Path | str, after: Path | str) -> float:
@@ -149,3 +150,35 @@ def test_update_norm_refuses_what_it_cannot_read():
     )
     with pytest.raises(ValueError, match="log_update_norm=True does not read fsdp_version: 1; use .*fsdp2.yaml"):
         UpdateNorm(accelerator, {})
+
+
+# --- terminal ------------------------------------------------------------------------------------------------------
+
+PAIR_TITLES = "step loss LogPS chosen LogPS rejected margin grad norm lr tokens/s left"
+
+
+@pytest.mark.parametrize(
+    "stage, options, titles",
+    [
+        ("sft", [], "step loss accuracy grad norm lr tokens/s left"),
+        ("redi", [], PAIR_TITLES),
+        ("redi", ["--alpha", "0"], PAIR_TITLES),
+        ("dpo", [], PAIR_TITLES),
+    ],
+)
+def test_each_logged_step_is_one_aligned_line_of_at_most_100_columns(
+    stage, options, titles, model_path, rows_file, tmp_path, capsys
+):
+    train(stage, arguments(model_path, rows_file, tmp_path, "--max_steps", "12", "--warmup_steps", "4", *options))
+    lines = capsys.readouterr().out.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["step", "loss"])
+    table, logs = lines[header : header + 13], log_of(tmp_path)
+    assert " ".join(table[0].split()) == titles
+    assert len({len(line) for line in table}) == 1 and len(table[0]) <= 100
+    for line, log in zip(table[1:], logs, strict=True):
+        words = line.split()
+        assert words[0] == f"{log['step']}/12" and words[1] == f"{log['loss']:.4f}"
+        if stage != "sft":
+            assert words[2] == f"{log['logps/chosen']:.4f}"
+            assert words[3] == ("-" if options else f"{log['logps/rejected']:.4f}")
+    assert {"epoch", "num_tokens", "learning_rate"} <= logs[0].keys()

@@ -1,5 +1,7 @@
 """What every trainer checks: the model before the first step, losses and gradients at each step, weights at a save."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -211,3 +213,14 @@ def test_a_merge_that_changes_the_model_is_refused(tokenizer):
         else:
             with pytest.raises(UsageError, match="merging the adapters changes the model"):
                 merge_adapters(model, [5, 6, 7, 8])
+
+
+# --- resuming ------------------------------------------------------------------------------------------------------
+
+
+def test_only_tied_weights_may_be_missing_from_a_checkpoint(tmp_path, model_path, tokenizer, pairs):
+    """The tiny model's head is its embeddings, which a checkpoint holds once."""
+    trainer = REDITrainer(model=model_path, args=config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
+    loaded = SimpleNamespace(missing_keys=["lm_head.weight", "model.norm.weight"], unexpected_keys=[])
+    trainer._issue_warnings_after_load(loaded)
+    assert loaded.missing_keys == ["model.norm.weight"]

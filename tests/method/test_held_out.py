@@ -220,13 +220,12 @@ def test_every_stage_measures_held_out_rows(stage, model_path, rows_file, held_o
     assert manifest["inputs"]["held-out dataset"]["path"] == held_out_file
     card = " ".join((folder / "README.md").read_text().split())
     assert "On held-out rows: | step | eval_loss |" in card and f"| 2 | {logged[2]['eval_loss']:.4g} |" in card
-    if stage == "dpo":
-        return
+    assert f"held out: loss {logged[2]['eval_loss']:.4f}, " in capsys.readouterr().out
     panels = logged_panels({"run": folder})
     held_out = panels["loss (nats per token)" if stage == "sft" else CHOSEN]["run, held out"]
     key = "eval_loss" if stage == "sft" else "eval_logps/chosen"
     assert held_out == [(entry["step"], entry[key]) for entry in logged]
-    if stage != "sft":
+    if stage in ("redi", "simpo"):
         assert panels[MARGIN]["run, held out"][0] == (0, pytest.approx(logged[0]["eval_rewards/margins"], abs=1e-6))
     plot_training.main([str(folder), "--output", str(tmp_path / "plot.png")])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""How runs end and resume: SIGTERM, SIGKILL at any moment, half-written checkpoints, and exact resumption."""
+"""How runs end and resume: SIGTERM, Ctrl-C, SIGKILL at any moment, half-written checkpoints, exact resumption."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import train_redi
 import train_sft
 import yaml
 from datasets import Dataset
-from helpers.commands import CPU, started, weights_of
+from helpers.commands import CPU, arguments, log_of, started, weights_of
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
 
+from redi.callbacks import StopOnSignal
 from redi.runs.checkpoints import last_complete_checkpoint, write_start
+from redi.training import train
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +66,96 @@ def assert_same_weights(actual: Path, expected: Path) -> None:
         assert torch.equal(expected[name], actual[name]), name
 
 
-def test_sigterm_saves_and_the_same_command_resumes_to_the_same_weights(long_run, straight_run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "number, code, name",
+    [(signal.SIGTERM, 143, "SIGTERM"), pytest.param(signal.SIGINT, 130, "Ctrl-C", marks=pytest.mark.slow)],
+)
+def test_a_signal_saves_and_the_same_command_resumes_to_the_same_weights(
+    long_run, straight_run, tmp_path, capsys, number, code, name
+):
     folder = tmp_path / "out"
-    code, output = interrupt(long_run, folder, signal.SIGTERM, delay=0.1)
-    assert code == 143, output[-3000:]
-    step = int(re.search(r"stopped by SIGTERM after step (\d+); the same command resumes", output)[1])
+    ended_with, output = interrupt(long_run, folder, number, delay=0.1)
+    assert ended_with == code, output[-3000:]
+    assert f"\n{name}: finishing this step, then saving" in output and "Traceback" not in output
+    step = int(re.search(rf"stopped by {name} after step (\d+); the same command resumes", output)[1])
     checkpoint, incomplete = last_complete_checkpoint(folder)
     assert checkpoint.name == f"checkpoint-{step}" and not incomplete and not (folder / ".lock").exists()
     assert not (folder / "manifest.json").exists() and not (folder / "model.safetensors").exists()
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     train_redi.main([*long_run, "--output_dir", str(folder)])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert f"resuming from {checkpoint}" in capsys.readouterr().out
     assert_same_weights(folder, straight_run)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_within_a_step_is_acknowledged_at_once_and_saves_after_the_step(
+    long_run, tmp_path, monkeypatch, capfd, number, code
+):
+    def signal_in_the_fourth_step(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            signal.raise_signal(number)
+            assert "finishing this step, then saving" in capfd.readouterr().err
+
+    monkeypatch.setattr(StopOnSignal, "on_step_begin", signal_in_the_fourth_step, raising=False)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        train_redi.main([*long_run, "--output_dir", str(tmp_path)])
+    assert end.value.code == code and signal.getsignal(number) is before
+    assert "after step 4; the same command resumes" in capfd.readouterr().out
+    assert last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-4", [])
+
+
+@pytest.mark.parametrize(
+    "stage, options",
+    [
+        ("redi", []),
+        ("redi", ["--objective", "simpo"]),
+        ("dpo", []),
+        ("sft", []),
+        ("sft", ["--padding_free", "false"]),
+    ],
+)
+def test_num_tokens_continues_in_a_resumed_run(stage, options, model_path, rows_file, tmp_path):
+    """Also where the checkpoint comes after a step that was not logged."""
+    every = ["--max_steps", "5", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "5"]
+    argv = arguments(model_path, rows_file, tmp_path, *every, "--per_device_train_batch_size", "2", *options)
+    train(stage, argv)
+    (straight,) = [log["num_tokens"] for log in log_of(tmp_path)]
+    (tmp_path / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoint-5")
+    train(stage, argv)
+    assert [log["num_tokens"] for log in log_of(tmp_path)] == [straight] and straight > 500
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_the_run_at_once(long_run, tmp_path):
+    """Even in a step that takes long: here, one that sleeps in C with the signals blocked from Python."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import ctypes, sys, train_redi\n"
+        "from redi.callbacks import StopOnSignal\n"
+        "def begin(self, args, state, control, **kwargs):\n"
+        "    if state.global_step == 3 and not self._received:\n"
+        "        print('in the step', flush=True)\n"
+        "        while not self._received: pass\n"
+        "        libc = ctypes.PyDLL(None)\n"
+        "        while True: libc.usleep(100000)\n"
+        "StopOnSignal.on_step_begin = begin\n"
+        "train_redi.main(sys.argv[1:])\n"
+    )
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "scripts")])
+    command = [sys.executable, str(script), *long_run, "--output_dir", str(tmp_path / "out")]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=log, stderr=log)
+    for line in ("in the step", "Ctrl-C: finishing this step"):
+        deadline = time.time() + 120
+        while line not in (tmp_path / "log.txt").read_text():
+            assert process.poll() is None and time.time() < deadline, (tmp_path / "log.txt").read_text()[-3000:]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT  # a shell's 130
+    assert last_complete_checkpoint(tmp_path / "out") == (None, [])
 
 
 def test_sigkill_at_any_moment_loses_only_the_steps_since_the_last_checkpoint(long_run, straight_run, tmp_path):

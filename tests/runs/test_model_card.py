@@ -1,11 +1,16 @@
-"""The model card of a finished run."""
+"""The model card of a finished run, and of one that has not finished."""
 
 import json
+import signal
 
 import pytest
+from datasets import Dataset
 from helpers.commands import arguments, log_of
+from helpers.tiny import make_pairs
 from huggingface_hub import ModelCard
 
+from redi import REDIConfig, REDITrainer
+from redi.callbacks import StopOnSignal
 from redi.runs.errors import UsageError
 from redi.runs.manifest import read_manifest
 from redi.runs.model_card import set_scores
@@ -61,3 +66,50 @@ def test_simpo_has_no_alpha(model_path, rows_file, tmp_path):
     train("simpo", argv)
     assert "`alpha`" not in (tmp_path / "o" / "README.md").read_text()
     assert "alpha" not in read_manifest(tmp_path / "o")["config"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "redi", "dpo"])
+def test_the_card_of_an_unfinished_run_says_so_until_it_is_finished(
+    stage, model_path, rows_file, tmp_path, monkeypatch
+):
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    argv = arguments(model_path, rows_file, tmp_path / "o", "--max_steps", "3")
+    monkeypatch.setattr(StopOnSignal, "on_step_begin", stop, raising=False)
+    with pytest.raises(SystemExit):
+        train(stage, argv)
+    text = (tmp_path / "o" / "README.md").read_text()
+    assert "Step 2 of 3. **This run has not finished**: there are checkpoints, but no final model." in text
+    assert f"The start model is `{model_path}`." in text and "None" not in text and "fine-tuned version" not in text
+    with pytest.raises(UsageError, match="has no model card"):
+        set_scores(tmp_path / "o", "x")
+    monkeypatch.undo()
+    train(stage, argv)
+    text = (tmp_path / "o" / "README.md").read_text()
+    assert "not finished" not in text and "steps 3" in text
+
+
+def test_the_card_of_a_trainer_in_python_is_true(model_path, tmp_path):
+    args = REDIConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=2, save_steps=1, report_to="none")
+    REDITrainer(model=model_path, args=args, train_dataset=Dataset.from_list(make_pairs(8))).train()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "Step 2 of 2.\n" in card.text and "Reinforcement Distillation (REDI)" in card.text
+    assert f"The start model is `{model_path}`." in card.text and card.data.tags == ["redi"]
+
+
+@pytest.mark.parametrize(
+    "stage, options, expected",
+    [
+        ("sft", [], "Supervised fine-tuning (SFT) on correct reasoning traces, the first stage of REDI ("),
+        ("sft", ["--padding_free", "false", "--loss_type", "dft"], " with `loss_type` dft, unlike the first stage of"),
+        ("dpo", [], "Direct preference optimization (DPO), a baseline of REDI ("),
+        ("dpo", ["--loss_type", "ipo"], "(DPO) with `loss_type` ['ipo'], unlike a baseline of REDI ("),
+        ("dpo", ["--label_smoothing", "0.1"], "(DPO) with `label_smoothing` 0.1, unlike a baseline of REDI ("),
+        ("redi", ["--objective", "simpo"], "The SimPO baseline of REDI ("),
+    ],
+)
+def test_the_card_names_the_loss_of_the_run(stage, options, expected, model_path, rows_file, tmp_path):
+    train(stage, arguments(model_path, rows_file, tmp_path, "--max_steps", "1", *options))
+    assert expected in (tmp_path / "README.md").read_text()

@@ -5,6 +5,7 @@ ones: after a kill, for a larger n, or for more problems. Samples are synced to 
 transformers back end, each sample has its own random numbers, from its key and index.
 """
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -100,6 +101,7 @@ def generate_in_child(*arguments: Any) -> None:
 
 
 def _generate(*arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent as well, which ends this one
     entry_point(lambda _: generate(*arguments))([])
 
 

@@ -75,9 +75,12 @@ class SampleStore:
                 raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
+        if kind is KeyboardInterrupt:
+            kept = f"the samples finished so far are kept in {self.generations}"
+            print(f"\n{kept}; the same command draws the others", file=sys.stderr)
 
     def _open(self) -> None:
         self._stream = self.generations.open("ab")

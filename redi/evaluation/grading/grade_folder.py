@@ -20,7 +20,7 @@ from redi.runs.errors import UsageError
 from redi.runs.files import fingerprint, write_text
 from redi.runs.jsonl import iter_jsonl, line
 from redi.runs.manifest import MANIFEST, git_revision, read_manifest
-from redi.runs.markdown import grid
+from redi.runs.markdown import fold, grid
 
 COLUMNS = ("samples", "correct", "correct_rllm_style", *STATUSES)
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>")
@@ -84,7 +84,7 @@ def grade_folder(
     }
     manifest = (read_manifest(folder) or {}) | {"grading": grading}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    print(grid(["benchmark", *COLUMNS], [[name, *count.values()] for name, count in counts.items()]))
+    print(fold(grid(["benchmark", *COLUMNS], [[name, *count.values()] for name, count in counts.items()])))
     _explain(endless, len(grades), num_closed, whole_responses)
     print(f"graded: {folder / GRADED}")
 

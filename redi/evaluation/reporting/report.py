@@ -16,7 +16,7 @@ from redi.evaluation.reporting.tables import latex, markdown
 from redi.runs.errors import UsageError
 from redi.runs.files import write_text
 from redi.runs.manifest import write_manifest
-from redi.runs.markdown import grid
+from redi.runs.markdown import fold, grid
 
 
 def report(
@@ -61,9 +61,9 @@ def report(
         counts={folder.name: sum(s.correct.size for s in folder.scores.values()) for folder in folders},
         started=started,
     )
-    print(text)
+    print(fold(text))
     if show_disagreements:
-        print(disagreements(folders))
+        print(fold(disagreements(folders)))
 
 
 def _find(baseline: str, named: dict[str, Path]) -> str | None:

@@ -48,9 +48,11 @@ def logged_panels(runs: dict[str, Path]) -> Panels:
         panels = {"loss": "loss (nats per token)", "mean_token_accuracy": "share of tokens that are the likeliest"}
     else:
         for label, keys in zip(runs, logged, strict=True):
-            # TRL's DPOTrainer logs `logps/*` as sums over the tokens, which do not belong on the same axis.
+            # TRL's DPOTrainer logs `logps/*` as sums over the tokens, and no lengths: not for the same axis.
             if not {"logps/chosen", "completions/mean_length/chosen"} <= keys:
-                raise UsageError(f"{runs[label]} has no per-token LogPS; only runs of REDITrainer log them")
+                raise UsageError(
+                    f"{runs[label]} has no per-token LogPS; REDI, SimPO and DPO runs of this version log them"
+                )
         panels = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
         if any("eval_logps/chosen" in keys for keys in logged):
             panels["margin"] = MARGIN
