@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from redi.config import REDIConfig
 from redi.engine.batching import StepDataset
@@ -212,6 +212,7 @@ class SetEpoch(TrainerCallback):
 # --- terminal --------------------------------------------------------------------------------------------------------
 
 _PAIR_COLUMNS = {"LogPS chosen": "logps/chosen", "LogPS rejected": "logps/rejected", "margin": "rewards/margins"}
+_TOKEN_COLUMNS = {"accuracy": "mean_token_accuracy"}
 
 
 class StepLines(ProgressCallback):
@@ -235,23 +236,28 @@ class StepLines(ProgressCallback):
         now = time.monotonic()
         seconds, self.logged_at = now - self.logged_at, now
         tokens, self.num_tokens = logs["num_tokens"] - self.num_tokens, logs["num_tokens"]
-        minutes, second = divmod(round(self._seconds_left(state, now)), 60)
+        done = state.global_step - self.first_step
+        minutes, second = divmod(round((now - self.begun) / done * (state.max_steps - state.global_step)), 60)
         step = f"{state.global_step}/{state.max_steps}".rjust(2 * len(str(state.max_steps)) + 1)
         columns = {"step".rjust(len(step)): step, "loss": _number(logs["loss"])}
-        pairs = any(key in logs for key in _PAIR_COLUMNS.values())
-        for title, key in (_PAIR_COLUMNS if pairs else {"accuracy": "mean_token_accuracy"}).items():
-            columns[title] = _number(logs.get(key))
+        titles = _PAIR_COLUMNS if any(key in logs for key in _PAIR_COLUMNS.values()) else _TOKEN_COLUMNS
+        columns |= {title: _number(logs.get(key)) for title, key in titles.items()}
         columns |= {"grad norm": _number(logs.get("grad_norm")), "lr": f"{logs['learning_rate']:.1e}"}
         columns |= {"tokens/s": f"{tokens / seconds:.0f}", "left": f"{minutes // 60}:{minutes % 60:02}:{second:02}"}
         widths = [max(len(title), 7) for title in columns]
         header = "  ".join(map(str.rjust, columns, widths))
-        if header != self.header:
-            self.training_bar.write(header)
+        row = "  ".join(map(str.rjust, columns.values(), widths))
+        self.training_bar.write(row if header == self.header else f"{header}\n{row}")
         self.header = header
-        self.training_bar.write("  ".join(map(str.rjust, columns.values(), widths)))
 
-    def _seconds_left(self, state: TrainerState, now: float) -> float:
-        return (now - self.begun) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+    on_prediction_step = TrainerCallback.on_prediction_step  # no second bar
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self.training_bar is not None:
+            titles = {"loss": "loss"} | (_PAIR_COLUMNS if "eval_logps/chosen" in metrics else _TOKEN_COLUMNS)
+            shown = ", ".join(f"{title} {_number(metrics.get(f'eval_{key}'))}" for title, key in titles.items())
+            self.training_bar.write(f"held out: {shown}")
+            self.logged_at = time.monotonic()
 
 
 def _number(value: float | None) -> str:

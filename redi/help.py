@@ -37,6 +37,12 @@ USUAL = {
         "use_cpu": "Train on the CPU, by default in float32. Chosen by itself where there is no GPU.",
         "gradient_checkpointing": "Recompute activations in the backward pass: less memory, more time.",
     },
+    "Held-out rows (with eval_dataset_name)": {
+        "eval_strategy": "steps, also after the last one, or epoch.",
+        "eval_steps": "Steps between evaluations, by default logging_steps; below 1, a share of all steps.",
+        "eval_on_start": "Evaluate before the first step too.",
+        "per_device_eval_batch_size": "Rows on one process at a time, by default those of training.",
+    },
     "Saving and logging": {
         "save_strategy": "steps, epoch or no.",
         "save_steps": "Steps between checkpoints; below 1, a share of all steps.",

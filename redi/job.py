@@ -3,9 +3,12 @@
 import copy
 import importlib.util
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, get_scheduler
@@ -24,9 +27,16 @@ if TYPE_CHECKING:
 
 
 NO_SEQUENCE_PARALLELISM = "a trace stays on one GPU (no context, sequence or tensor parallelism)"
-_NO_EVALUATION = "training evaluates nothing; evaluate the model or its checkpoints with eval.sh"
+# Options that are read with `eval_dataset_name`.
+_EVALUATION = ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size")
+_EVALUATION += ("dataset_eval_split",)
+_NO_EVALUATION = "training evaluates nothing but eval_dataset_name, by eval_strategy; eval.sh evaluates checkpoints"
 # Options of the Trainer that no stage reads, and why. Setting one is an error instead of a silent no-op.
-UNREAD_OPTIONS = {option.name: _NO_EVALUATION for option in fields(TrainingArguments) if "eval" in option.name} | {
+UNREAD_OPTIONS = {
+    option.name: _NO_EVALUATION
+    for option in fields(TrainingArguments)
+    if "eval" in option.name and option.name not in _EVALUATION
+} | {
     **dict.fromkeys(("do_predict", "eval_packing", "prediction_loss_only", "include_for_metrics"), _NO_EVALUATION),
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _NO_EVALUATION),
     "do_train": "this command trains in any case",
@@ -46,6 +56,10 @@ class RunArguments:
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id to start from."})
     dataset_name: str = field(metadata={"help": "Folder built by data_preprocess/, parquet file, or Hub id."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Held-out rows, measured as eval_strategy says; a dataset like dataset_name."}
+    )
+    dataset_eval_split: str = field(default="train", metadata={"help": "Split of the held-out rows."})
     dtype: str | None = field(default=None, metadata={"help": "dtype of the weights: float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "e.g. sdpa or flash_attention_2"})
     global_batch_size: int | None = field(
@@ -70,7 +84,8 @@ class RunArguments:
 
     @property
     def inputs(self) -> dict[str, str]:
-        return {"model": self.model_name_or_path, "dataset": self.dataset_name}
+        held_out = {} if self.eval_dataset_name is None else {"held-out dataset": self.eval_dataset_name}
+        return {"model": self.model_name_or_path, "dataset": self.dataset_name, **held_out}
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,26 @@ class Job:
     batch: str = ""
     lora: "LoraConfig | None" = None
     is_finished: bool = False
+
+    @property
+    def held_out(self) -> Self | None:
+        """The job with its held-out rows in place of those to train on, to be read alike; None without such rows."""
+        run = self.run
+        if run.eval_dataset_name is None:
+            return None
+        rows = {"dataset_name": run.eval_dataset_name, "dataset_train_split": run.dataset_eval_split}
+        return replace(self, run=replace(run, **rows))
+
+
+@contextmanager
+def held_out_errors() -> Iterator[None]:
+    """Makes errors about the rows of `Job.held_out` name the options that these come from."""
+    try:
+        yield
+    except UsageError as error:
+        names = {"dataset_name": "eval_dataset_name", "dataset_train_split": "dataset_eval_split"}
+        text = re.sub(rf"\b({'|'.join(names)})", lambda match: names[match[0]], str(error))
+        raise UsageError(text.replace("of the dataset", "of eval_dataset_name")) from error
 
 
 def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None) -> Job:
@@ -124,6 +159,7 @@ def check_job(job: Job, num_processes: int, check_inputs: bool = True) -> Job:
         job.args.hub_strategy = HubStrategy.END  # pushes only once, at the end
     batch, folder = _split_global_batch(job, num_processes), Path(job.args.output_dir)
     refuse_foreign_folder(folder, job.run.inputs)
+    _check_evaluation(job)
     _check_parts(job.args)
     lora = lora_config(job.run)
     finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs)
@@ -154,9 +190,23 @@ def _split_global_batch(job: Job, num_processes: int) -> str:
     return f"global batch of {size} = {factors} (processes x per device x accumulation)"
 
 
+def _check_evaluation(job: Job) -> None:
+    """Refuses options of evaluation without effect. By default a held-out batch has the size of one of training."""
+    args, given, name = job.args, job.given, job.run.eval_dataset_name
+    unread = next((option for option in _EVALUATION if option in given), None)
+    if name is None and unread is not None:
+        raise UsageError(f"option '{unread}' is not read here: {_NO_EVALUATION}. Remove it.")
+    if name is not None and args.eval_strategy.value == "no":
+        raise UsageError(f"eval_dataset_name={name} is read only with eval_strategy: steps or epoch")
+    if "eval_steps" in given and args.eval_strategy.value != "steps":
+        raise UsageError(f"eval_steps={args.eval_steps:g} is read only with eval_strategy: steps")
+    if "per_device_eval_batch_size" not in given:
+        args.per_device_eval_batch_size = args.per_device_train_batch_size
+
+
 def _check_parts(args: TrainingArguments) -> None:
     """Makes what the trainer makes at its start and needs no model: optimizer, schedule, kernels and trackers."""
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"):
         if getattr(args, name) < 1:
             raise UsageError(f"{name}={getattr(args, name)} must be at least 1")
     if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:

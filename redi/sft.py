@@ -35,7 +35,8 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
     `padding_free=False` or a plain [`~trl.SFTConfig`], TRL does. Neither needs flash-attn (`redi.engine.attention`).
     If the model does not keep packed rows apart (`redi.engine.agreement`), the engine pads, and `packing` is refused.
 
-    Logged metrics are TRL's without `entropy`, over the global batch: `loss`, `mean_token_accuracy`, `num_tokens`.
+    Logged metrics are TRL's without `entropy`, over the global batch: `loss`, `mean_token_accuracy`, `num_tokens`; and
+    the first two as `eval_*` over `eval_dataset`.
     """
 
     def __init__(self, model: Any, args: SFTConfig, **kwargs: Any):
@@ -59,10 +60,9 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
     def _prepare_dataset(
         self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: SFTConfig, *others: Any
     ) -> Dataset:
-        *_, dataset_name = others
-        if not self.trains_on_traces or dataset_name != "train":
+        if not self.trains_on_traces:
             return super()._prepare_dataset(dataset, processing_class, args, *others)
-        name = f"{dataset_name} dataset"
+        name = f"{others[-1]} dataset"
         return prepare_rows(dataset, ("positives",), processing_class, args.max_length, args.dataset_num_proc, name)[0]
 
     def _use_layout(self, layout: str) -> None:
@@ -71,7 +71,7 @@ class PackedSFTTrainer(TraceTrainer, SFTTrainer):
             self.padding_free = self.data_collator.padding_free = layout == "packed"
 
     def _record(self, sums: torch.Tensor, rows: list[int]) -> None:
-        """Records TRL's metrics of a global batch; see `TraceTrainer`."""
+        """Records TRL's metrics; see `TraceTrainer`."""
         _, accuracy, num_scored, _ = sums[:, 1].unbind(dim=1)  # (N,) each
-        metrics = self._metrics["train"]
+        metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["mean_token_accuracy"].append(((accuracy * num_scored).sum() / num_scored.sum().clamp(min=1)).item())

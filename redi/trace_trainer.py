@@ -2,15 +2,19 @@
 
 import contextlib
 import copy
+import math
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model, send_to_device
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_model_param_count
+from transformers.trainer_utils import EvalLoopOutput
 
 from redi.callbacks import SetEpoch
 from redi.checks import CheckedTrainer
@@ -25,16 +29,19 @@ class TraceTrainer(CheckedTrainer):
     """Mixin for trainers whose loss is a signed sum over the log-probabilities of traces (`redi.engine.batching`).
 
     An optimizer step is a list of micro-batches of complete traces, packed without padding and balanced over ranks.
-    Before its first step, the trainer runs the largest micro-batch. Without `args.trains_on_traces`, all is as in the
-    other base class.
+    Before its first step, the trainer runs the largest micro-batch. Without `args.trains_on_traces`, training is as in
+    the other base class. Held-out rows are computed in the same way, a micro-batch at a time and without gradients:
+    loss and metrics are those of all rows together, whatever the batches and the number of ranks.
 
-    A subclass calls `_own_steps` before and `_plan_steps` after the other base class is initialised, and has
-    `_record(sums, rows)`, which records the metrics of a global batch: `sums` `(N, 2, 4)` holds, per problem and side
-    (rejected, chosen), the sums over traces of share * (per-token logp, share of tokens that are the likeliest, scored
-    tokens, 1), on the CPU. The shares of a side sum to 1 if it has traces. `rows` are the problems' rows.
+    A subclass calls `_own_steps` before and, if traces are scored here, `_plan_steps` after the other base class is
+    initialised. It has `_record(sums, rows)`, which records the metrics of a global batch, or of all held-out rows:
+    `sums` `(N, 2, 4)` holds, per problem and side (rejected, chosen), the sums over traces of share * (per-token logp,
+    share of tokens that are the likeliest, scored tokens, 1), on the CPU. The shares of a side sum to 1 if it has
+    traces. `rows` are the problems' rows.
     """
 
-    trains_on_traces = False
+    trains_on_traces = scores_traces = False
+    packs = False  # until the loaded model has been found to keep packed traces apart
 
     def _own_steps(self, args: TrainingArguments) -> TrainingArguments:
         """A copy of the arguments for which a step of the Trainer is a full optimizer step."""
@@ -53,6 +60,9 @@ class TraceTrainer(CheckedTrainer):
         self.negative_term = negative_term
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         add_scoring(model, negative_term)
+        # `sums` hold no `negative_term`s, which only a loss that is no sum over traces would need.
+        self.scores_traces = weights is not None or negative_term is None
+        self.weights = weights or (1.0, 0.0)
         if not self.trains_on_traces:
             return
         text_config = model.config.get_text_config()
@@ -73,6 +83,8 @@ class TraceTrainer(CheckedTrainer):
             pad_token_id=self._tokenizer.pad_token_id,
             seed=self.args.seed,
         )
+        if isinstance(self.eval_dataset, Dataset):
+            self.get_eval_dataloader()  # refuses a trace that does not fit now, not at the first evaluation
         self.add_callback(SetEpoch(self.steps))
         self.has_rehearsed = False
         if self.accelerator.is_main_process:
@@ -80,7 +92,7 @@ class TraceTrainer(CheckedTrainer):
 
     def _use_layout(self, layout: str) -> None:
         if self.trains_on_traces:
-            self.steps.pack = layout == "packed"
+            self.steps.pack = self.packs = layout == "packed"
 
     def get_train_dataloader(self) -> DataLoader:
         if not self.trains_on_traces:
@@ -110,16 +122,27 @@ class TraceTrainer(CheckedTrainer):
         if not self.has_rehearsed:
             self._rehearse(model)
             self.has_rehearsed = True
-        micro_batches = send_to_device(inputs, self.args.device)  # Trainer's own way rounds to bfloat16 for DeepSpeed
+
+        def step(batch: dict[str, Any], is_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            # Gradients are averaged over ranks, but the loss is a sum over the traces of all ranks.
+            return self._forward_backward(model, batch, self.args.world_size, is_last)
+
+        total, sums = self._add_up(inputs, step)
+        self._check_and_record(sums, inputs[0]["rows"])
+        return total
+
+    def _add_up(
+        self, micro_batches: list[dict[str, Any]], run: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs a step's micro-batches: this rank's loss, and the sums of all ranks, see `TraceTrainer`."""
+        micro_batches = send_to_device(micro_batches, self.args.device)  # Trainer's way rounds for DeepSpeed
         sums = torch.zeros(micro_batches[0]["num_problems"], 2, 4, device=self.args.device)
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(micro_batches, 1):
-            # Gradients are averaged over ranks, but the loss is a sum over the traces of all ranks.
-            loss, scores = self._forward_backward(model, batch, self.args.world_size, number == len(micro_batches))
+            loss, scores = run(batch, number == len(micro_batches))
             total += loss
             _add_to_sums(sums, batch, scores)
-        self._check_and_record(self.accelerator.reduce(sums, reduction="sum").cpu(), micro_batches[0]["rows"])
-        return total
+        return total, self.accelerator.reduce(sums, reduction="sum").cpu()
 
     def _forward_backward(
         self, model: torch.nn.Module, batch: dict[str, Any], factor: float, is_last: bool
@@ -190,6 +213,66 @@ class TraceTrainer(CheckedTrainer):
             )
         self._record(sums, rows)
         self._count_tokens(sum(sum(self.steps.lengths[row]) for row in rows))
+
+    # --- held-out rows ---------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if rows is None or not self.scores_traces:
+            return super().get_eval_dataloader(eval_dataset)
+        steps = StepDataset(
+            rows,
+            global_batch_size=self.args.per_device_eval_batch_size * self.args.world_size,
+            num_micro_batches=1,
+            max_tokens=self.args.max_tokens_per_micro_batch,
+            max_length=self.args.max_length,
+            chosen_weight=self.weights[0],
+            alpha=self.weights[1],
+            keeps_negatives=True,
+            cost=step_cost(math.inf),
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+            pack=self.packs,
+            pad_token_id=self._tokenizer.pad_token_id,
+            seed=self.args.seed,
+        )
+        # With a generator, the loader does not draw from the random numbers of training.
+        return DataLoader(
+            steps, collate_fn=itemgetter(0), num_workers=self.args.dataloader_num_workers, generator=torch.Generator()
+        )
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        if not self.scores_traces:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if not prediction_loss_only:
+            raise ValueError("`compute_metrics` is not supported: no logits are computed")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, sums = self._add_up(inputs, lambda batch, _: self._trace_loss(model, batch))
+        self.held_out.append((self.accelerator.reduce(loss, reduction="sum").cpu(), sums, inputs[0]["rows"]))
+        return loss, None, None
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        self.held_out: list[tuple[torch.Tensor, torch.Tensor, list[int]]] = []
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if not self.held_out:
+            return output
+        losses, sums, rows = zip(*self.held_out, strict=True)
+        self._record(torch.cat(sums), sum(rows, []))
+        # A batch's loss is a mean: over its scored tokens in SFT, otherwise over its problems.
+        is_sft = dataloader.dataset.num_scored is not None
+        weights = torch.stack([batch[:, 1, 2].sum() if is_sft else torch.tensor(1.0 * len(batch)) for batch in sums])
+        loss = (torch.stack([*map(self._held_out_loss, losses, sums)]) * weights).sum() / weights.sum()
+        output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output._replace(num_samples=len(dataloader.dataset.problems))
+
+    def _held_out_loss(self, loss: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """The loss of a global batch from that of its traces and their sums."""
+        return loss
 
 
 def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor) -> None:

@@ -38,13 +38,13 @@ class REDITrainer(TraceTrainer, DPOTrainer):
 
     Prompt and completion are tokenised apart, and a completion ends with one eos token, scored and counted in |y|. An
     optimizer step is a list of micro-batches of complete traces, packed without padding and balanced over ranks
-    (`redi.engine.batching`). Evaluation, `padding_free=False` and objectives that are not sums over traces, as SimPO,
-    use padded pairs, in `_compute_loss`.
+    (`redi.engine.batching`). `padding_free=False` and objectives that are not sums over traces, as SimPO, train on
+    padded pairs, in `_compute_loss`.
 
-    Logged metrics are averaged over the problems since the last log: `loss`; `logps/{chosen,rejected}`, the mean
-    log-probability of a completion's tokens; `rewards/margins` and `rewards/accuracies`, chosen minus rejected LogPS
-    and how often this is positive; `completions/mean_length/{chosen,rejected}`, in scored tokens; `num_tokens`, all
-    tokens so far.
+    Logged metrics are averaged over the problems since the last log, and as `eval_*` over all of `eval_dataset`:
+    `loss`; `logps/{chosen,rejected}`, the mean log-probability of a completion's tokens; `rewards/margins` and
+    `rewards/accuracies`, chosen minus rejected LogPS and how often this is positive;
+    `completions/mean_length/{chosen,rejected}`, in scored tokens. `num_tokens` are all tokens so far.
     """
 
     _tag_names = ["trl", "redi"]
@@ -85,7 +85,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         if isinstance(dataset, IterableDataset):
             raise TypeError(f"the {dataset_name} dataset must be a `Dataset`, got an `IterableDataset`")
         # Traces that are not pairs need the engine: padding_free training.
-        kinds = ("pairs", "traces") if self.trains_on_traces and dataset_name == "train" else ("pairs",)
+        kinds = ("pairs", "traces") if self.trains_on_traces else ("pairs",)
         name = f"{dataset_name} dataset"
         return prepare_rows(dataset, kinds, processing_class, args.max_length, args.dataset_num_proc, name)[0]
 
@@ -93,7 +93,7 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         return dataset
 
     def _record(self, sums: torch.Tensor, rows: list[int]) -> None:
-        """Records one value per problem of a global batch; see `TraceTrainer`."""
+        """Records one value per problem; see `TraceTrainer`."""
         present = sums[:, :, 3] > 0
         values = {}
         for side, name in ((1, "chosen"), (0, "rejected")):
@@ -104,7 +104,14 @@ class REDITrainer(TraceTrainer, DPOTrainer):
         values["rewards/accuracies"] = (values["rewards/margins"] > 0).float()
         for name, problems in values.items():
             if len(problems):
-                self._metrics["train"][name].extend(problems.tolist())
+                self._metrics["train" if self.model.training else "eval"][name].extend(problems.tolist())
+
+    def _held_out_loss(self, loss: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        if OBJECTIVES[self.args.objective].is_sum:
+            return loss
+        (rejected, _, rejected_lengths, _), (chosen, _, chosen_lengths, _) = sums.permute(1, 2, 0)  # (B,) each
+        logps = chosen * chosen_lengths, rejected * rejected_lengths
+        return self.pair_loss(*logps, chosen_lengths, rejected_lengths).mean()
 
     # --- pairs, padded ---------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StepLines, StopOnSignal, name_of
 from redi.data.training_data import load_rows
 from redi.engine.agreement import TOLERANCE, relative_error, short_traces
-from redi.job import Job, check_adapters, check_job, check_kernel, lost_updates, read_job
+from redi.job import Job, check_adapters, check_job, check_kernel, held_out_errors, lost_updates, read_job
 from redi.runs.checkpoints import (
     STARTED,
     is_finished_run,
@@ -41,6 +41,7 @@ from redi.runs.manifest import write_manifest
 from redi.runs.model_card import write_model_card
 from redi.runs.model_folder import attention_of, load_tokenizer
 from redi.text.encoding import TODAY, writes_date
+from redi.text.training_rows import NAME
 
 UNPUSHED = Path(".cache", "not_pushed")  # exists in a finished run until it is pushed; it must not change its hash
 
@@ -89,19 +90,44 @@ def run_training(job: Job) -> tuple[Dataset, dict[str, int]] | None:
         check_adapters(run.model_name_or_path, job.lora)
     if not run.tokenize_only:
         _say(args, _check_weights_dtype(job))
-    dataset = load_rows(run.dataset_name, run.dataset_train_split)
-    with usage_errors(str, ValueError):  # rows that cannot be trained on
-        rows, counts = job.stage.prepare(dataset, tokenizer, args, f"dataset_name={run.dataset_name}")
+    rows, counts = _load(job, tokenizer, "dataset_name")
+    held_out = None
+    if job.held_out is not None:
+        with held_out_errors():
+            held_out, _ = _load(job.held_out, tokenizer, "eval_dataset_name")
+        counts["held_out_rows"] = len(held_out)
+        _say(args, _shared_rows(rows, held_out))
     if run.tokenize_only:
-        _say(args, f"{run.dataset_name}: {len(rows)} of {len(dataset)} rows tokenised, in the datasets cache")
+        _say(args, f"{run.dataset_name}: {len(rows)} of {counts['rows']} rows tokenised, in the datasets cache")
         return rows, counts
     with run_lock(folder) if is_main else nullcontext():
         if is_main and is_finished_run(folder, job.given, run.inputs, check_inputs=False):
             raise UsageError(f"output_dir={folder} was finished by another process meanwhile: nothing to do")
-        _run(job, rows, counts, tokenizer, started)
+        _run(job, rows, held_out, counts, tokenizer, started)
 
 
-def _run(job: Job, rows: Dataset, counts: dict[str, int], tokenizer: PreTrainedTokenizerBase, started: float) -> None:
+def _load(job: Job, tokenizer: PreTrainedTokenizerBase, option: str) -> tuple[Dataset, dict[str, int]]:
+    """The tokenised rows of a job and their counts; `option` is the one that names them."""
+    dataset = load_rows(job.run.dataset_name, job.run.dataset_train_split)
+    with usage_errors(str, ValueError):  # rows that cannot be trained on
+        return job.stage.prepare(dataset, tokenizer, job.args, f"{option}={job.run.dataset_name}")
+
+
+def _shared_rows(rows: Dataset, held_out: Dataset) -> str:
+    """A warning about held-out rows that are trained on, found by their uuid; empty if there are none."""
+    names = [set(each[NAME]) if NAME in each.column_names else set() for each in (rows, held_out)]
+    shared = sum(not name.startswith("row ") for name in set.intersection(*names))
+    return f"warning: eval_dataset_name: {shared} of {len(held_out)} rows are trained on as well" * bool(shared)
+
+
+def _run(
+    job: Job,
+    rows: Dataset,
+    held_out: Dataset | None,
+    counts: dict[str, int],
+    tokenizer: PreTrainedTokenizerBase,
+    started: float,
+) -> None:
     """Trains on the prepared rows and writes the result."""
     if job.args.local_process_index:
         disable_progress_bar()  # of loading the model
@@ -110,6 +136,7 @@ def _run(job: Job, rows: Dataset, counts: dict[str, int], tokenizer: PreTrainedT
             model=job.run.model_name_or_path,
             args=job.args,
             train_dataset=rows,
+            eval_dataset=held_out,
             processing_class=tokenizer,
             peft_config=job.lora,
         )

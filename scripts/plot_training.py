@@ -1,4 +1,4 @@
-"""Plots the training dynamics of stage-2 runs: chosen and rejected LogPS, and the gradient norm, by step.
+"""Plots the training dynamics of runs by step: LogPS of both sides (SFT: loss), held out as well, and a norm.
 
 python scripts/plot_training.py RUN [RUN ...] --output FILE.png
 """

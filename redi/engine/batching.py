@@ -230,13 +230,15 @@ class StepDataset(torch.utils.data.Dataset):
     pad_token_id: int
     seed: int
     chosen_weight: float = 1.0
+    keeps_negatives: bool = False  # also at `alpha` 0, for their metrics
 
     def __post_init__(self):
         self.num_scored: list[int] | None = None  # of each positive
+        self.alpha_of_traces = 1.0 if self.keeps_negatives else self.alpha
         if "input_ids" in self.problems.column_names:
             self.lengths, self.num_scored = positive_lengths(self.problems, self.max_length)
         else:
-            self.lengths = trace_lengths(self.problems, self.max_length, self.alpha)
+            self.lengths = trace_lengths(self.problems, self.max_length, self.alpha_of_traces)
         longest = max((length for row in self.lengths for length in row), default=0)
         plan_step([longest], self.cost, 1, 1, self.max_tokens)  # refused now, not in its step
         self.set_epoch(0)
@@ -300,7 +302,7 @@ class StepDataset(torch.utils.data.Dataset):
         rows, plan = self.rows(step), self.plan(step)
         positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
         problems = zip(positions, self.problems.select([rows[position] for position in positions]), strict=True)
-        traces = {i: traces_of(problem, i, self.max_length, self.alpha) for i, problem in problems}
+        traces = {i: traces_of(problem, i, self.max_length, self.alpha_of_traces) for i, problem in problems}
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:

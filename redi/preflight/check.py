@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from redi.callbacks import why_guard_never_stops, why_rate_jumps
-from redi.job import lost_updates
+from redi.job import held_out_errors, lost_updates
 from redi.preflight.counting import count_activations
 from redi.preflight.fit import check_disk, check_memory
 from redi.preflight.hours import report_hours
@@ -56,10 +56,27 @@ def check_inputs(report: Report, recipe: Recipe) -> tuple[Model | None, Rows | N
         report.attempt(check_updates, recipe, model)
     if rows is not None:
         report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {rows.kind} ({rows.note})")
+    if recipe.held_out is not None:
+        report.attempt(_check_held_out, report, recipe.held_out, model)
     if model is not None and rows is not None:
         report.title("Tokens of one row, as training and evaluation see them")
         report.attempt(check_row, report, recipe, model, rows)
     return model, rows
+
+
+def _check_held_out(report: Report, held_out: Recipe, model: Model | None) -> None:
+    """Checks the held-out rows: where they are, their shape and text, and that the longest trace fits."""
+    with held_out_errors():
+        rows, name = open_rows(held_out), held_out.run.dataset_name
+        report.ok(f"held-out dataset {name}: {rows.num_rows:,} {rows.kind} ({rows.note})")
+        if model is None:
+            return
+        longest = max(max(lengths) for lengths in trace_lengths(rows, model.tokenizer).problems)
+        longest = min(longest, held_out.args.max_length or longest)
+        room = getattr(held_out.args, "max_tokens_per_micro_batch", None)
+        if room is not None and longest > room:
+            what = f"dataset_name={name} has a trace of {longest:,} tokens"
+            raise UsageError(f"{what}, which does not fit max_tokens_per_micro_batch={room}; raise it")
 
 
 def check_plan(

@@ -10,7 +10,8 @@ from redi.preflight.lengths import LENGTH_COLUMNS
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError
-from redi.text.prompts import THINK, make_prompt
+from redi.text.encoding import THINK, template_notes
+from redi.text.prompts import make_prompt
 from redi.text.training_rows import MASKED, read_row, tokenize_row
 
 TAG = THINK.strip()
@@ -54,6 +55,8 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
         report.line(f"{name:11}{' '.join(shown)} ...")
     for text in check_tokens(tokenizer, trained, problem):
         report.ok(text)
+    for text in template_notes(tokenizer, trained.ids) if not report.only_notes else ():  # training says them too
+        report.note(text)
     if not make_prompt(tokenizer, problem, "bare")[0].rstrip().endswith(TAG):
         turns = [turn[0]["content"] for row, _ in tried for turn in read_row(row, 0, kind)[1]]
         if missing := sum(TAG not in turn for turn in turns):
@@ -120,9 +123,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
 
 
 def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    bos, text = tokenizer.bos_token_id, tokenizer.decode(ids)
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise UsageError(f"tokens: {name} has two bos tokens {tokenizer.bos_token!r}; the chat template writes one")
+    text = tokenizer.decode(ids)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     blocks = re.split("|".join(map(re.escape, sorted(special, key=len, reverse=True))), text) if special else [text]
     systems = [block[:40] for block in blocks if block.startswith("system")]

@@ -15,7 +15,8 @@ from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
 # What a resumed run may change: its length, how often it logs or saves, and what depends on the machine.
-_MAY_CHANGE = ("max_steps", "save_", "logging_", "log_", "eval_", "report_to", "run_name", "disable_tqdm")
+_MAY_CHANGE = ("max_steps", "save_", "logging_", "log_", "report_to", "run_name", "disable_tqdm")
+_MAY_CHANGE += ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size")
 _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_implementation", "dataset_num_proc")
 _MAY_CHANGE += ("dataloader_", "push_to_hub", "hub_", "ddp_", "collapse_", "use_cpu", "bf16")
 

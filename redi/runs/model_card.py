@@ -18,6 +18,7 @@ CARD = "README.md"
 SCORES = "## Scores"
 _PAPER = "[arXiv 2505.24850](https://huggingface.co/papers/2505.24850)"
 _METRICS = ["loss", "logps/chosen", "logps/rejected", "grad_norm"]
+_HELD_OUT = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "mean_token_accuracy"]
 
 
 def describe_loss(method: str, part: str, args: Any, options: tuple[str, ...]) -> str:
@@ -104,8 +105,15 @@ def set_scores(folder: Path, scores: str) -> None:
 
 
 def _dynamics(log_history: list[dict[str, float]]) -> str:
-    logs = [log for log in log_history if "loss" in log]
-    names = [name for name in _METRICS if logs and name in logs[-1]]
-    ends = logs[:1] + logs[1:][-1:]  # the first and the last
-    rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in ends]
-    return "## Training\n\n" + (grid(["step", *names], rows) if logs else "Nothing was logged.")
+    parts = ["## Training", _ends(log_history, _METRICS) or "Nothing was logged."]
+    if held_out := _ends(log_history, [f"eval_{name}" for name in _HELD_OUT]):
+        parts += ["On held-out rows:", held_out]
+    return "\n\n".join(parts)
+
+
+def _ends(log_history: list[dict[str, float]], metrics: list[str]) -> str:
+    """A table of the first and the last log that has the first of the metrics; empty if there is none."""
+    logs = [log for log in log_history if metrics[0] in log]
+    names = [name for name in metrics if logs and name in logs[-1]]
+    rows = [[f"{log['step']}", *(f"{log[name]:.4g}" for name in names)] for log in logs[:1] + logs[1:][-1:]]
+    return grid(["step", *names], rows) if logs else ""

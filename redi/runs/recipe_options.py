@@ -12,7 +12,15 @@ from redi.runs.option_values import check_arguments
 from redi.runs.recipe import read_config
 
 # Left out of a run's name: where things are, how it is started and what watches it.
-_NOT_IN_NAME = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "check_memory", "tokenize_only"}
+_NOT_IN_NAME = {
+    "output_dir",
+    "model_name_or_path",
+    "dataset_name",
+    "eval_dataset_name",
+    "check_only",
+    "check_memory",
+    "tokenize_only",
+}
 _NOT_IN_NAME |= {"accelerate_config", "report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id"}
 
 

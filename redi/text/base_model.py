@@ -7,7 +7,7 @@ from typing import Any
 
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import is_hub_id, reach_hub
-from redi.text.encoding import Tokenizer, render
+from redi.text.encoding import Tokenizer, adds_bos, render, render_prompt
 from redi.text.prompts import read_chat_template, stop_token_ids
 
 # https://huggingface.co/papers/2505.24850: how Qwen2.5-Math gets 32,768 positions instead of its 4,096.
@@ -123,9 +123,10 @@ def prepare(
     """Writes the prepared model of the folder `source` into an empty `folder` and loads it again.
 
     Positions and `theta`, the rotary base, are as in `widen`, the tokens as in `set_tokens`. `chat_template` is a file
-    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`. Returns what was
-    changed (name -> [before, after]) and `parameters`, their number. A source that is not a model that can be
-    prepared, and an option that does not fit it, are `UsageError`s.
+    or a name of `configs/chat_templates`; by default the tokenizer's own, else that of `TEMPLATES`. It gets a bos if
+    the tokenizer begins texts with one and the template does not. Returns what was changed (name -> [before, after])
+    and `parameters`, their number. A source that is not a model that can be prepared, and an option that does not fit
+    it, are `UsageError`s.
     """
     from transformers import AutoTokenizer
 
@@ -146,6 +147,9 @@ def prepare(
     if template is not None:
         tokenizer.chat_template = read_chat_template(template)
     check_template(tokenizer)
+    if adds_bos(tokenizer) and not render_prompt(tokenizer, PROBE[:1]).startswith(tokenizer.bos_token):
+        tokenizer.chat_template = "{{- bos_token -}}" + tokenizer.chat_template
+        template = f"{template or 'own'} after {tokenizer.bos_token}"
     write_model(source, folder, after, tokenizer)
     return {
         "max_position_embeddings": [max_positions(before), max_positions(after)],

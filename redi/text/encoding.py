@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ Message = dict[str, Any]
 # "Today" for chat templates that write the date: with the clock's, a model would be asked something new every day.
 TODAY = date(2024, 7, 26)  # what Llama-3's templates write without a clock
 TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_calls", "function_call")
+THINK = "<think>\n"
 OTHER_TEMPLATE = "use another one of configs/chat_templates: prepare_base_model.py --chat-template NAME"
 
 
@@ -35,12 +37,33 @@ def apply_template(tokenizer: Tokenizer, messages: list[Message], **options: Any
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
     except (TemplateError, TypeError) as error:
-        raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        raise ValueError(f"the chat template refuses the conversation: {error}; {OTHER_TEMPLATE}") from error
+
+
+def adds_bos(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer begins a text with its bos token. A prompt has only the one that the template writes."""
+    return tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+
+def template_notes(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[str]:
+    """What training, evaluation and preflight say about a chat template that has rendered the prompt `prompt_ids`."""
+    notes = {
+        f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
+        f"the tokenizer begins a text with {tokenizer.bos_token!r}, but the chat template does not write it, so no "
+        "prompt has it: make the model folder with prepare_base_model.py, which adds it, or choose a --chat-template "
+        "with bos_token": adds_bos(tokenizer) and prompt_ids[0] != tokenizer.bos_token_id,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def render_prompt(tokenizer: Tokenizer, messages: list[Message]) -> str:
-    """The text up to and including the header of the assistant's turn; a `ValueError` if it lacks a user's message."""
+    """The text up to and including the header of the assistant's turn.
+
+    A `ValueError` if it lacks a user's or system's message, or begins with two bos tokens.
+    """
     text = apply_template(tokenizer, messages, add_generation_prompt=True)
+    if tokenizer.bos_token and text.startswith(2 * tokenizer.bos_token):
+        raise ValueError(f"the chat template writes {tokenizer.bos_token!r} twice; {OTHER_TEMPLATE}")
     for role, content in ((message["role"], message["content"]) for message in messages):
         if role in ("user", "system") and content.strip() not in text:
             raise ValueError(f"the chat template changes or drops the {role}'s {_shown(content)}; {OTHER_TEMPLATE}")
@@ -68,6 +91,8 @@ def render(tokenizer: Tokenizer, prompt: list[Message], completion: list[Message
             f" it writes {turn[at : at + 30]!r}, not {content[at : at + 30]!r}; {OTHER_TEMPLATE}"
         )
     end = begin + len(content)
+    if prompt_text.rstrip().endswith(THINK.strip()) and full_text[start:].lstrip().startswith(THINK.strip()):
+        raise ValueError(f"the chat template opens a thought that the assistant's text opens too; {OTHER_TEMPLATE}")
     return prompt_text, full_text[start:end] + full_text[end:].partition(tokenizer.eos_token)[0]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from redi.runs.errors import UsageError, nearest, usage_errors
 from redi.runs.files import CONFIGS
-from redi.text.encoding import apply_template, render_prompt
+from redi.text.encoding import THINK, Message, apply_template, render_prompt
 
 # https://huggingface.co/papers/2505.24850, appendix C; two spaces after "clearly.", as in the authors' code.
 PAPER_INSTRUCTION = (
@@ -15,10 +15,10 @@ PAPER_INSTRUCTION = (
 )
 STYLES = ("paper", "bare")
 
-# How the beginning of a thought is forced. As trained, "<think>\n" follows the template's "<|im_start|>assistant\n".
-# The template that the authors published for evaluation has no newline between the two.
+# How the beginning of a thought is forced. As trained, "<think>\n" follows the header of the assistant's turn and
+# the space that some templates write before the assistant's text, as Mistral's does. The template that the authors
+# published for evaluation has no newline between the two.
 FORCE_THINK = ("none", "as-trained", "as-published")
-THINK = "<think>\n"
 TEMPLATE_FOLDER = CONFIGS / "chat_templates"
 
 
@@ -44,8 +44,17 @@ def make_prompt(tokenizer, problem: str, style: str, force_think: str = "none") 
             raise UsageError(f"{needed}; {found}; choose as-trained, or another --chat-template")
         prompt = prompt.removesuffix("\n") + THINK
     elif force_think == "as-trained" and not prompt.rstrip().endswith(THINK.strip()):
-        return prompt + THINK, encode_prompt(tokenizer, prompt) + encode_prompt(tokenizer, THINK)
+        with usage_errors(lambda error: f"--model: {error}", ValueError):
+            thought = _before_text(tokenizer, messages, prompt) + THINK
+        return prompt + thought, encode_prompt(tokenizer, prompt) + encode_prompt(tokenizer, thought)
     return prompt, encode_prompt(tokenizer, prompt)
+
+
+def _before_text(tokenizer, messages: list[Message], prompt: str) -> str:
+    """The white space that the template writes between a prompt and the assistant's text."""
+    turn = {"role": "assistant", "content": f"{THINK}x\n</think>\n\nx"}
+    before, thought, _ = apply_template(tokenizer, [*messages, turn]).removeprefix(prompt).partition(THINK)
+    return before if thought and not before.strip() else ""
 
 
 def encode_prompt(tokenizer, prompt: str) -> list[int]:
@@ -84,7 +93,8 @@ def stop_token_ids(tokenizer, model_generation_config) -> list[int]:
     model_eos = getattr(model_generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(model_eos if isinstance(model_eos, list) else [model_eos])}
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "SOME_ANSWER"}]
-    after = apply_template(tokenizer, turns).rpartition("SOME_ANSWER")[2]
+    with usage_errors(lambda error: f"--model: {error}", ValueError):
+        after = apply_template(tokenizer, turns).rpartition("SOME_ANSWER")[2]
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids.add(next((token for token in encode_prompt(tokenizer, after) if token in special), None))
     return sorted(ids - {None})

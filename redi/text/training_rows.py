@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl.trainer.utils import global_then_local_main_first
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.text.encoding import TODAY, Message, Tokenizer, encode, split_row, writes_date
+from redi.text.encoding import Message, Tokenizer, encode, split_row, template_notes
 
 logger = get_logger(__name__)
 
@@ -84,7 +84,7 @@ def prepare_rows(
         "no trace is a negative: is `label` right?": kind == "traces" and not counts["negatives"],
         f"max_length={max_length} cuts {counts['cut']:,} of {num_traces:,} traces at the end": counts["cut"],
         f"chosen and rejected are the same text in {counts['same_text']:,} row(s)": counts["same_text"],
-        f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
+        **dict.fromkeys(template_notes(tokenizer, rows[0][TOKENIZED[kind][0]]), True),
     }
     for text in [text for text, applies in said.items() if applies and PartialState().is_main_process]:
         print(f"{name}: {text}", flush=True)

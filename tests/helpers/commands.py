@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from helpers.paths import REPOSITORY
@@ -55,3 +56,14 @@ def started(
             process.kill()
         for child in children:
             child.kill()
+
+
+def launcher(kind: str, folder: Path) -> list[str]:
+    """accelerate launches several CPU processes through MPI only. torchrun does what it does for GPUs."""
+    if kind in ("ddp", "fsdp2"):
+        command = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+        return command + [str(REPOSITORY / "tests/helpers/fsdp2_on_cpu.py")] * (kind == "fsdp2")
+    shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
+    shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
+    (folder / "accelerate.yaml").write_text(yaml.safe_dump(shipped))
+    return ["accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(folder / "accelerate.yaml")]

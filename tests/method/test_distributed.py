@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import train_redi
-import yaml
 from datasets import Dataset
-from helpers.commands import CPU, log_of
+from helpers.commands import CPU, launcher, log_of
 from helpers.oracle import stock_sft
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
@@ -58,17 +57,6 @@ def one_process(stage, options, model_path, tokenizer, rows_file, tmp_path_facto
         return folder
     steps = dict(max_steps=3, learning_rate=1e-3, lr_scheduler_type="constant", per_device_train_batch_size=8)
     return stock_sft(model_path, tokenizer, rows_file, folder, **steps)
-
-
-def launcher(kind: str, folder: Path) -> list[str]:
-    """accelerate launches several CPU processes through MPI only. torchrun does what it does for GPUs."""
-    if kind in ("ddp", "fsdp2"):
-        command = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-        return command + [str(REPOSITORY / "tests/helpers/fsdp2_on_cpu.py")] * (kind == "fsdp2")
-    shipped = yaml.safe_load((REPOSITORY / f"configs/accelerate/{kind}.yaml").read_text())
-    shipped.update(use_cpu=True, num_processes=2, mixed_precision="no")
-    (folder / "accelerate.yaml").write_text(yaml.safe_dump(shipped))
-    return ["accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(folder / "accelerate.yaml")]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
         ),
         ("dpo", ["--do_eval", "true"], "option 'do_eval' is not read here: training evaluates nothing"),
         ("simpo", ["--eval_steps", "10"], "option 'eval_steps' is not read here: training evaluates nothing"),
+        (
+            "sft",
+            ["--eval_strategy", "epoch"],
+            "option 'eval_strategy' is not read here: training evaluates nothing but",
+        ),
+        ("sft", ["--dataset_eval_split", "test"], "option 'dataset_eval_split' is not read here"),
+        ("redi", ["--eval_dataset_name", "x"], "eval_dataset_name=x is read only with eval_strategy: steps or epoch"),
+        (
+            "redi",
+            ["--eval_dataset_name", "x", "--eval_strategy", "epoch", "--eval_steps", "5"],
+            "eval_steps=5 is read only with eval_strategy: steps",
+        ),
         ("redi", ["--load_best_model_at_end", "true"], "option 'load_best_model_at_end' is not read here"),
         ("redi", ["--beta", "0.1"], "option 'beta' is not read here: REDI has no reference model"),
         ("sft", ["--eos_token", "x"], "option 'eos_token' is not read here: the eos token comes with"),
@@ -91,6 +103,13 @@ def test_a_global_batch_that_cannot_be_split_is_refused_with_the_numbers(total, 
 def test_options_without_effect_are_refused(stage, options, message):
     with pytest.raises(UsageError, match=message):
         check_job(read_job(stage, [*PLACES, *options]), 1)
+
+
+def test_a_held_out_batch_has_the_size_of_one_of_training_by_default():
+    options = [*PLACES, "--eval_dataset_name", "x", "--eval_strategy", "epoch", "--per_device_train_batch_size", "3"]
+    assert check_job(read_job("redi", options), 1).args.per_device_eval_batch_size == 3
+    options += ["--per_device_eval_batch_size", "5"]
+    assert check_job(read_job("redi", options), 1).args.per_device_eval_batch_size == 5
 
 
 def test_an_output_dir_that_is_not_a_runs_is_refused(tmp_path):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import preflight
 import pytest
+from datasets import Dataset
+from helpers.tiny import make_pairs
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from redi.preflight import fit, recipe
@@ -199,3 +201,26 @@ def test_a_resumed_run_of_another_length_is_noted(job, monkeypatch):
 def test_traces_that_are_all_negatives_are_rendered(job):
     job.write_rows([{"prompt": p, "completion": "<think>\nx</think> y", "label": False} for p in "abcdefgh"])
     assert "one <think>, no second system block; all 1" in job.check()  # about a dozen tokens
+
+
+def test_held_out_rows_are_checked(job, tmp_path):
+    rows = [job.on_disk(row) for row in make_pairs(4)]
+    held_out = tmp_path / "held_out.parquet"
+    Dataset.from_list(rows).to_parquet(held_out)
+    job.options |= {"eval_dataset_name": held_out, "eval_strategy": "epoch"}
+    for stage, kind in (("redi", "pairs"), ("sft", "positives")):
+        assert f"held-out dataset {held_out}: 4 {kind}" in job.check(stage=stage)
+    rows[2]["rejected"][1]["content"] *= 40
+    Dataset.from_list(rows).to_parquet(held_out)
+    job.options["per_device_train_batch_size"] = None
+    fits = ["--max_tokens_per_micro_batch", "300", "--max_length", "300"]
+    job.check(*fits)
+    said = job.check("--max_tokens_per_micro_batch", "300", code=2)
+    assert (
+        f"eval_dataset_name={held_out} has a trace of" in said
+        and "does not fit max_tokens_per_micro_batch=300" in said
+    )
+    job.options["per_device_train_batch_size"] = 1
+    rows[1]["chosen"] = [rows[1]["chosen"][0]]
+    Dataset.from_list(rows).to_parquet(held_out)
+    assert "row 1 of eval_dataset_name: `chosen` must end with an assistant turn" in job.check(code=2)

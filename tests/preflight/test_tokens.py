@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from helpers.tiny import CHATML, make_pairs
+from helpers.templates import FAMILIES, MISTRAL, OPENS_THOUGHT, family, with_bos
+from helpers.tiny import CHATML, make_model, make_pairs
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from redi.preflight.tokens import Rendering, around, check_tokens, first_difference
@@ -48,6 +49,34 @@ def test_a_trace_that_does_not_open_the_thought_as_evaluation_does_is_found(job)
             row[name][1] = {"role": "assistant", "content": row[name][1]["content"].replace("<think>\n", "<think> ")}
     job.write_rows(rows)
     assert "training and evaluation differ at token" in job.check(code=2)
+
+
+def with_family(model: Path, template: str, eos: str) -> None:
+    """A Mistral model, whose tokenizer begins every text with its bos."""
+    tokenizer = with_bos(family(template, eos))
+    make_model(len(tokenizer), architecture="Mistral").save_pretrained(model)
+    tokenizer.save_pretrained(model)
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Gemma-3", "Llama-3.2", "opens the thought"])
+def test_families_that_training_and_evaluation_read_alike_have_no_problem(job, name):
+    template, eos = (OPENS_THOUGHT, "<|im_end|>") if name == "opens the thought" else FAMILIES[name][:2]
+    with_family(job.model, template, eos)
+    said = job.check()
+    assert "the last scored token is eos" in said and "No problem found" in said
+    assert ("the chat template writes today's date: it is 2024-07-26" in said) == (name == "Llama-3.2")
+    assert ("the tokenizer begins a text with '<s>', but" in said) == (template == OPENS_THOUGHT)
+
+
+def test_a_template_without_a_system_role_is_refused_if_the_rows_have_one(job):
+    with_family(job.model, MISTRAL, "</s>")
+    rows = [job.on_disk(row) for row in make_pairs(4)]
+    for row in rows:
+        for name in ("chosen", "rejected", "messages"):
+            row[name] = [{"role": "system", "content": "Be brief."}, *row[name][-2:]]
+    job.write_rows(rows)
+    for stage in ("sft", "redi"):
+        assert "roles must alternate user/assistant; use another one of" in job.check(stage=stage, code=2)
 
 
 PROBLEM = "What is 1 + 1?"

@@ -6,7 +6,8 @@ from pathlib import Path
 import prepare_base_model
 import pytest
 import torch
-from helpers.tiny import CHATML, make_tokenizer
+from helpers.templates import family, with_bos
+from helpers.tiny import CHATML, make_model, make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GenerationConfig, Qwen2Config
 
 from redi.text.base_model import rope_theta, widen
@@ -141,6 +142,20 @@ def test_templates_that_training_could_not_use_are_refused(qwen25_math, tmp_path
     options = ["--output", str(tmp_path / "out"), "--chat-template", str(tmp_path / "bad.jinja")]
     assert message in refused(capsys, "--model", qwen25_math, *options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("template", ["chatml", "gemma", None])
+def test_a_template_writes_the_bos_with_which_the_tokenizer_begins_a_text(tmp_path, capsys, template):
+    tokenizer = with_bos(family(CHATML, "<|im_end|>"))
+    make_model(len(tokenizer), architecture="Mistral").save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    options = ["--chat-template", template] if template else []
+    argv = ["--model", str(tmp_path / "source"), "--output", str(tmp_path / "out"), *options]
+    prepare_base_model.main(argv)
+    assert (f"{template or 'own'} after <s>" in capsys.readouterr().out) == (template != "gemma")
+    prepared = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = prepared.apply_chat_template([{"role": "user", "content": "Why?"}], tokenize=False)
+    assert text.startswith("<s>") and text.count("<s>") == 1
 
 
 def test_a_second_run_does_nothing_and_other_options_need_overwrite(qwen25_math, tmp_path, capsys):

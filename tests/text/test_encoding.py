@@ -1,30 +1,17 @@
 """What a conversation becomes under the chat templates of many families, and which rows are refused."""
 
 import pytest
-from helpers.templates import MISTRAL, OPENS_THOUGHT, PARTS, PHI4, R1_OLD, SMOLLM2, family
+from helpers.templates import FAMILIES, OPENS_THOUGHT, PARTS, R1_OLD, family
 from helpers.tiny import CHATML
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from redi.text.encoding import encode, split_row
-from redi.text.prompts import make_prompt, read_chat_template
+from redi.text.prompts import make_prompt
 
 TRACE = "<think>\n2 and 2 make 4.\n</think>\n\nIt is 4."
 UNCLOSED = "<think>\nwait, is it 5"
 TWICE = "<think>\na\n</think>\nb\n</think>\n\nc"
-FAMILIES = {  # template, eos, what follows the content in y
-    "Qwen2.5-Math": (CHATML, "<|endoftext|>", "<|im_end|>\n<|endoftext|>"),
-    "Qwen2.5-Instruct": ("qwen2_5", "<|im_end|>", "<|im_end|>"),
-    "SmolLM2": (SMOLLM2, "<|im_end|>", "<|im_end|>"),
-    "Llama-3": ("llama3", "<|eot_id|>", "<|eot_id|>"),
-    "Llama-3 base": ("llama3", "<|end_of_text|>", "<|eot_id|><|end_of_text|>"),
-    "Llama-3.2": ("llama3_2", "<|eot_id|>", "<|eot_id|>"),
-    "Mistral": (MISTRAL, "</s>", "</s>"),
-    "Phi-4": (PHI4, "<|im_end|>", "<|im_end|>"),
-    "Gemma": ("gemma", "<eos>", "<end_of_turn>\n<eos>"),
-    "R1-Distill": (read_chat_template("deepseek-r1"), "<|end|>", "<|end|>"),
-    "Qwen3": ("qwen3", "<|im_end|>", "<|im_end|>"),
-}
 
 
 def user(text: str) -> dict[str, str]:

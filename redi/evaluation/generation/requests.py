@@ -20,6 +20,7 @@ from redi.evaluation.generation.options import SamplingOptions
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.files import fingerprint, is_hub_id, reach_hub
 from redi.runs.model_folder import check_weights, open_tokenizer, refuse_unfinished
+from redi.text.encoding import template_notes
 from redi.text.prompts import make_prompt, read_chat_template, stop_token_ids, template_hash, user_turn
 
 _TOKENIZER_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -140,6 +141,8 @@ def make_prompts(
         key = hashlib.sha256(json.dumps([run, text, token_ids, max_tokens]).encode()).hexdigest()[:32]
         prompts.append(Prompt(name, problem.id, text, tuple(token_ids), max_tokens, key))
     prompts.sort(key=lambda prompt: -len(prompt.token_ids))
+    for note in template_notes(model.tokenizer, prompts[0].token_ids) if model.tokenizer is not None else ():
+        print(f"note: {note}", file=sys.stderr)
     if any(prompt.max_tokens < options.max_tokens for prompt in prompts):
         print(
             f"note: --max-tokens {options.max_tokens} is cut to what the model's {model.max_positions} positions "

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+HELD_OUT = ", held out"  # ends the label of a run's second line
 CHOSEN, REJECTED = "chosen LogPS (nats per token)", "rejected LogPS (nats per token)"
+MARGIN = "margin: chosen - rejected LogPS"
 
 Points = list[tuple[int, float]]
 Panels = dict[str, dict[str, Points]]  # title -> label of the run -> points
@@ -69,30 +71,38 @@ def plot_pass_at_1(summary: dict[str, Any], path: Path) -> None:
 
 
 def plot_panels(panels: Panels, path: Path, columns: int) -> None:
-    """Draws panels in rows of `columns` to a PNG, one line per run (few points get markers), with one legend."""
-    labels = list(next(iter(panels.values())))
+    """Draws panels in rows of `columns` to a PNG, one line per run (few points get markers), with one legend.
+
+    Held-out values get a thin line in the style of their run.
+    """
+    fullest = max(panels, key=lambda title: len(panels[title]))
+    labels = list(panels[fullest])
     num_rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.4 * num_rows + 0.3), layout="constrained")
     grid = figure.subplots(num_rows, columns, squeeze=False)
     last = 1.02 * max(step for lines in panels.values() for line in lines.values() for step, _ in line)
     axes = dict(zip(panels, grid.flat, strict=False))
-    axes[CHOSEN].sharey(axes[REJECTED])  # so the two can be compared by eye
+    if CHOSEN in axes:
+        axes[CHOSEN].sharey(axes[REJECTED])  # so the two can be compared by eye
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
     for title, axis in axes.items():
         axis.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS))
+        drawn = {}
         for label, points in panels[title].items():
             style = {"linewidth": 1.6, "marker": "o" if len(points) <= 30 else None, "markersize": 3}
-            axis.plot(*np.reshape(points, (-1, 2)).T, label=label, **style)
+            if run := drawn.get(label.removesuffix(HELD_OUT)):
+                style |= {"linewidth": 0.8, "color": run.get_color(), "linestyle": run.get_linestyle()}
+            (drawn[label],) = axis.plot(*np.reshape(points, (-1, 2)).T, label=label, **style)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(0, last)
-        if title not in (CHOSEN, REJECTED):
+        if title not in (CHOSEN, REJECTED, MARGIN):
             axis.set_ylim(0, 1.06 * max((value for line in panels[title].values() for _, value in line), default=1))
     if len(labels) > 1:
-        handles = next(iter(axes.values())).get_legend_handles_labels()
+        handles = axes[fullest].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     else:
         figure.suptitle(labels[0], fontsize=11)

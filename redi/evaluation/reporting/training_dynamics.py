@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from redi.evaluation.files import GRADED
-from redi.evaluation.reporting.figures import CHOSEN, REJECTED, Panels, Points, plot_panels
+from redi.evaluation.reporting.figures import CHOSEN, HELD_OUT, MARGIN, REJECTED, Panels, Points, plot_panels
 from redi.evaluation.reporting.scores import check_comparable, name_folders, read_graded
 from redi.evaluation.reporting.statistics import summarize_scores
 from redi.runs.errors import UsageError
@@ -23,7 +23,7 @@ EVALUATED = {  # title and factor
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
-    """The logged steps of a finished run or of its latest checkpoint; refuses a log that has no pair metrics."""
+    """What a finished run, or its latest checkpoint, has logged of its steps and of held-out rows (`eval_*`)."""
     checkpoints = [path for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()]
     checkpoints.sort(key=lambda path: -int(path.name[11:]))
     paths = [folder / "trainer_state.json" for folder in (run, *checkpoints)]
@@ -31,24 +31,46 @@ def read_log(run: Path) -> list[dict[str, float]]:
     if path is None:
         raise UsageError(f"{run} has no trainer_state.json: not a training run, or no checkpoint was saved yet")
     history = parse_line(path.read_bytes(), str(path), ["log_history"])["log_history"]
-    log = [entry for entry in history if "loss" in entry]
-    # TRL's DPOTrainer logs `logps/*` as sums over the tokens, and no lengths: they do not belong on the same axis.
-    if not log or not {"logps/chosen", "completions/mean_length/chosen"} <= log[0].keys():
-        raise UsageError(f"{path} has no per-token LogPS; REDI, SimPO and DPO runs of this version log them")
-    return log
+    if not any("loss" in entry for entry in history):
+        raise UsageError(f"{path}: no step was logged")
+    return [entry for entry in history if "loss" in entry or "eval_loss" in entry]
 
 
 def logged_panels(runs: dict[str, Path]) -> Panels:
-    """LogPS of both sides, and a norm: `update_norm` (the paper's gradient step size) if every run logged it."""
+    """LogPS of both sides, or of SFT runs loss and accuracy; their held-out values; and a norm.
+
+    The norm is `update_norm`, the paper's gradient step size, if every run logged it. With held-out pairs there is
+    also the margin. Refuses SFT among other runs, and logs whose `logps` are sums over tokens.
+    """
     logs = {label: read_log(folder) for label, folder in runs.items()}
-    has_updates = all("update_norm" in log[-1] for log in logs.values())
-    keys = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
-    keys |= {"update_norm": "update norm"} if has_updates else {"grad_norm": "gradient norm, before clipping"}
+    logged = [set().union(*log) for log in logs.values()]
+    if not any("logps/chosen" in keys for keys in logged):
+        panels = {"loss": "loss (nats per token)", "mean_token_accuracy": "share of tokens that are the likeliest"}
+    else:
+        for label, keys in zip(runs, logged, strict=True):
+            # TRL's DPOTrainer logs `logps/*` as sums over the tokens, and no lengths: not for the same axis.
+            if not {"logps/chosen", "completions/mean_length/chosen"} <= keys:
+                raise UsageError(
+                    f"{runs[label]} has no per-token LogPS; REDI, SimPO and DPO runs of this version log them"
+                )
+        panels = {"logps/chosen": CHOSEN, "logps/rejected": REJECTED}
+        if any("eval_logps/chosen" in keys for keys in logged):
+            panels["margin"] = MARGIN
+    has_updates = all("update_norm" in keys for keys in logged)
+    panels |= {"update_norm": "update norm"} if has_updates else {"grad_norm": "gradient norm, before clipping"}
+    lines = {title: {label: _points(log, key) for label, log in logs.items()} for key, title in panels.items()}
+    for key, title in panels.items():
+        held_out = {label + HELD_OUT: _points(log, key, "eval_") for label, log in logs.items()}
+        lines[title] |= {label: points for label, points in held_out.items() if points}
+    return lines
 
-    def points(log: list[dict[str, float]], key: str) -> Points:
-        return [(entry["step"], entry[key]) for entry in log if key in entry]  # alpha 0 logs no rejected LogPS
 
-    return {title: {label: points(log, key) for label, log in logs.items()} for key, title in keys.items()}
+def _points(log: list[dict[str, float]], key: str, prefix: str = "") -> Points:
+    """The logged values by step. alpha 0 logs no rejected LogPS of the rows that it trains on."""
+    if key == "margin":
+        sides = [dict(_points(log, f"logps/{side}", prefix)) for side in ("chosen", "rejected")]
+        return [(step, sides[0][step] - rejected) for step, rejected in sides[1].items()]
+    return [(entry["step"], entry[prefix + key]) for entry in log if prefix + key in entry]
 
 
 def evaluated_panels(runs: dict[str, Path], benchmark: str, suffix: str | None = None) -> Panels:
