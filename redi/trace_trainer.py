@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model, send_to_device
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_model_param_count
@@ -34,6 +35,12 @@ class TraceTrainer(CheckedTrainer):
     """
 
     trains_on_traces = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(rows := kwargs.get(name), list):
+                kwargs[name] = as_dataset(rows)
+        super().__init__(*args, **kwargs)
 
     def _own_steps(self, args: TrainingArguments) -> TrainingArguments:
         """A copy of the arguments for which a step of the Trainer is a full optimizer step."""
@@ -188,6 +195,13 @@ class TraceTrainer(CheckedTrainer):
                 f"NaN or infinite log-probability in step {self.state.global_step + 1}; batch: {', '.join(names)}"
             )
         self._record(sums, rows)
+
+
+def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a `Dataset`. `Dataset.from_list` would leave out the keys that the first row does not have."""
+    return Dataset.from_dict(
+        {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+    )
 
 
 def _only(items: list[Any]) -> Any:

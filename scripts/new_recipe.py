@@ -1,0 +1,146 @@
+"""Writes recipes for your model and data that fit this machine, and checks them.
+
+python scripts/new_recipe.py NAME --model MODEL --data data/NAME [--cpu | --gpu-memory 24]
+
+DATA is a dataset of positives (for stage sft) or of pairs or traces (for redi), or a folder with `positives` and
+`pairs`: then both stages get a recipe, and REDI starts from what SFT writes. A recipe is a folder recipes/STAGE/NAME,
+or, if NAME is a path DIR/NAME, DIR/STAGE/NAME. Its config.yaml is yours to edit.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+from redi.runs.cli import StrictParser, positive_float, positive_int
+from redi.runs.errors import UsageError, entry_point
+from redi.runs.files import new_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPT = """#!/usr/bin/env bash
+set -euo pipefail
+here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
+"""
+TRAIN = """exec bash {root}/recipes/launch.sh "$here" "$@"
+"""
+EVALUATE = """cd {root}
+if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+exec python scripts/evaluate.py run "$here" --protocol quick{backend} "$@"
+"""
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = StrictParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("name", metavar="NAME", help="of the run; or DIR/NAME, for a recipe DIR/STAGE/NAME outside of recipes/")
+    add("--model", required=True, metavar="PATH_OR_HUB_ID", help="to start from")
+    add("--data", required=True, metavar="PATH_OR_HUB_ID", help="a dataset, or a folder with positives and pairs")
+    add("--stage", choices=("sft", "redi"), help="by default what the data is for")
+    machine = parser.add_mutually_exclusive_group()
+    machine.add_argument("--cpu", action="store_true", help="train on the CPU; the default where there is no GPU")
+    memory_help = "memory of each GPU; by default that of this machine's"
+    machine.add_argument("--gpu-memory", type=positive_float, metavar="GIB", help=memory_help)
+    add("--gpus", type=positive_int, metavar="N", help="by default those of this machine, or 1")
+    options = parser.parse_args(argv)
+    if options.cpu and options.gpus:
+        raise UsageError("--gpus is not for --cpu; remove one of them")
+    if not re.fullmatch(r"[\w.+=-]+", Path(options.name).name) or Path(options.name).name.startswith("."):
+        raise UsageError(f"NAME '{options.name}' names files: use letters, digits and -_.+= only")
+    return options
+
+
+@entry_point
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    import datasets  # these take seconds to import
+    import transformers
+
+    from redi.preflight.new_recipe import find_data
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    machine = find_machine(options)
+    model, data, top = _place(options.model), _place(options.data), _top(options.name)
+    here = Path.cwd()
+    with contextlib.chdir(REPOSITORY):
+        datasets_of = find_data(data, options.stage)
+        folders = {stage: top / stage / Path(options.name).name for stage in datasets_of}
+        names = {stage: os.path.relpath(folder, here) for stage, folder in folders.items()}
+        for stage, folder in folders.items():
+            if folder.exists():
+                raise UsageError(f"the recipe {names[stage]} exists; choose another NAME, or remove it")
+        start = model
+        for stage, folder in folders.items():
+            output = f"runs/{stage}/{folder.name}" if _is_ours(folder) else str(folder / "run")
+            places = {"model_name_or_path": start, "dataset_name": datasets_of[stage], "output_dir": output}
+            write_recipe(folder, names[stage], places, machine, model)
+            start = output
+    print("\nTrain with", *(f"bash {shlex.quote(name)}/train.sh" for name in names.values()), sep="\n  ")
+
+
+def find_machine(options: argparse.Namespace):
+    """The GPUs that were asked for, or those of this machine; None for the CPU."""
+    import torch
+
+    from redi.preflight.recipe import Machine
+
+    found = torch.cuda.device_count()
+    if options.cpu or not (found or options.gpus or options.gpu_memory):
+        print("The recipe is for the CPU" + ("" if options.cpu else ": no GPU was found") + ".")
+        return None
+    if options.gpu_memory is None and not found:
+        raise UsageError(f"--gpus {options.gpus}: no GPU was found; give --gpu-memory too, for another machine")
+    memory = options.gpu_memory or torch.cuda.get_device_properties(0).total_memory / 2**30
+    return Machine(options.gpus or found or 1, round(memory, 1))
+
+
+def write_recipe(folder: Path, shown: str, places: dict[str, str], machine, start: str) -> None:
+    """Writes the folder of a recipe, complete or not at all, and prints what preflight finds."""
+    from redi.preflight.check import preflight
+    from redi.preflight.new_recipe import write_config
+    from redi.preflight.recipe import Machine
+
+    root = '"$here/../../.."' if _is_ours(folder) else shlex.quote(str(REPOSITORY))
+    backend = "" if machine else " --backend transformers"
+    with new_folder(folder) as temporary:
+        overrides = write_config(temporary / "config.yaml", places, machine, start)
+        for name, text in (("train.sh", TRAIN), ("eval.sh", EVALUATE)):
+            script = (SCRIPT + text).format(root=root, backend=backend)
+            (temporary / name).write_text(script, encoding="utf-8")
+
+        def write(line: str) -> None:
+            print(line.replace(str(temporary), shown))
+
+        preflight(temporary / "config.yaml", overrides, machine or Machine(1, 0.0), write)
+    print(f"wrote {shown}")
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.parents[1] == REPOSITORY / "recipes"
+
+
+def _place(path: str) -> str:
+    """A path as a recipe has it, relative to the repository or absolute; a Hub id as it is."""
+    for candidate in (Path(path).expanduser(), REPOSITORY / path):
+        if candidate.exists():
+            place = Path(os.path.abspath(candidate))
+            return str(place.relative_to(REPOSITORY) if place.is_relative_to(REPOSITORY) else place)
+    return path
+
+
+def _top(name: str) -> Path:
+    """The folder that gets STAGE/NAME."""
+    if "/" not in name:
+        return REPOSITORY / "recipes"
+    parent = Path(os.path.abspath(Path(name).expanduser())).parent
+    return parent.parent if parent.name in ("sft", "redi") else parent
+
+
+if __name__ == "__main__":
+    main()
