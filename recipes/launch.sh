@@ -18,23 +18,29 @@ main() { # one function, read completely before it runs: this file may change du
     recipe=$(cd "$1" && pwd)
     shift
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
+    stage=$(basename "$(dirname "$recipe")")
+    stage=${stage/simpo/redi} # SimPO is an objective of REDI's trainer
+    if [[ " $* " =~ " --help "|" -h " ]]; then cat "configs/help/$stage.txt" && exit; fi
+    if [ -d .venv ]; then
+        export PATH="$PWD/.venv/bin:$PATH"
+    elif ! command -v python >/dev/null; then
+        echo "error: there is no .venv here: run \`bash scripts/setup.sh\` first" >&2 && exit 2
+    fi
     source recipes/watch.sh
     # Kubernetes, MPI and SLURM set these for one process per GPU, which `accelerate launch` starts here.
     unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
     unset "${!PMI@}" "${!MPI_@}" "${!OMPI_@}" "${!MV2_@}"
-    stage=$(basename "$(dirname "$recipe")")
-    stage=${stage/simpo/redi} # SimPO is an objective of REDI's trainer
     train=("scripts/train_$stage.py" --config "$recipe/config.yaml" "$@")
     files=$(mktemp -d)
     trap 'rm -rf "$files"' EXIT
-    export REDI_LAUNCH_FILE=$files/launch REDI_EXIT_CODE_FILE=$files/code
+    export REDI_EXIT_CODE_FILE=$files/code
+    if [[ " $* " != *" --tokenize_only"* ]]; then export REDI_LAUNCH_FILE=$files/launch; fi
 
-    # One process checks the options and tokenises, so that the others need not wait for it. It writes the options of
+    # One process checks the job and tokenises, so that the others need not wait for it. It writes the options of
     # `accelerate launch` to REDI_LAUNCH_FILE, unless something is wrong or the run is finished.
     watch leader python "${train[@]}" --tokenize_only true
-    if [ ! -f "$REDI_LAUNCH_FILE" ] || [[ " $* " == *" --tokenize_only"* ]]; then exit; fi
-    mapfile -t options <"$REDI_LAUNCH_FILE"
+    if [ ! -f "$files/launch" ]; then exit; fi
+    mapfile -t options <"$files/launch"
 
     # SIGTERM must reach the training processes, which save a checkpoint, but not `accelerate launch`: it would kill
     # them after 30 s.

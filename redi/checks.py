@@ -1,6 +1,7 @@
 """What every trainer checks: the model before the first step, losses and gradients at each step, weights at a save."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ class CheckedTrainer:
     has_own_head = False  # whether `redi.engine.logprobs.add_scoring` computes its log-probabilities
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[torch.nn.Module, Any]:
+        note = getattr(self.args, "cpu_note", "")
+        if note and self.accelerator.is_main_process and "REDI_LAUNCH_FILE" not in os.environ:  # train.sh has said it
+            print(note, flush=True)
         prepared = super()._prepare_for_training(*args, **kwargs)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         model = model.get_base_model() if is_peft_model(model) else model

@@ -1,8 +1,10 @@
 """`REDIConfig`, `PackedSFTConfig`: TRL's `DPOConfig` and `SFTConfig` with the engine's options, and REDI's."""
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from trl import DPOConfig, SFTConfig
 
 _NO_REFERENCE = "REDI has no reference model"
@@ -29,6 +31,41 @@ UNREAD_OPTIONS = {
     "truncation_mode": "traces are cut at the end",
     "pad_token": "set the pad token of the tokenizer instead",
 }
+
+
+def needs_gpu(name: str, value: Any) -> str:
+    """Why an option cannot be used in a run without a GPU."""
+    return (
+        f"{name}={value} needs a GPU, and none is found: to train on the CPU set use_cpu: true, bf16: false and "
+        "dtype: float32"
+    )
+
+
+def choose_device(args: DPOConfig | SFTConfig) -> None:
+    """Sets `use_cpu` where there is no GPU, and `bf16=False` for the CPU, unless the user has chosen; see `cpu_note`.
+
+    To be called before TRL sets its default, `bf16=True`, which computes three times slower on a CPU. `args.cpu_note`
+    tells what was chosen, in one line.
+
+    Raises:
+        ValueError: options that need a GPU are set, `use_cpu` is not, and there is no GPU.
+    """
+    args.cpu_note = ""
+    launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if not args.use_cpu and torch.accelerator.is_available() and not launched_on_cpu:
+        return
+    half = str((args.model_init_kwargs or {}).get("dtype")).removeprefix("torch.")
+    for name, value in (("bf16", args.bf16), ("fp16", args.fp16), ("dtype", half in ("bfloat16", "float16") and half)):
+        if value and not args.use_cpu:
+            raise ValueError(needs_gpu(name, value))
+    sets_precision = args.bf16 is None and not args.fp16
+    if not args.use_cpu:
+        args.cpu_note = "no GPU is found: training on the CPU, in float32 (use_cpu: true, bf16: false)"
+    elif sets_precision:
+        args.cpu_note = "use_cpu: true trains in float32 (bf16: false)"
+    args.use_cpu = True
+    if sets_precision:
+        args.bf16 = False
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -72,6 +109,7 @@ class PackedSFTConfig(SFTConfig):
     max_tokens_per_micro_batch: int | None = _option(None, _MAX_TOKENS)
 
     def __post_init__(self):
+        choose_device(self)
         self.padding_free = not self.packing if self.padding_free is None else self.padding_free
         _check_engine(self, _UNREAD_BY_ENGINE + _UNREAD_SFT)
         super().__post_init__()
@@ -80,6 +118,15 @@ class PackedSFTConfig(SFTConfig):
     def trains_on_traces(self) -> bool:
         """Whether the engine trains, not TRL."""
         return bool(self.padding_free) and not self.packing
+
+
+@dataclass
+class PreparedDPOConfig(DPOConfig):
+    """[`~trl.DPOConfig`], also for machines without a GPU; see `choose_device`."""
+
+    def __post_init__(self):
+        choose_device(self)
+        super().__post_init__()
 
 
 @dataclass
@@ -168,6 +215,7 @@ class REDIConfig(DPOConfig):
         self._check_objective()
         self._check_collapse_guard()
         self._restore_parent_defaults()
+        choose_device(self)
         super().__post_init__()
 
     def _check_objective(self) -> None:

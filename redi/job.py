@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArgu
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import HubStrategy
 
+from redi.config import needs_gpu
 from redi.runs.checkpoints import is_finished_run, refuse_foreign_folder
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.launch import check_driver
@@ -63,6 +64,9 @@ class RunArguments:
         default=False, metadata={"help": "Check the options, tokenise the rows into the datasets cache, and stop."}
     )
     check_only: bool = field(default=False, metadata={"help": "Check the options and stop."})
+    check_memory: bool = field(
+        default=False, metadata={"help": "train.sh refuses a run whose predicted peak does not fit the GPUs' memory."}
+    )
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -74,6 +78,7 @@ class Job:
     """A training job as its command line describes it.
 
     Attributes:
+        name: of its stage.
         run, args: the options of the run and of its trainer.
         given: the options that were set; they identify the run.
         batch: how the global batch is split over processes, in one line; empty without `global_batch_size`.
@@ -81,6 +86,7 @@ class Job:
         is_finished: whether `output_dir` holds this run, finished.
     """
 
+    name: str
     stage: Stage
     run: RunArguments
     args: TrainingArguments
@@ -96,13 +102,17 @@ def read_job(stage: str, argv: list[str], assumed: dict[str, Any] | None = None)
     unread = UNREAD_OPTIONS | kind.unread
     (run, args), given = parse_options(argv, [RunArguments, kind.config], unread=unread, assumed=assumed)
     run.accelerate_config = run.accelerate_config or kind.accelerate_config
-    for name in ("check_only", "tokenize_only", "accelerate_config"):  # how the run is started, not what it is
+    for name in ("check_only", "check_memory", "tokenize_only", "accelerate_config"):  # how it starts, not what it is
         given.pop(name, None)
-    return Job(kind, run, args, given)
+    if args.use_cpu and "use_cpu" not in {**given, **(assumed or {})} and run.dtype in ("bfloat16", "float16"):
+        raise UsageError(needs_gpu("dtype", run.dtype))
+    return Job(stage, kind, run, args, given)
 
 
-def check_job(job: Job, num_processes: int) -> Job:
+def check_job(job: Job, num_processes: int, check_inputs: bool = True) -> Job:
     """Checks what can be checked without model and data; `args` get rows per device and accumulation steps.
+
+    `check_inputs` compares the inputs of a run that has begun with those of its start: hashing a model takes a while.
 
     Raises `UsageError` if an option cannot be used, or `output_dir` holds the result of other options.
     """
@@ -116,8 +126,7 @@ def check_job(job: Job, num_processes: int) -> Job:
     refuse_foreign_folder(folder, job.run.inputs)
     _check_parts(job.args)
     lora = lora_config(job.run)
-    # train.sh's first process compares the inputs, alone: hashing a large model takes a while.
-    finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs=num_processes == 1)
+    finished = is_finished_run(folder, job.given, job.run.inputs, check_inputs)
     return replace(job, batch=batch, lora=lora, is_finished=finished)
 
 
@@ -169,6 +178,19 @@ def _check_parts(args: TrainingArguments) -> None:
     with usage_errors(lambda error: f"report_to={args.report_to}: {error}", *kinds):
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()
+    if "wandb" in args.report_to and "LOCAL_RANK" not in os.environ:  # once, before the launch
+        _check_wandb_key()
+
+
+def _check_wandb_key() -> None:
+    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
+        return
+    import wandb  # an optional package
+
+    remedy = "set WANDB_API_KEY, run `wandb login`, or set WANDB_MODE=offline"
+    with usage_errors(lambda error: f"report_to=wandb: {error}; {remedy}", wandb.Error):
+        if not wandb.login(prompt=False):
+            raise UsageError(f"report_to=wandb finds no API key: {remedy}")
 
 
 def check_kernel(attention: str | None) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from trl import DPOConfig
 
 from redi import config, dpo, sft
 from redi.text.training_rows import prepare_rows
@@ -40,5 +39,7 @@ STAGES = {
     "sft": Stage(config.PackedSFTConfig, sft.UNREAD_OPTIONS, ("positives",), sft.PackedSFTTrainer),
     "redi": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs", "traces"), REDITrainer),
     "simpo": Stage(config.REDIConfig, config.UNREAD_OPTIONS, ("pairs",), REDITrainer),
-    "dpo": Stage(DPOConfig, dpo.UNREAD_OPTIONS, ("pairs",), dpo.PreparedDPOTrainer, "zero3", has_reference=True),
+    "dpo": Stage(
+        config.PreparedDPOConfig, dpo.UNREAD_OPTIONS, ("pairs",), dpo.PreparedDPOTrainer, "zero3", has_reference=True
+    ),
 }

@@ -27,7 +27,6 @@ from redi.runs.checkpoints import (
     write_start,
 )
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.launch import launch_options
 from redi.runs.lock import lock_owner
 from redi.runs.manifest import write_manifest
 from redi.runs.model_card import write_model_card
@@ -37,19 +36,22 @@ from redi.text.encoding import TODAY, writes_date
 UNPUSHED = Path(".cache", "not_pushed")  # exists in a finished run until it is pushed; it must not change its hash
 
 
-def train(stage: str, argv: list[str]) -> None:
+def train(stage: str, argv: list[str]) -> tuple[Dataset, dict[str, int]] | None:
     """Runs a stage with the options of a command line (`--config FILE.yaml`, `--key value`); see `run_training`."""
-    run_training(read_job(stage, argv, assumed=_without_gpu(argv)))
+    return run_training(read_job(stage, argv, assumed=_without_gpu(argv)))
 
 
 def _without_gpu(argv: list[str]) -> dict[str, Any]:
     """Lets a machine without a GPU check options and tokenise; TrainingArguments refuse bf16, the default, there."""
     computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
-    return {} if computes or torch.cuda.is_available() else {"use_cpu": True}
+    return {} if computes or torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
 
 
-def run_training(job: Job) -> None:
+def run_training(job: Job) -> tuple[Dataset, dict[str, int]] | None:
     """Trains, resuming from the last complete checkpoint in `output_dir` if any, and saves the model and its manifest.
+
+    Returns:
+        With `tokenize_only`, the tokenised rows and their counts.
 
     Raises:
         UsageError: an option cannot be used, or `output_dir` holds the result of other options.
@@ -60,22 +62,19 @@ def run_training(job: Job) -> None:
     folder, is_main = Path(args.output_dir), args.process_index == 0
     if run.tokenize_only and (owner := lock_owner(folder, inside=True)):
         raise UsageError(f"output_dir={folder} is being written by {owner}; wait for it, or stop it")
-    job = check_job(job, args.world_size)
+    job = check_job(job, args.world_size, check_inputs=args.world_size == 1)  # train.sh's first process does
     if job.is_finished:
         _say(args, f"{args.output_dir} is finished already: nothing to do")
         if is_main and not run.check_only and (folder / UNPUSHED).is_file():
             _push(folder, args)
-        return
+        return None
     if run.check_only:
         _say(args, "the options can be used")
-        return
-    launch_file = os.environ.get("REDI_LAUNCH_FILE") if run.tokenize_only else None
-    launch = launch_options(run.accelerate_config, _num_gpus(args)) if launch_file else []
+        return None
     if not run.tokenize_only:
         _say(args, job.batch)
-    _set_loading(job)
-    if not run.tokenize_only or torch.cuda.is_available() or job.given.get("use_cpu"):  # trains here
         check_kernel(run.attn_implementation)
+    _set_loading(job)
     tokenizer = load_tokenizer(run.model_name_or_path)
     if job.lora is not None and "LOCAL_RANK" not in os.environ:  # once, before the launch
         check_adapters(run.model_name_or_path, job.lora)
@@ -86,9 +85,7 @@ def run_training(job: Job) -> None:
         rows, counts = job.stage.prepare(dataset, tokenizer, args, f"dataset_name={run.dataset_name}")
     if run.tokenize_only:
         _say(args, f"{run.dataset_name}: {len(rows)} of {len(dataset)} rows tokenised, in the datasets cache")
-        if launch_file:
-            Path(launch_file).write_text("".join(f"{option}\n" for option in launch), encoding="utf-8")
-        return
+        return rows, counts
     with run_lock(folder) if is_main else nullcontext():
         if is_main and is_finished_run(folder, job.given, run.inputs, check_inputs=False):
             raise UsageError(f"output_dir={folder} was finished by another process meanwhile: nothing to do")
@@ -128,10 +125,6 @@ def _say(args: TrainingArguments, *lines: str) -> None:
     if args.process_index == 0:
         for line in filter(None, lines):
             print(line, flush=True)
-
-
-def _num_gpus(args: TrainingArguments) -> int:
-    return 0 if args.use_cpu else torch.cuda.device_count()
 
 
 def _hub_error(error: Exception) -> str:  # the trainer creates the repository that it will push to

@@ -10,6 +10,10 @@ python scripts/evaluate.py report --input runs/eval/sft runs/eval/redi --output 
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # --help works before setup.sh has installed redi
 
 from redi.evaluation.options import parse
 from redi.runs.errors import UsageError, entry_point

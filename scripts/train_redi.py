@@ -3,12 +3,14 @@
 accelerate launch --config_file configs/accelerate/X.yaml scripts/train_redi.py --config RECIPE.yaml [--key value ...]
 """
 
-from functools import partial
+import sys
+from pathlib import Path
 
-from redi.runs.errors import entry_point
-from redi.training import train
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # --help works before setup.sh has installed redi
 
-main = entry_point(partial(train, "redi"))
+from redi.preflight.launch import training_command
+
+main = training_command("redi")
 
 if __name__ == "__main__":
     main()

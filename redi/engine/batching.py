@@ -125,6 +125,27 @@ def plan_step(
     return plan
 
 
+def balance_over_ranks(
+    steps: Sequence[Sequence[int]], cost: Callable[[int], float], num_ranks: int, *limits: Any
+) -> float:
+    """Ideal over planned time of steps where ranks wait for each other at every micro-batch.
+
+    It is low if the global batch is too small for the ranks, because a step takes as long as its longest trace.
+
+    Args:
+        steps: lengths of the traces of each global batch.
+        cost, num_ranks, limits: as in `plan_step`.
+    """
+    ideal = planned = 0.0
+    for lengths in steps:
+        costs = [cost(length) for length in lengths]
+        plan = plan_step(lengths, cost, num_ranks, *limits)
+        loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in plan]
+        ideal += sum(costs) / num_ranks
+        planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
+    return ideal / planned if planned else 1.0
+
+
 def _fill_rounds(
     lengths: Sequence[int],
     costs: Sequence[float],
@@ -266,15 +287,9 @@ class StepDataset(torch.utils.data.Dataset):
         )
 
     def balance(self, num_steps: int = 20) -> float:
-        """Ideal over planned time of the first steps, where ranks wait for each other at every micro-batch; low if the
-        global batch is too small for the ranks, because a step takes as long as its longest trace."""
-        ideal = planned = 0.0
-        for step in range(min(num_steps, len(self))):
-            costs = [self.cost(length) for row in self.rows(step) for length in self.lengths[row]]
-            loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in self._plan_of_all_ranks(step)]
-            ideal += sum(costs) / self.num_ranks
-            planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
-        return ideal / planned if planned else 1.0
+        """That of the first steps; see `balance_over_ranks`."""
+        steps = [[n for row in self.rows(step) for n in self.lengths[row]] for step in range(len(self))[:num_steps]]
+        return balance_over_ranks(steps, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
 
     def _plan_of_all_ranks(self, step: int) -> list[list[list[int]]]:
         lengths = [length for row in self.rows(step) for length in self.lengths[row]]

@@ -1,4 +1,4 @@
-"""Runs all checks of a recipe in order and prints their report: options, files, tokens, plan, memory, disk."""
+"""Runs the checks of a job in order and reports them: options, files, tokens, plan, memory, disk."""
 
 import importlib.util
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from redi.job import lost_updates
 from redi.preflight.counting import count_activations
 from redi.preflight.fit import check_disk, check_memory
 from redi.preflight.hours import report_hours
-from redi.preflight.lengths import kind_of, trace_lengths
+from redi.preflight.lengths import TraceLengths, trace_lengths
 from redi.preflight.plan import Plan, make_plan, report_plan
 from redi.preflight.recipe import Machine, Model, Recipe, Rows, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.report import Report
@@ -33,51 +33,65 @@ def preflight(config: Path, overrides: list[str], machine: Machine, write: Calla
     report.ok(f"{len(recipe.given)} options set, all valid for stage {recipe.name}")
     if recipe.is_finished:
         report.note(f"output_dir={recipe.args.output_dir} holds this run, finished: the job would do nothing")
+    if recipe.args.cpu_note:
+        report.note(recipe.args.cpu_note)
+    model, rows = check_inputs(report, recipe)
+    if model is not None and rows is not None:
+        lengths = report.attempt(trace_lengths, rows, model.tokenizer, recipe.leaves_out_negatives)
+        if lengths is not None:
+            check_plan(report, recipe, machine, model, lengths)
+    report.refuse()
+    write("\nNo problem found.")
+
+
+def check_inputs(report: Report, recipe: Recipe) -> tuple[Model | None, Rows | None]:
+    """Opens model and rows, None where they cannot be used, and compares one row in training and evaluation."""
     model, rows = report.attempt(open_model, recipe), report.attempt(open_rows, recipe)
     if model is not None:
         report.ok(f"model {recipe.run.model_name_or_path}: config, tokenizer and weights found")
         flash = (model.attention or "").startswith("flash_attention")
         if flash and importlib.util.find_spec("flash_attn") is None:
             report.note(f"attn_implementation={model.attention} needs the package flash-attn, not installed here")
-    kind = None if rows is None else report.attempt(kind_of, recipe, rows.table.schema.names)
-    if kind is not None:
-        report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {kind} ({rows.note})")
-    if model is not None and kind is not None:
-        _check_content(report, recipe, machine, model, rows, kind)
-    if report.problems:
-        raise UsageError("; ".join(dict.fromkeys(report.problems)))
-    write("\nNo problem found.")
+        report.attempt(check_updates, recipe, model)
+    if rows is not None:
+        report.ok(f"dataset {recipe.run.dataset_name}: {rows.num_rows:,} {rows.kind} ({rows.note})")
+    if model is not None and rows is not None:
+        report.title("Tokens of one row, as training and evaluation see them")
+        report.attempt(check_row, report, recipe, model, rows)
+    return model, rows
 
 
-def _check_content(report: Report, recipe: Recipe, machine: Machine, model: Model, rows: Rows, kind: str) -> None:
-    """The checks that need model and rows."""
-    report.title("Tokens of one row, as training and evaluation see them")
-    report.attempt(check_row, report, recipe, model, rows)
+def check_plan(
+    report: Report, recipe: Recipe, machine: Machine, model: Model, lengths: TraceLengths, with_memory: bool = True
+) -> None:
+    """Checks what the run will do with traces of these lengths: positions, disk and, if asked, memory."""
     report.title("Plan")
-    lengths = report.attempt(trace_lengths, rows, kind, model.tokenizer)
     padding = why_padded(recipe, model.config)
-    plan = lengths and report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
+    plan = report.attempt(make_plan, recipe, lengths, model.shape, padding is None)
     if plan is None:
         return
     report_plan(report, recipe, plan, lengths)
     report_hours(report, recipe, machine, plan.flops)
-    for note in notes_on_length(recipe, plan):
-        report.note(note)
-    if padding is not None:
-        report.note(f"traces are padded, not packed: {padding}")
-    if plan.padded and model.attention == "eager":  # packed traces never run on it
-        report.note("eager attention keeps all scores, heads * length^2 a trace: not included in the memory below")
+    if not report.only_notes:  # training says these as well
+        notes = notes_on_length(recipe, plan)
+        notes += [f"traces are padded, not packed: {padding}"] if padding is not None else []
+        if plan.padded and model.attention == "eager":  # packed traces never run on it
+            notes.append("eager attention keeps all scores, heads * length^2 a trace: not in the memory below")
+        for note in notes:
+            report.note(note)
     positions = model.config.get_text_config().max_position_embeddings
     if plan.longest > positions:
         report.fail(
             f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "
             f"make the model folder with prepare_base_model.py, or set max_length={positions}"
         )
-    report.attempt(check_updates, recipe, model)
-    on_cpu = recipe.strategy.on_cpu
-    counts = count_activations(model.config, model.precision, recipe.args.gradient_checkpointing, recipe.lora, on_cpu)
-    report.title("Memory at the peak" + ("" if on_cpu else ", per GPU"))
-    report.attempt(check_memory, report, recipe, machine, model, counts, plan)
+    if with_memory:
+        on_cpu = recipe.strategy.on_cpu
+        counts = count_activations(
+            model.config, model.precision, recipe.args.gradient_checkpointing, recipe.lora, on_cpu
+        )
+        report.title("Memory at the peak" + ("" if on_cpu else ", per GPU"))
+        report.attempt(check_memory, report, recipe, machine, model, counts, plan)
     report.title("Disk")
     report.attempt(check_disk, report, recipe, model, plan.saves)
 

@@ -44,7 +44,7 @@ def check_memory(
             report.value(name, f"{size / unit:8.2f} {name_of_unit}")
     if total > memory:
         fits = most_tokens(lambda tokens: sum(at(tokens).values()) / GIB <= memory, load.tokens)
-        has = f"this machine has {memory:.0f}" if on_cpu else f"--gpu-memory is {memory:g}"
+        has = f"this machine has {memory:.0f}" if on_cpu else f"each GPU has {memory:g}"
         raise UsageError(f"needs {total:.1f} GiB, but {has}: {remedy(recipe, plan, fits)}")
     if total > TIGHT * memory:
         report.note(f"tight: {total / memory:.0%} of {memory:.0f} GiB, and the prediction may be 15 % off")

@@ -1,16 +1,16 @@
-"""Estimates the lengths of all traces of a dataset, in training's tokens, within seconds for any size."""
+"""The lengths of all traces of a dataset, in training's tokens: exact, or estimated within seconds for any size."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from redi.preflight.recipe import Recipe, Rows
+from redi.preflight.recipe import Rows
 from redi.runs.errors import UsageError
-from redi.text.training_rows import KINDS, read_row, tokenize_row
-from redi.text.training_rows import kind_of as kind_of_columns
+from redi.text.training_rows import KINDS, lengths_of, read_row, tokenize_row
 
 ALL_CHARACTERS = 4_000_000  # up to this size every row is tokenised, in seconds
 SAMPLE, LONGEST = 96, 8  # rows of a larger dataset that are tokenised
@@ -23,28 +23,31 @@ class TraceLengths:
     """Tokens of the traces, before cutting.
 
     Attributes:
-        traces: `(rows, traces of a row)`; chosen before rejected.
+        problems: of each problem, in the order of training, the lengths of its traces; chosen before rejected.
         prompt: mean tokens of a prompt.
-        problems: which problem each row belongs to, `(rows,)`.
         how: they were found, for the report.
+        cut: traces that were longer, and are cut already.
     """
 
-    traces: np.ndarray
+    problems: list[list[int]]
     prompt: float
-    problems: np.ndarray
     how: str
+    cut: int = 0
 
 
-def kind_of(recipe: Recipe, columns: list[str]) -> str:
-    """What the rows are: positives, pairs or traces.
+def tokenized_lengths(rows: Dataset, counts: dict[str, int], leaves_out_negatives: bool) -> TraceLengths:
+    """Lengths of the rows that `redi.text.training_rows.prepare_rows` has tokenised, and counted."""
+    labels = rows["labels"] if "completion_ids" in rows.column_names else [[True, False]] * len(rows)
+    problems, prompts = [], []
+    for (prompt, completions), positive in zip(lengths_of(rows), labels, strict=True):
+        kept = zip(completions, positive, strict=False)  # a positive has one completion
+        problems.append([prompt + n for n, is_positive in kept if is_positive or not leaves_out_negatives])
+        prompts.append(prompt)
+    cut = counts["cut"] if "input_ids" in rows.column_names else 0  # others are cut later
+    return TraceLengths(problems, float(np.mean(prompts)), "every row tokenised", cut)
 
-    Raises:
-        UsageError: nothing that the stage trains on.
-    """
-    return kind_of_columns(columns, recipe.stage.kinds, f"dataset_name={recipe.run.dataset_name}")
 
-
-def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> TraceLengths:
+def trace_lengths(rows: Rows, tokenizer: PreTrainedTokenizerBase, leaves_out_negatives: bool = False) -> TraceLengths:
     """Lengths of all traces, from the dataset's own length columns or from characters.
 
     `prompt_len, chosen_len, rejected_len` are corrected by their median difference from training's count on some rows.
@@ -55,26 +58,34 @@ def trace_lengths(rows: Rows, kind: str, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         UsageError: a row is malformed.
     """
+    kind = rows.kind
     if kind == "pairs" and set(LENGTH_COLUMNS) <= set(rows.table.schema.names):
-        lengths = _from_columns(rows, tokenizer)
+        lengths = _from_columns(rows, tokenizer, leaves_out_negatives)
         if lengths is not None:
             return lengths
-    characters, keys, sample = _scan(rows, kind)
+    characters, positives, keys, sample = _scan(rows, kind)
+    kept = positives | (not leaves_out_negatives)
     sides = {i: _count(row, i, kind, tokenizer) for i, row in sample.items()}
     known = np.array(sorted(sides))
     exact = np.array([[total for _, total in sides[i]] for i in known])
     prompt = float(np.mean([prompt for side in sides.values() for prompt, _ in side]))
     if len(known) == rows.num_rows:
-        kept = exact.all(axis=1)  # training drops a row with an empty completion
-        if not kept.any():
+        full = exact.all(axis=1)  # training drops a row with an empty completion
+        if not full.any():
             raise UsageError("dataset_name: every row has an empty completion; training drops all of them")
-        return TraceLengths(exact[kept], prompt, keys[kept], "every row tokenised")
+        return TraceLengths(_by_problem(exact[full], kept[full], keys[full]), prompt, "every row tokenised")
     slope, offset = np.polyfit(characters[known].flatten(), exact.flatten(), 1)
     traces = np.rint(slope * characters + offset).astype(int).clip(1)
     traces[known] = exact.clip(1)
-    return TraceLengths(
-        traces, prompt, keys, f"estimated from characters; {len(known)} rows tokenised, among them the longest"
-    )
+    how = f"estimated from characters; {len(known)} rows tokenised, among them the longest"
+    return TraceLengths(_by_problem(traces, kept, keys), prompt, how)
+
+
+def _by_problem(traces: np.ndarray, kept: np.ndarray, keys: np.ndarray) -> list[list[int]]:
+    problems: dict[int, list[int]] = {}
+    for lengths, row, key in zip(traces.tolist(), kept.tolist(), keys.tolist(), strict=True):
+        problems.setdefault(key, []).extend(n for n, keep in zip(lengths, row, strict=True) if keep)
+    return list(problems.values())
 
 
 def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
@@ -83,7 +94,7 @@ def _count(row: dict[str, Any], index: int, kind: str, tokenizer: PreTrainedToke
     return [(tokenized["num_prompt"], length) for length in tokenized["lengths"]]
 
 
-def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLengths | None:
+def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase, leaves_out_negatives: bool) -> TraceLengths | None:
     columns = rows.table.to_table(columns=list(LENGTH_COLUMNS))
     if any(column.null_count for column in columns.columns):
         return None
@@ -99,27 +110,31 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> TraceLength
     traces[: len(sample)] = exact
     mean_prompt = float(np.mean([side[0][0] for side in sides]))
     how = f"from {', '.join(LENGTH_COLUMNS)}, which are {np.median(differences):+.0f} tokens off on {len(sample)} rows"
-    return TraceLengths(traces, mean_prompt, np.arange(rows.num_rows), how)
+    return TraceLengths(traces[:, : 1 if leaves_out_negatives else 2].tolist(), mean_prompt, how)
 
 
-def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict]]:
-    """Characters of every trace `(rows, traces of a row)`, the problem of each row, and the rows to be tokenised.
+def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, dict]]:
+    """Checks the shape of every row.
 
-    Checks the shape of every row.
+    Returns:
+        The characters of every trace and whether it is a positive, both `(rows, traces of a row)`; the problem of each
+        row; and the rows to be tokenised.
     """
     wanted = {*KINDS[kind], "uuid"} | ({"prompt", "weight"} if kind != "positives" else set())
     names = [name for name in rows.table.schema.names if name in wanted]
-    characters, keys, sample, longest = [], [], {}, {}
+    characters, positives, keys, sample, longest = [], [], [], {}, {}
+    numbers: dict[str, int] = {}  # of problems
     step = max(1, rows.num_rows // SAMPLE)
     kept = 0
     # A small readahead: a quarter of the default's memory for long traces, and no slower.
     for batch in rows.table.to_batches(columns=names, batch_size=256, batch_readahead=2, fragment_readahead=1):
         first = len(characters)
         for index, row in enumerate(batch.to_pylist(), first):
-            prompt, turns, *_ = read_row(row, index, kind)
+            prompt, turns, labels, _ = read_row(row, index, kind)
             sizes = [sum(len(message["content"]) for message in prompt + turn) for turn in turns]
             characters.append(sizes)
-            keys.append(json.dumps(prompt) if kind == "traces" else index)
+            positives.append(labels)
+            keys.append(numbers.setdefault(json.dumps(prompt), len(numbers)) if kind == "traces" else index)
             if index % step == 0 or kept < ALL_CHARACTERS:
                 sample[index] = row
                 kept += sum(sizes)
@@ -130,5 +145,4 @@ def _scan(rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray, dict[int, dict
         sample = {i: row for i, row in sample.items() if i % step == 0}
         ends = sorted(longest.values(), key=lambda item: -item[0])[:LONGEST]
         sample |= {index: row for _, index, row in ends}
-    problems = np.unique(np.array(keys), return_inverse=True)[1]
-    return everything, problems, sample
+    return everything, np.array(positives), np.array(keys), sample

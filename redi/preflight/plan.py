@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from redi.engine.batching import plan_step, step_cost
+from redi.engine.batching import balance_over_ranks, plan_step, step_cost
 from redi.preflight.hours import training_flops
 from redi.preflight.lengths import TraceLengths
 from redi.preflight.memory import Load, ModelShape
@@ -15,6 +15,7 @@ from redi.preflight.report import Report
 from redi.runs.errors import usage_errors
 
 HEAVIEST = 200  # global batches whose micro-batches are planned
+BALANCED = 20  # the first global batches, whose balance training prints at its start too
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Plan:
     cut: int  # traces
     load: Load  # the largest micro-batch
     padded: bool  # whether it has pads
+    balance: float | None  # over ranks, where the engine trains; see `redi.engine.batching.balance_over_ranks`
     flops: float
     saves: int  # checkpoints that are written
 
@@ -40,11 +42,11 @@ def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: b
     Raises:
         UsageError: a trace does not fit `max_tokens_per_micro_batch`.
     """
-    args, limit = recipe.args, recipe.args.max_length
-    traces = lengths.traces[:, :1] if getattr(args, "alpha", 1.0) == 0 else lengths.traces
-    cut = 0 if limit is None else int((traces > limit).sum())
-    traces = traces if limit is None else traces.clip(max=limit)
-    items, packing = int(lengths.problems.max()) + 1, getattr(args, "packing", False)
+    args, limit = recipe.args, recipe.args.max_length or math.inf
+    cut = lengths.cut + sum(n > limit for traces in lengths.problems for n in traces)
+    problems = [[min(n, limit) for n in traces] for traces in lengths.problems]
+    traces = np.array([n for traces in problems for n in traces])
+    items, packing = len(problems), getattr(args, "packing", False)
     if packing:
         items = math.ceil(traces.sum() / limit)
     global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * recipe.strategy.gpus
@@ -52,6 +54,18 @@ def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: b
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     epochs, tokens, squares = steps / per_epoch, float(traces.sum()), float((traces.astype(float) ** 2).sum())
     flops = epochs * training_flops(shape, tokens, squares, traces.size * lengths.prompt)
+    balance, masked = None, 0
+    if recipe.trains_on_traces:
+        largest, row, count, balance = _plan_steps(recipe, problems, shape, global_batch, packs)
+        padded, real = largest
+        masked = 0 if packs else padded * row
+    else:
+        per_device, count, longest = args.per_device_train_batch_size, args.gradient_accumulation_steps, traces.max()
+        rows = min(per_device, len(problems)) * max(map(len, problems))
+        padded = real = int(limit * per_device if packing else rows * longest)
+        flash = (recipe.run.attn_implementation or "").startswith("flash_attention")
+        masked = 0 if flash or packing else int(padded * longest)
+    scored = int(real * (1 - lengths.prompt / traces.mean()))
     return Plan(
         global_batch=global_batch,
         per_epoch=per_epoch,
@@ -60,58 +74,43 @@ def make_plan(recipe: Recipe, lengths: TraceLengths, shape: ModelShape, packs: b
         tokens=epochs * tokens,
         longest=int(traces.max()),
         cut=cut,
-        load=_largest(recipe, traces, lengths, shape, global_batch, packs),
+        load=Load(padded, scored, count > 1, signed_sum=recipe.trains_on_traces, masked=masked),
         padded=not (packs and (getattr(args, "padding_free", False) or packing)),
+        balance=balance,
         flops=flops * (4 / 3 if recipe.stage.has_reference else 1),
         saves=num_saves(recipe, steps, per_epoch),
     )
 
 
-def _largest(
-    recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
-) -> Load:
-    """The largest micro-batch of a GPU: exact, or that of the first epoch if the order of the rows matters."""
-    args, per_device = recipe.args, recipe.args.per_device_train_batch_size
-    count, masked = args.gradient_accumulation_steps, 0
-    if recipe.trains_on_traces:
-        tokens, real, row, count = _largest_of_traces(recipe, traces, lengths, shape, global_batch, packs)
-        masked = 0 if packs else tokens * row
-    elif getattr(args, "packing", False):
-        tokens = real = args.max_length * per_device
-    else:
-        longest = int(traces.max())
-        tokens = real = traces.shape[1] * min(per_device, len(traces)) * longest
-        flash = (recipe.run.attn_implementation or "").startswith("flash_attention")
-        masked = 0 if flash else tokens * longest
-    scored = int(real * (1 - lengths.prompt / traces.mean()))
-    return Load(tokens, scored, count > 1, signed_sum=recipe.trains_on_traces, masked=masked)
+def _plan_steps(
+    recipe: Recipe, problems: list[list[int]], shape: ModelShape, global_batch: int, packs: bool
+) -> tuple[tuple[int, int], int, int, float]:
+    """Plans steps of the first epoch as `redi.engine.batching.StepDataset` does.
 
+    Returns:
+        Of the largest micro-batch of the `HEAVIEST` steps, tokens with and without pads, and its longest trace; the
+        most micro-batches of a step; and the balance over ranks.
+    """
+    args, gpus = recipe.args, recipe.strategy.gpus
+    order = torch.randperm(len(problems), generator=torch.Generator().manual_seed(args.seed)).tolist()
+    batches = [order[i : i + global_batch] for i in range(0, len(order), global_batch)]
+    steps = [[n for row in batch for n in problems[row]] for batch in batches]
+    limits = step_cost(shape.params / (shape.layers * shape.hidden)), gpus, args.gradient_accumulation_steps
+    limits += (args.max_tokens_per_micro_batch,)
 
-def _largest_of_traces(
-    recipe: Recipe, traces: np.ndarray, lengths: TraceLengths, shape: ModelShape, global_batch: int, packs: bool
-) -> tuple[int, int, int, int]:
-    """Of the largest micro-batch of the `HEAVIEST` steps of the first epoch, planned as in `StepDataset`: tokens with
-    and without pads, its longest trace, and the most micro-batches of a step."""
-    args, gpus, accumulation = recipe.args, recipe.strategy.gpus, recipe.args.gradient_accumulation_steps
-    order = torch.randperm(int(lengths.problems.max()) + 1, generator=torch.Generator().manual_seed(args.seed))
-    step_of = np.argsort(order.numpy())[lengths.problems] // global_batch  # of the first epoch, for each row
-    longest = np.zeros(step_of.max() + 1)
-    np.maximum.at(longest, step_of, traces.max(axis=1))
-    num_rows = np.bincount(step_of)
-    totals = np.bincount(step_of, weights=traces.sum(axis=1)) if packs else num_rows * traces.shape[1] * longest
-    heaviest = np.argsort(-np.maximum(totals / (gpus * accumulation), longest))[:HEAVIEST]
-    cost = step_cost(shape.params / (shape.layers * shape.hidden))
-    order, ends = np.argsort(step_of, kind="stable"), num_rows.cumsum()
-    largest, count = (0, 0, 0), accumulation
-    for step in heaviest:
-        sizes = traces[order[ends[step] - num_rows[step] : ends[step]]].flatten().tolist()
-        with usage_errors(str, ValueError):  # a trace is longer than max_tokens_per_micro_batch
-            plan = plan_step(sizes, cost, gpus, accumulation, args.max_tokens_per_micro_batch)
-        count = max(count, len(plan[0]))
-        for batch in (batch for rank in plan for batch in rank if batch):
-            real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
-            largest = max(largest, (real if packs else len(batch) * row, real, row))
-    return *largest, count
+    def weight(sizes: list[int]) -> float:
+        total = sum(sizes) if packs else len(sizes) * max(sizes, default=0)
+        return max(total / (gpus * args.gradient_accumulation_steps), *sizes, 0)
+
+    largest, most = (0, 0, 0), 0
+    with usage_errors(str, ValueError):  # a trace is longer than max_tokens_per_micro_batch
+        for sizes in sorted(steps, key=weight, reverse=True)[:HEAVIEST]:
+            plan = plan_step(sizes, *limits)
+            most = max(most, len(plan[0]))
+            for batch in (batch for rank in plan for batch in rank if batch):
+                real, row = sum(sizes[i] for i in batch), max(sizes[i] for i in batch)
+                largest = max(largest, (real if packs else len(batch) * row, real, row))
+        return largest[:2], largest[2], most, balance_over_ranks(steps[:BALANCED], *limits)
 
 
 def num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
@@ -122,7 +121,7 @@ def num_saves(recipe: Recipe, steps: int, per_epoch: int) -> int:
 
 
 def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLengths) -> None:
-    args, traces = recipe.args, lengths.traces
+    args, traces = recipe.args, np.array([n for traces in lengths.problems for n in traces])
     middle, high = (int(value) for value in np.percentile(traces, (50, 95)))
     mean, longest = traces.mean(), traces.max()
     report.value("trace length", f"mean {mean:,.0f}, median {middle:,}, 95th percentile {high:,}, longest {longest:,}")
@@ -131,8 +130,14 @@ def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLength
     report.value("global batch", f"{plan.global_batch} = {factors} (processes x per device x accumulation)")
     report.value("steps", f"{plan.steps:,} = {plan.epochs:.3g} x {plan.per_epoch:,} (epochs x steps per epoch)")
     report.value("tokens", f"{plan.tokens:,.0f}, without pads")
+    if plan.balance is not None:
+        report.value("balance", f"{plan.balance:.2f} of the ideal, over the GPUs of a step")
     report.value("micro-batch", f"at most {plan.load.tokens:,} tokens on one GPU" + ", with pads" * plan.padded)
     if plan.cut:
         share = plan.cut / traces.size
         text = f"max_length={args.max_length} cuts {plan.cut:,} of {traces.size:,} traces ({share:.1%})"
-        (report.note if share < 0.5 else report.fail)(f"{text}: the model does not learn how they end")
+        text += ": the model does not learn how they end"
+        if share < 0.5:
+            report.note(text)
+        else:
+            report.fail(f"{text}; raise it, or leave such rows out when the dataset is built")

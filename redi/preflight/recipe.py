@@ -21,6 +21,7 @@ from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import attention_of, check_weights, load_tokenizer
 from redi.runs.recipe import read_config
 from redi.stages import STAGES
+from redi.text.training_rows import kind_of
 
 A100_TFLOPS = 312.0
 
@@ -37,9 +38,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Recipe(Job):
-    """A job of the stage `name` on the GPUs of an accelerate configuration."""
+    """A job on the processes of an accelerate configuration."""
 
-    name: str = ""
     newest: Path | None = None  # the complete checkpoint from which it would resume
     strategy: Strategy = Strategy("none", 1)
     accelerate: str = ""
@@ -48,33 +48,57 @@ class Recipe(Job):
     def trains_on_traces(self) -> bool:
         return getattr(self.args, "trains_on_traces", False)
 
+    @property
+    def leaves_out_negatives(self) -> bool:
+        return getattr(self.args, "alpha", None) == 0
+
 
 def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
-    """Checks STAGE/RUN/config.yaml with overrides (`--key value ...`) as training on `gpus` GPUs does at its start.
+    """Checks STAGE/RUN, or its config.yaml, with overrides (`--key value ...`), as training on `gpus` GPUs does.
+
+    Without GPUs (0), as on the CPU.
 
     Raises:
         UsageError: whatever training refuses; the stage is unknown; or the configuration is not for so many GPUs.
     """
+    config = config / "config.yaml" if config.is_dir() else config
     if not config.is_file():
         raise UsageError(f"{config} does not exist; name the config.yaml of a recipe")
     stage = config.resolve().parent.parent.name
     if stage not in STAGES:
         raise UsageError(f"{config} is not in a folder STAGE/RUN with STAGE one of {', '.join(STAGES)}")
+    argv = ["--config", str(config), *overrides]
     # Training refuses bf16 on a machine without a GPU unless use_cpu is set; nothing is computed here.
-    job = read_job(stage, ["--config", str(config), *overrides], assumed={"use_cpu": True})
-    on_cpu = job.given.get("use_cpu", False)
-    path = accelerate_file(job.run.accelerate_config, 0 if on_cpu else gpus)
-    strategy = read_strategy(path, gpus, on_cpu)
-    job = check_job(job, strategy.gpus)
+    job = read_job(stage, argv, assumed={"use_cpu": True, "bf16": False})
+    on_cpu = gpus == 0 or job.given.get("use_cpu", False)
+    if on_cpu:
+        try:
+            job = read_job(stage, argv)
+        except UsageError as error:
+            raise UsageError(f"{error}; preflight checks a job for other machines with --gpus N") from error
+    elif "bf16" not in job.given:
+        job.args.bf16 = not job.args.fp16  # TRL's default
+    return to_recipe(job, 1 if on_cpu else gpus, on_cpu)
+
+
+def to_recipe(job: Job, processes: int, on_cpu: bool, check_inputs: bool = True) -> Recipe:
+    """Checks a job on so many processes, one per GPU; `check_inputs` as in `check_job`.
+
+    Raises:
+        UsageError: as `check_job` and `read_strategy`; or the adapters or the checkpoint do not fit the strategy.
+    """
+    path = accelerate_file(job.run.accelerate_config, 0 if on_cpu else processes)
+    strategy = read_strategy(path, processes, on_cpu)
+    job = check_job(job, processes, check_inputs)
     newest = last_complete_checkpoint(job.args.output_dir)[0]
     if newest is not None and not job.is_finished:
-        refuse_other_world_size(newest, strategy.gpus)
+        refuse_other_world_size(newest, processes)
     if job.lora is not None and strategy.kind in ("zero3", "fsdp2"):
         raise UsageError(
             f"lora_r={job.run.lora_r} needs unsharded weights: use accelerate_config single_gpu, ddp or zero2, not "
             f"{path.stem}"
         )
-    return Recipe(**vars(job), name=stage, newest=newest, strategy=strategy, accelerate=path.stem)
+    return Recipe(**vars(job), newest=newest, strategy=strategy, accelerate=path.stem)
 
 
 def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
@@ -84,7 +108,7 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
         UsageError: it is not for so many GPUs, or its kind is not known here.
     """
     if on_cpu:
-        return Strategy("none", 1, on_cpu=True)
+        return Strategy("none", gpus, on_cpu=True)
     config = read_config(path, "accelerate_config")
     kind = config["distributed_type"]
     if kind == "DEEPSPEED":
@@ -160,6 +184,7 @@ class Rows:
 
     table: pyarrow.dataset.Dataset
     num_rows: int
+    kind: str  # positives, pairs or traces
     note: str
 
     def first(self, count: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
@@ -172,16 +197,18 @@ def open_rows(recipe: Recipe) -> Rows:
     """Opens the dataset's files and compares them with its manifest.
 
     Raises:
-        UsageError: the dataset does not exist, has no rows, or is not what its manifest counts.
+        UsageError: the dataset does not exist, has no rows, nothing that the stage trains on, or is not what its
+            manifest counts.
     """
     name, split = recipe.run.dataset_name, recipe.run.dataset_train_split
     table, files = scan_rows(name, split), split_files(name, split)
     num_rows = table.count_rows()
     if num_rows == 0:
         raise UsageError(f"dataset_name={name} has no rows")
+    kind = kind_of(table.schema.names, recipe.stage.kinds, f"dataset_name={name}")
     manifest = read_manifest(name, "counts.rows") if Path(name).is_dir() else None
     if manifest is None or split not in ("train", "test", "validation"):  # part of the rows
-        return Rows(table, num_rows, "no manifest.json to compare with")
+        return Rows(table, num_rows, kind, "no manifest.json to compare with")
     counted, known = manifest["counts"]["rows"], manifest["counts"].get("files")
     others = [file.name for file in files if known is not None and file.name not in known]
     if counted != num_rows or others:
@@ -190,4 +217,4 @@ def open_rows(recipe: Recipe) -> Rows:
             f"dataset_name={name} has {num_rows:,} rows in split {split}, but its manifest.json counts "
             f"{counted:,}{extra}; build it again into an empty folder"
         )
-    return Rows(table, num_rows, "as many as its manifest.json counts")
+    return Rows(table, num_rows, kind, "as many as its manifest.json counts")

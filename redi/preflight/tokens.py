@@ -3,21 +3,23 @@
 import contextlib
 import copy
 import io
+import logging
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
-from redi.preflight.lengths import LENGTH_COLUMNS, kind_of
+from redi.preflight.lengths import LENGTH_COLUMNS
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError, usage_errors
 from redi.text.prompts import THINK, make_prompt
-from redi.text.training_rows import tokenize_row
+from redi.text.training_rows import read_row, tokenize_row
 
 TAG = THINK.strip()
 TRIED = 64  # rows; the shortest of them is rendered
@@ -40,7 +42,7 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
     """Renders a row, shows the end of its prompt and compares training with evaluation; refuses what differs."""
     limit = recipe.args.max_length
     columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
-    kind, first = kind_of(recipe, columns), rows.first(TRIED, columns)
+    kind, first = rows.kind, rows.first(TRIED, columns)
     tried = [row for i, row in enumerate(first) if all(tokenize_row(row, i, model.tokenizer, kind)["lengths"])]
     if not tried:
         raise UsageError(f"each of the first {len(first)} rows has an empty completion: training drops them")
@@ -57,7 +59,8 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
         problem = row["prompt"]
     if not isinstance(problem, str):
         problem = next(message["content"] for message in problem if message["role"] == "user")
-    evaluated = make_prompt(model.tokenizer, problem, "bare", "as-trained")[1]
+    force = "as-trained" if TAG in model.tokenizer.decode(trained.ids) else "none"
+    evaluated = make_prompt(model.tokenizer, problem, "bare", force)[1]
     begin, end = max(0, trained.num_prompt - 3), trained.num_prompt
     for name, ids in (("training", trained.ids[: max(len(evaluated), end + 3)]), ("evaluation", evaluated)):
         shown = [repr(model.tokenizer.decode([token])) for token in ids[begin:]]
@@ -65,6 +68,28 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
         report.line(f"{name:11}{' '.join(shown)} ...")
     for text in check_tokens(model.tokenizer, trained, problem):
         report.ok(text)
+    if not make_prompt(model.tokenizer, problem, "bare")[0].rstrip().endswith(TAG):
+        turns = [turn[0]["content"] for i, row in enumerate(tried) for turn in read_row(row, i, kind)[1]]
+        if missing := sum(TAG not in turn for turn in turns):
+            report.note(
+                f"{missing} of the {len(turns)} completions of the first rows have no {TAG}: right for a model that "
+                "does not think aloud; evaluate it with --force-think none --whole-responses"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what the trainer says of a run that does not happen."""
+    level, bars = logging.root.manager.disable, datasets.are_progress_bars_disabled()
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
@@ -78,9 +103,10 @@ def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Render
         args.push_to_hub = False
         if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs only on GPUs
             args.padding_free = args.packing = False
-        quiet = contextlib.redirect_stdout(io.StringIO())  # the trainer describes a run that does not happen
-        with quiet, usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
-            rows, _ = recipe.stage.prepare(Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name)
+        with _quiet(), usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
+            rows, _ = recipe.stage.prepare(
+                datasets.Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name
+            )
             trainer = recipe.stage.trainer(
                 model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
             )
@@ -123,8 +149,9 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
         UsageError: training and evaluation would differ; shows the tokens at that place.
     """
     ids, start = trained.ids, trained.num_prompt
+    thinks = TAG in tokenizer.decode(ids)
     prompt = make_prompt(tokenizer, problem, "bare")[1]
-    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained")[1]
+    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained" if thinks else "none")[1]
     _refuse_doubled("training", tokenizer, ids)
     _refuse_doubled("evaluation", tokenizer, evaluated)
     at = first_difference(ids, evaluated)
@@ -153,7 +180,8 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
         )
     return [
         f"the {len(prompt)} tokens of the prompt and the next {len(evaluated) - len(prompt)} are the same",
-        f"one {TAG}, no second system block; all {len(ids) - len(prompt)} tokens after the prompt are scored",
+        f"{'one' if thinks else 'no'} {TAG}, no second system block; "
+        f"all {len(ids) - len(prompt)} tokens after the prompt are scored",
         f"the last scored token is eos, {tokenizer.decode([eos])!r}",
     ]
 
@@ -170,10 +198,10 @@ def _refuse_doubled(name: str, tokenizer: PreTrainedTokenizerBase, ids: list[int
             f"tokens: {name} has {len(systems)} system blocks: {systems[0]!r}, {systems[1]!r}; the chat template must "
             "write one"
         )
-    if (count := text.count(TAG)) != 1:
+    if (count := text.count(TAG)) > 1:
         shown = text if len(text) <= 120 else f"{text[:60]} ... {text[-60:]}"
         raise UsageError(
-            f"tokens: {name} has {count} {TAG} in {shown!r}; there must be one, opened by the trace or by the chat "
+            f"tokens: {name} has {count} {TAG} in {shown!r}; there may be one, opened by the trace or by the chat "
             "template"
         )
 

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors import SafetensorError
-
 _LAUNCHER = re.compile(r"(RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT))$|PMI|MPI_|OMPI_|MV2_")
 # How safetensors (which puts the error's number in its text) and torch.save (which leaves it out) report a full disk.
 _UNWRITTEN = re.compile(r"\(os error (\d+)\)|PytorchStreamWriter failed writing|inline_container.* unexpected pos")
@@ -50,7 +48,7 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
             if os.environ.get("RANK", "0") == "0":
                 _print(str(error))
             _end(2)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except _writing_errors() as error:
             problem = full_disk(error)
             if problem is None:
                 raise
@@ -60,6 +58,11 @@ def entry_point(main: Callable[[list[str]], None]) -> Callable[..., None]:
             _end(end.code)
 
     return run
+
+
+def _writing_errors() -> tuple[type[BaseException], ...]:
+    safetensors = sys.modules.get("safetensors")  # not imported here: --help works without packages
+    return (OSError, RuntimeError, *([safetensors.SafetensorError] if safetensors else []))
 
 
 def _forget_launcher() -> None:

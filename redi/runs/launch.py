@@ -40,6 +40,11 @@ def accelerate_file(name: str, num_processes: int) -> Path:
     return path
 
 
+def num_processes(num_gpus: int) -> int:
+    """Processes of a run over all machines, by the environment; 0 on the CPU unless it says otherwise."""
+    return int(os.environ.get("NUM_MACHINES") or 1) * int(os.environ.get("NUM_PROCESSES") or num_gpus)
+
+
 def launch_options(name: str, num_gpus: int) -> list[str]:
     """The options of `accelerate launch` on this machine, which has `num_gpus` GPUs, 0 on the CPU.
 
@@ -49,8 +54,7 @@ def launch_options(name: str, num_gpus: int) -> list[str]:
     Raises:
         UsageError: as `accelerate_file`, or the environment lacks a variable.
     """
-    machines = int(os.environ.get("NUM_MACHINES") or 1)
-    total = machines * int(os.environ.get("NUM_PROCESSES") or num_gpus)
+    machines, total = int(os.environ.get("NUM_MACHINES") or 1), num_processes(num_gpus)
     options = ["--config_file", str(accelerate_file(name, total if num_gpus else 0))]
     if total:
         options += ["--num_processes", str(total)]
@@ -65,6 +69,23 @@ def launch_options(name: str, num_gpus: int) -> list[str]:
     return options
 
 
+def gpu_memory() -> list[float]:
+    """GiB of each GPU that CUDA_VISIBLE_DEVICES leaves; a process that computes nothing need not open them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not visible.strip(" -1"):
+        return []
+    return [int(mib) / 1024 for mib in _query_gpus("memory.total", *([f"--id={visible}"] if visible else []))]
+
+
+def _query_gpus(field: str, *options: str) -> list[str]:
+    """What `nvidia-smi` says of each GPU; nothing where it finds none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", *options]
+    result = subprocess.run(query, capture_output=True, text=True)
+    return [] if result.returncode else result.stdout.split()
+
+
 def check_driver(cuda: str | None) -> None:
     """Refuses a torch that would not see this machine's GPUs. Does nothing where `nvidia-smi` finds no GPU.
 
@@ -74,12 +95,8 @@ def check_driver(cuda: str | None) -> None:
     Raises:
         UsageError: torch is built for the CPU, or for a newer CUDA than the driver supports.
     """
-    if shutil.which("nvidia-smi") is None:
-        return
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True)
-    driver = next(iter(result.stdout.split()), "")
-    if result.returncode or not driver:
+    driver = next(iter(_query_gpus("driver_version")), "")
+    if not driver:
         return
     remedy = "see 'GPU drivers' in docs/clusters.md"
     if cuda is None:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from redi.runs.errors import UsageError
 
 CLOCK_SECONDS = 2  # a start time that is read again may differ by the corrections of the clock
@@ -32,6 +30,8 @@ def folder_lock(folder: str | Path, *, inside: bool = False) -> Iterator[None]:
     Raises:
         UsageError: the owner is alive, or the file cannot be made.
     """
+    import psutil  # not a part of Python: --help works without packages
+
     file = _lock_file(folder, inside)
     owner = _place() | {"pid": os.getpid(), "started": psutil.Process().create_time()}
     while not _create(file, folder, json.dumps(owner)):
@@ -105,6 +105,8 @@ def _owner(file: Path, text: str | None) -> str | None:
 
 
 def _is_running(file: Path, pid: int, started: float) -> bool:
+    import psutil
+
     if pid == os.getpid():
         return file in _held  # a container that starts again at once gives the same number within the same second
     try:

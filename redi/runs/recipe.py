@@ -6,12 +6,13 @@ A key that the recipe does not set gives an empty line.
 
 import re
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from redi.runs.errors import UsageError, entry_point, usage_errors
 from redi.runs.option_values import check_value
+
+if TYPE_CHECKING:
+    import yaml
 
 # YAML 1.1, which PyYAML reads, needs a point: 1e-7 would be text. At most six characters, so that no hash is a number.
 _FLOAT = re.compile(r"[-+]?(\d{1,3}|\d*\.\d+)[eE][-+]?\d{1,2}")
@@ -24,6 +25,8 @@ def read_config(path: Path, option: str = "--config") -> dict[str, Any]:
         UsageError: the file is missing, is not YAML, gives a key twice, or holds something else than `key: value`
             lines; or `check_value` refuses a value.
     """
+    import yaml  # not a part of Python: --help works without packages
+
     if not path.is_file():
         raise UsageError(f"{option} {path} does not exist")
     kinds = (yaml.YAMLError, UnicodeDecodeError, OSError)
@@ -37,8 +40,10 @@ def read_config(path: Path, option: str = "--config") -> dict[str, Any]:
     return {key: check_value(key, value) for key, value in (config or {}).items()}
 
 
-def _check_node(node: yaml.Node | None, depth: int = 0) -> None:
+def _check_node(node: "yaml.Node | None", depth: int = 0) -> None:
     """Refuses a key given twice in one mapping, and reads 1e-7 in a nested mapping as a number."""
+    import yaml
+
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:

@@ -1,7 +1,5 @@
 """Strict options of training: a YAML file, overridden on the command line, into dataclasses."""
 
-import argparse
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,14 @@ from redi.runs.option_values import check_arguments
 from redi.runs.recipe import read_config
 
 # Left out of a run's name: where things are, how it is started and what watches it.
-_NOT_IN_NAME = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "tokenize_only", "accelerate_config"}
-_NOT_IN_NAME |= {"report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id"}
+_NOT_IN_NAME = {"output_dir", "model_name_or_path", "dataset_name", "check_only", "check_memory", "tokenize_only"}
+_NOT_IN_NAME |= {"accelerate_config", "report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id"}
 
 
 class _Parser(HfArgumentParser):
     # Without this, argparse would print its usage (hundreds of options) before the one line that matters.
     error = Parser.error
     _get_value = Parser._get_value
-
-
-def _make_parser(dataclass_types: list[type], unread: dict[str, str]) -> _Parser:
-    usage = "%(prog)s --config recipes/STAGE/RUN/config.yaml [--key value ...]; every option may be a key of the file"
-    parser = _Parser(dataclass_types, allow_abbrev=False, usage=usage)
-    own = {"help"}.union(*(inspect.get_annotations(kind) for kind in dataclass_types))
-    parser._optionals._group_actions.sort(key=lambda action: action.dest not in own)
-    for action in parser._actions:
-        if action.dest in unread:
-            action.help = argparse.SUPPRESS
-    return parser
 
 
 def parse_options(
@@ -48,9 +35,8 @@ def parse_options(
 
     Args:
         argv: the command line, without the program's name.
-        dataclass_types: the dataclasses that define the options; `--help` lists those that they define themselves
-            before those that they inherit.
-        unread: options of a dataclass that have no effect, with the reason; `--help` leaves them out.
+        dataclass_types: the dataclasses that define the options.
+        unread: options of a dataclass that have no effect, with the reason.
         assumed: values of options that are not given; they do not count as given.
 
     Returns:
@@ -61,8 +47,8 @@ def parse_options(
             combination of options that a dataclass refuses.
     """
     unread = unread or {}
-    parser = _make_parser(dataclass_types, unread)
-    fields = {action.dest: action for action in parser._actions if action.dest != "help"}
+    parser = _Parser(dataclass_types, allow_abbrev=False, add_help=False)
+    fields = {action.dest: action for action in parser._actions}
     needed = {key for key, action in fields.items() if action.required} | {"output_dir"}
     from_file, overrides, path = _read_config(argv)
     for key in from_file:

@@ -5,8 +5,6 @@ import unicodedata
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -30,6 +28,8 @@ def date_options(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 def apply_template(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
     """The messages as the chat template renders them, on the day `TODAY`; a `ValueError` if it refuses them."""
+    from jinja2 import TemplateError  # not a part of Python: --help works without packages
+
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **date_options(tokenizer), **options)
     except (TemplateError, TypeError) as error:

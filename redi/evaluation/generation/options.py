@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from redi.evaluation.benchmarks import KNOWN
 from redi.runs.cli import StrictParser, positive_int
 from redi.runs.errors import UsageError, nearest, usage_errors
@@ -135,6 +133,8 @@ def protocol_file(name_or_path: str) -> Path:
 
 def read_protocol(name_or_path: str) -> dict[str, Any]:
     """The options that a protocol sets; refuses an unknown protocol or key, and what the command line refuses."""
+    import yaml  # not a part of Python: --help works without packages
+
     path = protocol_file(name_or_path)
     broken = (yaml.YAMLError, UnicodeDecodeError)
     with usage_errors(lambda error: f"--protocol {path} is not valid YAML: {error}", *broken):
