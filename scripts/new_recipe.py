@@ -19,6 +19,7 @@ from pathlib import Path
 from redi.runs.cli import StrictParser, positive_float, positive_int
 from redi.runs.errors import UsageError, entry_point
 from redi.runs.files import new_folder
+from redi.runs.launch import gpu_memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = """#!/usr/bin/env bash
@@ -29,7 +30,7 @@ TRAIN = """exec bash {root}/recipes/launch.sh "$here" "$@"
 """
 EVALUATE = """cd {root}
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
-exec python scripts/evaluate.py run "$here" --protocol quick{backend} "$@"
+exec "$(command -v python || command -v python3)" scripts/evaluate.py run "$here" --protocol quick{backend} "$@"
 """
 
 
@@ -85,29 +86,25 @@ def main(argv: list[str]) -> None:
 
 
 def find_machine(options: argparse.Namespace):
-    """The GPUs that were asked for, or those of this machine; None for the CPU."""
-    import torch
-
+    """The GPUs that were asked for, or those of this machine; without any, the CPU."""
     from redi.preflight.recipe import Machine
 
-    found = torch.cuda.device_count()
-    if options.cpu or not (found or options.gpus or options.gpu_memory):
+    found = [] if options.cpu else gpu_memory()
+    gpus = 0 if options.cpu else options.gpus or len(found) or int(options.gpu_memory is not None)
+    if gpus and not (options.gpu_memory or found):
+        raise UsageError(f"--gpus {gpus}: no GPU was found; give --gpu-memory too, for another machine")
+    if gpus == 0:
         print("The recipe is for the CPU" + ("" if options.cpu else ": no GPU was found") + ".")
-        return None
-    if options.gpu_memory is None and not found:
-        raise UsageError(f"--gpus {options.gpus}: no GPU was found; give --gpu-memory too, for another machine")
-    memory = options.gpu_memory or torch.cuda.get_device_properties(0).total_memory / 2**30
-    return Machine(options.gpus or found or 1, round(memory, 1))
+    return Machine(gpus, options.gpu_memory or round(min(found, default=0.0), 1))
 
 
 def write_recipe(folder: Path, shown: str, places: dict[str, str], machine, start: str) -> None:
     """Writes the folder of a recipe, complete or not at all, and prints what preflight finds."""
     from redi.preflight.check import preflight
     from redi.preflight.new_recipe import write_config
-    from redi.preflight.recipe import Machine
 
     root = '"$here/../../.."' if _is_ours(folder) else shlex.quote(str(REPOSITORY))
-    backend = "" if machine else " --backend transformers"
+    backend = "" if machine.gpus else " --backend transformers"
     with new_folder(folder) as temporary:
         overrides = write_config(temporary / "config.yaml", places, machine, start)
         for name, text in (("train.sh", TRAIN), ("eval.sh", EVALUATE)):
@@ -117,7 +114,7 @@ def write_recipe(folder: Path, shown: str, places: dict[str, str], machine, star
         def write(line: str) -> None:
             print(line.replace(str(temporary), shown))
 
-        preflight(temporary / "config.yaml", overrides, machine or Machine(1, 0.0), write)
+        preflight(temporary / "config.yaml", overrides, machine, write)
     print(f"wrote {shown}")
 
 

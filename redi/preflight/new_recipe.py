@@ -8,12 +8,12 @@ import yaml
 from redi.data.training_data import scan_rows
 from redi.preflight.counting import count_activations
 from redi.preflight.fit import TIGHT, check_memory
-from redi.preflight.lengths import TraceLengths, kind_of, trace_lengths
+from redi.preflight.lengths import TraceLengths, trace_lengths
 from redi.preflight.plan import make_plan
 from redi.preflight.recipe import Machine, open_model, open_rows, read_recipe, why_padded
 from redi.preflight.report import Report
 from redi.runs.errors import UsageError
-from redi.text.training_rows import kind_of as kind_of_columns
+from redi.text.training_rows import kind_of
 
 STAGE_OF = {"positives": "sft", "pairs": "redi", "traces": "redi"}
 FOLDERS = {"sft": "positives", "redi": "pairs"}  # of a --data folder that holds both
@@ -39,46 +39,45 @@ def find_data(data: str, stage: str | None) -> dict[str, str]:
         return {name: path for name, path in found.items() if stage in (None, name)}
     columns = scan_rows(data, "train").schema.names
     wanted = tuple(kind for kind, of in STAGE_OF.items() if stage in (None, of))
-    kind = kind_of_columns(columns, wanted, f"--data {data}")
+    kind = kind_of(columns, wanted, f"--data {data}")
     if stage is None and kind == "positives" and {"chosen", "rejected"} <= set(columns):
         raise UsageError(f"--data {data} has both positives and pairs; choose --stage sft or --stage redi")
     return {STAGE_OF[kind]: data}
 
 
-def write_config(path: Path, places: dict[str, str], machine: Machine | None, start: str) -> list[str]:
+def write_config(path: Path, places: dict[str, str], machine: Machine, start: str) -> list[str]:
     """Writes STAGE/RUN/config.yaml with the first settings that fit the machine: full training, else LoRA.
 
     Args:
         places: values of model_name_or_path, dataset_name and output_dir.
-        machine: None is the CPU.
+        machine: without GPUs (0) it is the CPU.
         start: a model like that in `places`, which need not be trained yet.
 
     Returns:
         The options (`--key value`) with which `preflight` checks the recipe as if `start` were its model.
     """
-    stage, overrides, gpus = path.parent.parent.name, ["--model_name_or_path", start], machine.gpus if machine else 1
+    stage, overrides = path.parent.parent.name, ["--model_name_or_path", start]
     base = [(key, _as_yaml(value), "") for key, value in places.items()]
     methods = _methods(machine, stage)
     _write(path, stage, base + methods[0])
-    recipe = read_recipe(path, overrides, gpus)
+    recipe = read_recipe(path, overrides, machine.gpus)
     model, rows = open_model(recipe), open_rows(recipe)
-    kind = kind_of(recipe, rows.table.schema.names)
-    lengths = trace_lengths(rows, kind, model.tokenizer)
-    longest, positions = int(lengths.traces.max()), model.config.get_text_config().max_position_embeddings
+    lengths = trace_lengths(rows, model.tokenizer)
+    longest, positions = max(map(max, lengths.problems)), model.config.get_text_config().max_position_embeddings
     limit = min(positions, -(-longest // 64) * 64)
     length = f"the longest trace has {longest:,} tokens"
     length += ", so none is cut" if longest <= positions else ", but the model has no more positions"
-    where = "the CPU" if machine is None else f"{gpus} GPU{'s' * (gpus > 1)} of {machine.memory:g} GiB"
-    sizes = [size for size in MICRO_BATCHES if limit < size <= (MICRO_BATCHES[0] if machine else CPU_TOKENS)]
+    gpus = f"{machine.gpus} GPU{'s' * (machine.gpus > 1)} of {machine.memory:g} GiB"
+    title = f"{rows.num_rows:,} {rows.kind} on {gpus if machine.gpus else 'the CPU'}"
+    sizes = [size for size in MICRO_BATCHES if limit < size <= (MICRO_BATCHES[0] if machine.gpus else CPU_TOKENS)]
 
     def write(method: list[Setting], tokens: int) -> None:
         limits = [("max_tokens_per_micro_batch", str(tokens), "bounds the memory"), ("max_length", str(limit), length)]
-        settings = base + method + limits + _schedule(stage, int(lengths.problems.max()) + 1, gpus)
-        _write(path, f"{rows.num_rows:,} {kind} on {where}", settings)
+        _write(path, title, base + method + limits + _schedule(stage, len(lengths.problems), machine.gpus or 1))
 
     for method in methods:
         write(method, limit)
-        if fitting := _fitting(path, overrides, machine or Machine(1, math.inf), lengths, [*sizes, limit]):
+        if fitting := _fitting(path, overrides, machine, lengths, [*sizes, limit]):
             write(method, fitting)
             break
     return overrides
@@ -103,10 +102,10 @@ def _fitting(
     return None
 
 
-def _methods(machine: Machine | None, stage: str) -> list[list[Setting]]:
+def _methods(machine: Machine, stage: str) -> list[list[Setting]]:
     """Ways to train, the best first; each needs less memory than the one before."""
     full = ("learning_rate", PAPER[stage][2], "the paper's")
-    if machine is None:
+    if machine.gpus == 0:
         base = [("use_cpu", "true", ""), ("bf16", "false", "slow on a CPU"), ("dtype", "float32", ""), full]
         faster = ("gradient_checkpointing", "false", "true needs less memory, and more time")
         return [[*base, faster], [*base, ("gradient_checkpointing", "true", "less memory, more time")]]

@@ -25,6 +25,7 @@ from redi.stages import STAGES
 from redi.training import train
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*/config.yaml"))
+RECIPES = [path for path in RECIPES if "Written by new_recipe.py" not in path.read_text()]  # a user's own
 ACCELERATE = sorted((REPOSITORY / "configs" / "accelerate").glob("*.yaml"))
 SCRIPTS = sorted(
     path

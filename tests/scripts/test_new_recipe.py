@@ -69,7 +69,7 @@ def test_both_stages_pass_preflight_and_redi_starts_from_what_sft_writes(options
         assert config["global_batch_size"] == (8 if "8" in options else 4)
         on_cpu = not options or "--cpu" in options
         assert (config.get("use_cpu"), config["dtype"]) == ((True, "float32") if on_cpu else (None, "bfloat16"))
-    machine = Machine(8 if "8" in options else 1, 24.0)
+    machine = Machine(0 if on_cpu else 8 if "8" in options else 1, 24.0)
     preflight(sft / "config.yaml", [], machine, lambda line: None)  # as it is
 
 
@@ -103,7 +103,7 @@ def test_an_existing_recipe_is_refused_before_any_is_written(model_path, data, t
         ("mine", "nowhere", (), "does not exist"),
         ("mine", "pairs", ("--stage", "sft"), "this stage trains on positives (messages)"),
         ("mine", "", ("--stage", "dpo"), "invalid choice: 'dpo'"),
-        ("mine", "", ("--gpu-memory", "1"), "needs 1.5 GiB, but --gpu-memory is 1"),
+        ("mine", "", ("--gpu-memory", "1"), "needs 1.5 GiB, but each GPU has 1"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
@@ -133,11 +133,10 @@ def test_adapters_are_trained_where_all_weights_do_not_fit(model_path, data, tmp
             raise UsageError("too large")
 
     monkeypatch.setattr(writer, "check_memory", no_room)
-    run(tmp_path / "mine", model_path, data, "--gpu-memory", "24")
-    for stage, rate in (("sft", "2e-4"), ("redi", "1e-5")):
-        config = read(tmp_path / stage / "mine")
-        assert (config["lora_r"], config["learning_rate"], config["accelerate_config"]) == (64, rate, "ddp")
-        assert config["max_tokens_per_micro_batch"] == 4096
+    run(tmp_path / "mine", model_path, data / "pairs", "--gpu-memory", "24")
+    config = read(tmp_path / "redi" / "mine")
+    assert (config["lora_r"], config["learning_rate"], config["accelerate_config"]) == (64, "1e-5", "ddp")
+    assert config["max_tokens_per_micro_batch"] == 4096
 
 
 @pytest.mark.parametrize(
