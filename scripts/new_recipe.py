@@ -13,12 +13,15 @@ import logging
 import os
 import re
 import shlex
+import sys
 import warnings
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # --help works before setup.sh has installed redi
+
 from redi.runs.cli import StrictParser, positive_float, positive_int
 from redi.runs.errors import UsageError, entry_point
-from redi.runs.files import new_folder
+from redi.runs.files import is_hub_id, new_folder
 from redi.runs.launch import gpu_memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -67,9 +70,9 @@ def main(argv: list[str]) -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     machine = find_machine(options)
-    model, data, top = _place(options.model), _place(options.data), _top(options.name)
+    model, data, top = _place("--model", options.model), _place("--data", options.data), _top(options.name)
     here = Path.cwd()
-    with contextlib.chdir(REPOSITORY):
+    with contextlib.chdir(REPOSITORY), contextlib.ExitStack() as stack:  # both recipes, or none
         datasets_of = find_data(data, options.stage)
         folders = {stage: top / stage / Path(options.name).name for stage in datasets_of}
         names = {stage: os.path.relpath(folder, here) for stage, folder in folders.items()}
@@ -80,9 +83,12 @@ def main(argv: list[str]) -> None:
         for stage, folder in folders.items():
             output = f"runs/{stage}/{folder.name}" if _is_ours(folder) else str(folder / "run")
             places = {"model_name_or_path": start, "dataset_name": datasets_of[stage], "output_dir": output}
-            write_recipe(folder, names[stage], places, machine, model)
+            root = '"$here/../../.."' if _is_ours(folder) else shlex.quote(str(REPOSITORY))
+            temporary = stack.enter_context(new_folder(folder))
+            write_recipe(temporary, names[stage], root, places, machine, model)
             start = output
-    print("\nTrain with", *(f"bash {shlex.quote(name)}/train.sh" for name in names.values()), sep="\n  ")
+    print("\nWrote", *names.values())
+    print("Train with", *(f"bash {shlex.quote(name)}/train.sh" for name in names.values()), sep="\n  ")
 
 
 def find_machine(options: argparse.Namespace):
@@ -98,36 +104,30 @@ def find_machine(options: argparse.Namespace):
     return Machine(gpus, options.gpu_memory or round(min(found, default=0.0), 1))
 
 
-def write_recipe(folder: Path, shown: str, places: dict[str, str], machine, start: str) -> None:
-    """Writes the folder of a recipe, complete or not at all, and prints what preflight finds."""
+def write_recipe(folder: Path, name: str, root: str, places: dict[str, str], machine, start: str) -> None:
+    """Writes the files of a recipe, and prints what preflight finds; `name` is what the folder will be called."""
     from redi.preflight.check import preflight
     from redi.preflight.new_recipe import write_config
 
-    root = '"$here/../../.."' if _is_ours(folder) else shlex.quote(str(REPOSITORY))
+    overrides = write_config(folder / "config.yaml", places, machine, start)
     backend = "" if machine.gpus else " --backend transformers"
-    with new_folder(folder) as temporary:
-        overrides = write_config(temporary / "config.yaml", places, machine, start)
-        for name, text in (("train.sh", TRAIN), ("eval.sh", EVALUATE)):
-            script = (SCRIPT + text).format(root=root, backend=backend)
-            (temporary / name).write_text(script, encoding="utf-8")
-
-        def write(line: str) -> None:
-            print(line.replace(str(temporary), shown))
-
-        preflight(temporary / "config.yaml", overrides, machine, write)
-    print(f"wrote {shown}")
+    for file, text in (("train.sh", TRAIN), ("eval.sh", EVALUATE)):
+        (folder / file).write_text((SCRIPT + text).format(root=root, backend=backend), encoding="utf-8")
+    preflight(folder / "config.yaml", overrides, machine, lambda line: print(line.replace(str(folder), name)))
 
 
 def _is_ours(folder: Path) -> bool:
     return folder.parents[1] == REPOSITORY / "recipes"
 
 
-def _place(path: str) -> str:
+def _place(option: str, path: str) -> str:
     """A path as a recipe has it, relative to the repository or absolute; a Hub id as it is."""
     for candidate in (Path(path).expanduser(), REPOSITORY / path):
         if candidate.exists():
             place = Path(os.path.abspath(candidate))
             return str(place.relative_to(REPOSITORY) if place.is_relative_to(REPOSITORY) else place)
+    if not is_hub_id(path):
+        raise UsageError(f"{option} {path} does not exist, and is not a Hub id (owner/name)")
     return path
 
 

@@ -100,7 +100,7 @@ def test_an_existing_recipe_is_refused_before_any_is_written(model_path, data, t
         ("mine", "", ("--gpus", "2"), "give --gpu-memory too"),
         ("my recipe", "", (), "/my recipe' names files: use letters"),
         (".hidden", "", (), "/.hidden' names files: use letters"),
-        ("mine", "nowhere", (), "does not exist"),
+        ("mine", "nowhere", (), "nowhere does not exist, and is not a Hub id"),
         ("mine", "pairs", ("--stage", "sft"), "this stage trains on positives (messages)"),
         ("mine", "", ("--stage", "dpo"), "invalid choice: 'dpo'"),
         ("mine", "", ("--gpu-memory", "1"), "needs 1.5 GiB, but each GPU has 1"),
@@ -112,6 +112,12 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     said = refused(capsys, tmp_path / "out" / name, model_path, data / data_folder, *options)
     assert message in said and said.startswith("error: ") and said.count("\n") == 1
     assert not list((tmp_path / "out").rglob("*.yaml")) and not list((tmp_path / "out").rglob("*.sh"))
+
+
+def test_both_recipes_are_written_or_none(model_path, data, tmp_path, capsys):
+    Dataset.from_list(make_pairs(1)).select([]).to_parquet(data / "pairs/train-0.parquet")
+    assert "pairs has no rows" in refused(capsys, tmp_path / "out/mine", model_path, data)
+    assert not list((tmp_path / "out").rglob("*.yaml"))
 
 
 def test_rows_of_both_kinds_need_a_stage(model_path, rows_file, tmp_path, capsys):
