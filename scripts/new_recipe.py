@@ -133,7 +133,7 @@ def _place(option: str, path: str) -> str:
 
 def _top(name: str) -> Path:
     """The folder that gets STAGE/NAME."""
-    if "/" not in name:
+    if "/" not in name.rstrip("/"):
         return REPOSITORY / "recipes"
     parent = Path(os.path.abspath(Path(name).expanduser())).parent
     return parent.parent if parent.name in ("sft", "redi") else parent
