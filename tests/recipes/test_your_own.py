@@ -39,8 +39,7 @@ def test_the_path_has_at_most_eight_commands_and_examples_of_three_lines():
 
 
 def test_the_examples_of_problems_and_traces_are_read(tmp_path):
-    numbered = [{"id": number, **row} for number, row in enumerate(PROBLEMS)]
-    (benchmark,) = load_benchmarks([str(write_lines(tmp_path / "test.jsonl", numbered))], tmp_path)
+    (benchmark,) = load_benchmarks([str(write_lines(tmp_path / "test.jsonl", PROBLEMS))], tmp_path)
     assert len(benchmark.problems) == 3
     verify(str(write_lines(tmp_path / "traces.jsonl", TRACES)), tmp_path / "verified")
     labels = [
