@@ -1,6 +1,7 @@
 """`REDIConfig`, `PackedSFTConfig`: TRL's `DPOConfig` and `SFTConfig` with the engine's options, and REDI's."""
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -54,8 +55,8 @@ def choose_device(args: DPOConfig | SFTConfig) -> None:
     launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if not args.use_cpu and torch.accelerator.is_available() and not launched_on_cpu:
         return
-    half = str((args.model_init_kwargs or {}).get("dtype")).removeprefix("torch.")
-    for name, value in (("bf16", args.bf16), ("fp16", args.fp16), ("dtype", half in ("bfloat16", "float16") and half)):
+    half = re.search(r"dtype\W+(?:torch\.)?(b?float16)", str(args.model_init_kwargs))  # a mapping, or JSON of one
+    for name, value in (("bf16", args.bf16), ("fp16", args.fp16), ("dtype", half and half[1])):
         if value and not args.use_cpu:
             raise ValueError(needs_gpu(name, value))
     sets_precision = args.bf16 is None and not args.fp16

@@ -31,9 +31,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("config", type=Path, metavar="RECIPE", help="folder of a recipe, or its config.yaml")
-    training = parser.add_argument_group("options of the training, as for train.sh (which lists them with --help)")
-    example = "overrides the recipe, such as --learning_rate 2e-6 or --output_dir runs/mine"
-    training.add_argument("--key", metavar="value", default=argparse.SUPPRESS, help=example)
     text = "GPUs of the job, over all machines (default: those of this machine; without any, the CPU)"
     add("--gpus", type=positive_int, metavar="N", help=text)
     text = "memory of each GPU (default: that of this machine's, or 80)"
@@ -42,6 +39,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--peak-tflops", type=positive_float, default=312.0, metavar="TFLOPS", help=text)
     text = "of that peak (default: as in the paper's Table 5)"
     add("--utilisation", type=positive_float, metavar="SHARE", help=text)
+    text = "--key value overrides the recipe, such as --learning_rate 2e-6; train.sh --help lists them"
+    parser.add_argument_group("options of the training, as for train.sh", text)
     options, overrides = parser.parse_known_args(argv)
     if options.utilisation is not None and options.utilisation > 1:
         raise UsageError(f"--utilisation {options.utilisation:g} is a share of the peak, at most 1")
@@ -58,14 +57,9 @@ def main(argv: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing is computed, and another job may be using the GPUs
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    import datasets  # these take seconds to import
-    import transformers
-
-    from redi.preflight.check import preflight
+    from redi.preflight.check import preflight  # takes seconds to import
     from redi.preflight.recipe import Machine
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
     config = options.config.resolve()
     os.chdir(REPOSITORY)
     shown = config.relative_to(REPOSITORY) if config.is_relative_to(REPOSITORY) else config

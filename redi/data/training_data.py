@@ -8,7 +8,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import is_hub_id
+from redi.runs.files import is_hub_id, reach_hub
 
 
 def load_rows(name: str, split: str) -> Dataset:
@@ -20,8 +20,10 @@ def load_rows(name: str, split: str) -> Dataset:
         UsageError: `name` does not exist, has no such split, or cannot be loaded.
     """
     files = _files_by_split(name, split)
-    if not all(files.values()) and not Path(name).exists() and not is_hub_id(name):
-        raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
+    if not all(files.values()) and not Path(name).exists():
+        if not is_hub_id(name):
+            raise UsageError(f"dataset_name={name} does not exist, and is not a Hub id (owner/name)")
+        reach_hub(name, f"dataset_name={name}", "dataset")
     kinds = (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError, AssertionError)
     kinds += (DatasetGenerationError,)  # which says nothing: its cause does, such as a full disk
     where = f"dataset_name={name}, dataset_train_split={split}"

@@ -125,27 +125,6 @@ def plan_step(
     return plan
 
 
-def balance_over_ranks(
-    steps: Sequence[Sequence[int]], cost: Callable[[int], float], num_ranks: int, *limits: Any
-) -> float:
-    """Ideal over planned time of steps where ranks wait for each other at every micro-batch.
-
-    It is low if the global batch is too small for the ranks, because a step takes as long as its longest trace.
-
-    Args:
-        steps: lengths of the traces of each global batch.
-        cost, num_ranks, limits: as in `plan_step`.
-    """
-    ideal = planned = 0.0
-    for lengths in steps:
-        costs = [cost(length) for length in lengths]
-        plan = plan_step(lengths, cost, num_ranks, *limits)
-        loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in plan]
-        ideal += sum(costs) / num_ranks
-        planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
-    return ideal / planned if planned else 1.0
-
-
 def _fill_rounds(
     lengths: Sequence[int],
     costs: Sequence[float],
@@ -154,12 +133,10 @@ def _fill_rounds(
     max_tokens: int | None,
     height: float,
 ) -> list[tuple[list[list[int]], list[float]]] | None:
-    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit.
-
-    Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
-    last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
-    longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
-    """
+    """Fills rounds of one micro-batch per rank. Returns them with their costs, or None if a trace does not fit."""
+    # Traces are taken longest first. Each goes into the round's cheapest micro-batch with enough capacity. Before the
+    # last round, the cost of a micro-batch is limited to `height` times the larger of two numbers: the cost of the
+    # longest remaining trace, and an equal share of all remaining work. A trace above it waits for the next round.
     left = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rounds = []
     for rounds_left in range(num_rounds, 0, -1):
@@ -231,7 +208,7 @@ class StepDataset(torch.utils.data.Dataset):
     The problems are shuffled by seed and epoch, then cut into global batches. The global batches and their order
     therefore do not depend on the number of ranks. The last one of an epoch may be smaller.
 
-    The loss is the sum of coefficient * log p(y|x) over all traces.
+    The loss is the sum of coefficient * log p(y|x) over all traces (`redi.engine.logprobs.token_terms` over tokens).
 
     Args: see `plan_step` and `traces_of`; `problems` has the columns that `traces_of` reads.
 
@@ -252,6 +229,7 @@ class StepDataset(torch.utils.data.Dataset):
     pack: bool
     pad_token_id: int
     seed: int
+    chosen_weight: float = 1.0
 
     def __post_init__(self):
         self.num_scored: list[int] | None = None  # of each positive
@@ -287,9 +265,15 @@ class StepDataset(torch.utils.data.Dataset):
         )
 
     def balance(self, num_steps: int = 20) -> float:
-        """That of the first steps; see `balance_over_ranks`."""
-        steps = [[n for row in self.rows(step) for n in self.lengths[row]] for step in range(len(self))[:num_steps]]
-        return balance_over_ranks(steps, self.cost, self.num_ranks, self.num_micro_batches, self.max_tokens)
+        """Ideal over planned time of the first steps, where ranks wait for each other at every micro-batch; low if the
+        global batch is too small for the ranks, because a step takes as long as its longest trace."""
+        ideal = planned = 0.0
+        for step in range(min(num_steps, len(self))):
+            costs = [self.cost(length) for row in self.rows(step) for length in self.lengths[row]]
+            loads = [[sum(costs[i] for i in batch) for batch in rank] for rank in self._plan_of_all_ranks(step)]
+            ideal += sum(costs) / self.num_ranks
+            planned += sum(max(round_loads) for round_loads in zip(*loads, strict=True))
+        return ideal / planned if planned else 1.0
 
     def _plan_of_all_ranks(self, step: int) -> list[list[list[int]]]:
         lengths = [length for row in self.rows(step) for length in self.lengths[row]]
@@ -315,18 +299,15 @@ class StepDataset(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> list[dict[str, Any]]:
         rows, plan = self.rows(step), self.plan(step)
         positions = sorted({position for places in plan for position, _ in places})  # the others are other ranks'
-        problems = self.problems.select([rows[position] for position in positions])
-        traces = {
-            position: traces_of(problem, position, self.max_length, self.alpha)
-            for position, problem in zip(positions, problems, strict=True)
-        }
+        problems = zip(positions, self.problems.select([rows[position] for position in positions]), strict=True)
+        traces = {i: traces_of(problem, i, self.max_length, self.alpha) for i, problem in problems}
         return [self._micro_batch([traces[position][number] for position, number in places], rows) for places in plan]
 
     def _micro_batch(self, traces: list[Trace], rows: list[int]) -> dict[str, Any]:
         if not traces:  # every rank must run equally many micro-batches, so this one has two tokens of weight 0
             traces = [Trace([self.pad_token_id] * 2, 1, 0.0, True, 0)]
         batch = collate(traces, self.pack, self.pad_token_id)
-        sides = torch.tensor([-1.0 if trace.is_chosen else self.alpha for trace in traces])
+        sides = torch.tensor([-self.chosen_weight if trace.is_chosen else self.alpha for trace in traces])
         shares = torch.tensor([trace.share for trace in traces])
         scored = torch.tensor([trace.num_scored for trace in traces])
         # Eq. (5): d loss / d (sum of the trace's log-probabilities) = -1/|y_w| or +alpha/|y_l|, averaged over the

@@ -1,6 +1,7 @@
 """Runs the checks of a job in order and reports them: options, files, tokens, plan, memory, disk."""
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def check_plan(
             notes.append("eager attention keeps all scores, heads * length^2 a trace: not in the memory below")
         for note in notes:
             report.note(note)
-    positions = model.config.get_text_config().max_position_embeddings
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     if plan.longest > positions:
         report.fail(
             f"the longest trace has {plan.longest:,} tokens, but the model has max_position_embeddings={positions:,}; "

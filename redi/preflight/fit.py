@@ -86,15 +86,17 @@ def remedy(recipe: Recipe, plan: Plan, fits: int) -> str:
 
 
 def check_disk(report: Report, recipe: Recipe, model: Model, saves: int) -> None:
-    """Prints what a run that writes `saves` checkpoints keeps; a `UsageError` if the disk has less space."""
+    """Prints what a run that writes `saves` checkpoints keeps; a `UsageError` if the disk has no room for the rest."""
     limit = recipe.args.save_total_limit
     kept = saves if limit is None else min(saves, limit + 1)
     one, final = checkpoint_bytes(recipe, model.shape, model.precision)
-    needed, free = kept * one + final, free_bytes(Path(recipe.args.output_dir))
+    folder = Path(recipe.args.output_dir)
+    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # of a run that resumes
+    needed, free = max(0, kept * one + final - written), free_bytes(folder)
     rule = f"all {saves} are kept" if limit is None else f"save_total_limit={limit}, and one more during a save"
     report.value("checkpoints", f"{kept} of {one / 1e9:.2f} GB each (weights and optimizer state): {rule}")
     report.value("final model", f"{final / 1e9:.2f} GB")
-    text = f"needs up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    text = f"needs up to {needed / 1e9:.1f} GB{' more' * (written > 0)}, {free / 1e9:.1f} GB are free"
     if needed > free:
         fewer = "" if kept <= 2 else "set a small save_total_limit or a larger save_steps, or "
         raise UsageError(f"output_dir={recipe.args.output_dir} {text}; {fewer}choose another disk")

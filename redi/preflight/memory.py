@@ -78,7 +78,8 @@ def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
     text, parameters = config.get_text_config(), list(model.parameters())
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0)
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", 0)  # without attention: Mamba
+    head_size = getattr(getattr(layers[0], "self_attn", None), "head_dim", None)
     return ModelShape(
         params=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -86,7 +87,7 @@ def shape_of(config: PreTrainedConfig, lora: Any = None) -> ModelShape:
         layers=len(layers),
         hidden=text.hidden_size,
         vocab=head.shape[0],
-        attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        attention=heads * (head_size or text.hidden_size // max(1, heads)),
         tied=head is embeddings,
     )
 

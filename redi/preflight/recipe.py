@@ -63,7 +63,7 @@ def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
     """
     config = config / "config.yaml" if config.is_dir() else config
     if not config.is_file():
-        raise UsageError(f"{config} does not exist; name the config.yaml of a recipe")
+        raise UsageError(f"{config} does not exist; name the folder of a recipe, or its config.yaml")
     stage = config.resolve().parent.parent.name
     if stage not in STAGES:
         raise UsageError(f"{config} is not in a folder STAGE/RUN with STAGE one of {', '.join(STAGES)}")
@@ -110,18 +110,20 @@ def read_strategy(path: Path, gpus: int, on_cpu: bool) -> Strategy:
     if on_cpu:
         return Strategy("none", gpus, on_cpu=True)
     config = read_config(path, "accelerate_config")
-    kind = config["distributed_type"]
+    kind = config.get("distributed_type", "NO")
     if kind == "DEEPSPEED":
-        zero = config["deepspeed_config"]
+        zero = config.get("deepspeed_config") or {}
         offloads = [zero.get(f"offload_{what}_device", "none") != "none" for what in ("optimizer", "param")]
-        return Strategy(f"zero{zero['zero_stage']}", gpus, *offloads)
-    if kind == "FSDP" and config["fsdp_config"].get("fsdp_version") == 2:
-        offloads = bool(config["fsdp_config"].get("fsdp_offload_params"))
+        return Strategy(f"zero{zero.get('zero_stage', 2)}", gpus, *offloads)  # accelerate's default
+    if kind == "FSDP":
+        offloads = bool((config.get("fsdp_config") or {}).get("fsdp_offload_params"))
         return Strategy("fsdp2", gpus, offloads, offloads)
     if kind not in ("MULTI_GPU", "NO"):
         raise UsageError(f"accelerate_config={path}: distributed_type={kind} is not known to preflight")
     if kind == "NO" and gpus > 1:
-        raise UsageError(f"--gpus {gpus}: {path.name} runs one process; use --gpus 1 or another accelerate_config")
+        raise UsageError(
+            f"accelerate_config={path.stem} runs one process, not {gpus}: use another, or one GPU (NUM_PROCESSES=1)"
+        )
     return Strategy("ddp" if gpus > 1 else "none", gpus)
 
 

@@ -1,25 +1,17 @@
 """Renders one row as training and as evaluation do, and checks that the tokens agree and the right ones are scored."""
 
-import contextlib
-import copy
-import io
-import logging
 import re
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from redi.preflight.lengths import LENGTH_COLUMNS
 from redi.preflight.recipe import Model, Recipe, Rows
 from redi.preflight.report import Report
-from redi.runs.errors import UsageError, usage_errors
+from redi.runs.errors import UsageError
 from redi.text.prompts import THINK, make_prompt
-from redi.text.training_rows import read_row, tokenize_row
+from redi.text.training_rows import MASKED, read_row, tokenize_row
 
 TAG = THINK.strip()
 TRIED = 64  # rows; the shortest of them is rendered
@@ -27,7 +19,7 @@ TRIED = 64  # rows; the shortest of them is rendered
 
 @dataclass(frozen=True)
 class Rendering:
-    """A trace from the trainer's own data loader: its tokens, and which of them are scored."""
+    """A trace as it is trained: its tokens, and which of them are scored."""
 
     ids: list[int]
     scored: list[bool]
@@ -39,37 +31,31 @@ class Rendering:
 
 
 def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
-    """Renders a row, shows the end of its prompt and compares training with evaluation; refuses what differs."""
-    limit = recipe.args.max_length
-    columns = [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS]
-    kind, first = rows.kind, rows.first(TRIED, columns)
-    tried = [row for i, row in enumerate(first) if all(tokenize_row(row, i, model.tokenizer, kind)["lengths"])]
+    """Shows a row as training and evaluation see it, at the end of its prompt; refuses what differs."""
+    tokenizer, kind, limit = model.tokenizer, rows.kind, recipe.args.max_length
+    first = rows.first(TRIED, [name for name in rows.table.schema.names if name not in LENGTH_COLUMNS])
+    tried = [(row, tokenize_row(row, i, tokenizer, kind)) for i, row in enumerate(first)]
+    tried = [(row, tokenized) for row, tokenized in tried if all(tokenized["lengths"])]
     if not tried:
         raise UsageError(f"each of the first {len(first)} rows has an empty completion: training drops them")
-    row = min(tried, key=lambda row: len(str(row)))
-    row |= {"label": True} if kind == "traces" else {}  # a negative is rendered alike
-    trained = train_rendering(recipe, model, row)
-    if limit is not None and len(trained.ids) >= limit:
+    row, tokenized = min(tried, key=lambda item: item[1]["lengths"][0])
+    if limit is not None and tokenized["lengths"][0] >= limit:
         raise UsageError(
             f"max_length={limit} cuts even the shortest of the first {TRIED} rows, so the model would not learn its "
             "end and eos; raise it"
         )
-    problem = row.get("messages") or row.get("chosen")
-    if problem is None or problem[0]["role"] == "assistant":
-        problem = row["prompt"]
-    if not isinstance(problem, str):
-        problem = next(message["content"] for message in problem if message["role"] == "user")
-    force = "as-trained" if TAG in model.tokenizer.decode(trained.ids) else "none"
-    evaluated = make_prompt(model.tokenizer, problem, "bare", force)[1]
+    trained, prompt = rendering(tokenized), read_row(row, 0, kind)[0]
+    problem = next(message["content"] for message in prompt if message["role"] == "user")
+    evaluated = _evaluated(tokenizer, trained, problem)
     begin, end = max(0, trained.num_prompt - 3), trained.num_prompt
     for name, ids in (("training", trained.ids[: max(len(evaluated), end + 3)]), ("evaluation", evaluated)):
-        shown = [repr(model.tokenizer.decode([token])) for token in ids[begin:]]
+        shown = [repr(tokenizer.decode([token])) for token in ids[begin:]]
         shown.insert(end - begin, "|")  # the end of the prompt
         report.line(f"{name:11}{' '.join(shown)} ...")
-    for text in check_tokens(model.tokenizer, trained, problem):
+    for text in check_tokens(tokenizer, trained, problem):
         report.ok(text)
-    if not make_prompt(model.tokenizer, problem, "bare")[0].rstrip().endswith(TAG):
-        turns = [turn[0]["content"] for i, row in enumerate(tried) for turn in read_row(row, i, kind)[1]]
+    if not make_prompt(tokenizer, problem, "bare")[0].rstrip().endswith(TAG):
+        turns = [turn[0]["content"] for row, _ in tried for turn in read_row(row, 0, kind)[1]]
         if missing := sum(TAG not in turn for turn in turns):
             report.note(
                 f"{missing} of the {len(turns)} completions of the first rows have no {TAG}: right for a model that "
@@ -77,69 +63,18 @@ def check_row(report: Report, recipe: Recipe, model: Model, rows: Rows) -> None:
             )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides what the trainer says of a run that does not happen."""
-    level, bars = logging.root.manager.disable, datasets.are_progress_bars_disabled()
-    logging.disable(logging.WARNING)
-    datasets.disable_progress_bars()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
-        if not bars:
-            datasets.enable_progress_bars()
+def rendering(tokenized: dict[str, Any]) -> Rendering:
+    """The first trace of a row that `tokenize_row` has tokenised; of a pair, the chosen one."""
+    if "input_ids" in tokenized:
+        return Rendering(tokenized["input_ids"], [label != MASKED for label in tokenized["labels"]])
+    prompt, completion = tokenized["prompt_ids"], tokenized.get("chosen_ids") or tokenized["completion_ids"][0]
+    return Rendering(prompt + completion, [False] * len(prompt) + [True] * len(completion))
 
 
-def train_rendering(recipe: Recipe, model: Model, row: dict[str, Any]) -> Rendering:
-    """The chosen trace of a row, from a batch of the recipe's trainer around a tiny model of the same kind."""
-    with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_config(_tiny(model.config)).save_pretrained(folder)
-        args = copy.copy(recipe.args)
-        args.output_dir, args.report_to, args.model_init_kwargs = f"{folder}/out", [], None
-        args.per_device_train_batch_size = args.gradient_accumulation_steps = 1
-        args.dataset_num_proc = args.run_name = None
-        args.push_to_hub = False
-        if (recipe.run.attn_implementation or "").startswith("flash_attention"):  # it runs only on GPUs
-            args.padding_free = args.packing = False
-        with _quiet(), usage_errors(lambda error: f"training refuses the row that was tried: {error}", ValueError):
-            rows, _ = recipe.stage.prepare(
-                datasets.Dataset.from_list([row]), model.tokenizer, args, recipe.run.dataset_name
-            )
-            trainer = recipe.stage.trainer(
-                model=folder, args=args, train_dataset=rows, processing_class=model.tokenizer, peft_config=None
-            )
-        return _first_trace(next(iter(trainer.get_train_dataloader())))
-
-
-def _tiny(config: PreTrainedConfig) -> PreTrainedConfig:
-    config = copy.deepcopy(config)
-    text = config.get_text_config()
-    text.num_hidden_layers, text.hidden_size, text.intermediate_size = 1, 16, 16
-    text.num_attention_heads, text.num_key_value_heads, text.head_dim = 2, 1, 8
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:1]
-    return config
-
-
-def _first_trace(batch: Any) -> Rendering:
-    """A batch's chosen trace, or its first one. The batch is one of traces, of `SFTTrainer`, or of pairs."""
-    if not isinstance(batch, list):
-        ids = batch["input_ids"][0]
-        scored = batch["labels"][0] != -100 if "labels" in batch else batch["completion_mask"][0].bool()
-        real = batch["attention_mask"][0].bool() if "attention_mask" in batch else torch.ones_like(ids).bool()
-        return Rendering(ids[real].tolist(), scored[real].tolist())
-    micro_batch = max(batch, key=lambda micro_batch: micro_batch["is_chosen"].any())
-    inputs, number = micro_batch["model_inputs"], int(micro_batch["is_chosen"].int().argmax())
-    ids = inputs["input_ids"]
-    scored = torch.zeros(ids.numel(), dtype=torch.bool)
-    scored[micro_batch["positions"] + 1] = True  # token t is predicted at t - 1
-    if "cu_seq_lens_q" in inputs:
-        part = slice(*inputs["cu_seq_lens_q"][number : number + 2].tolist())
-        return Rendering(ids.flatten()[part].tolist(), scored[part].tolist())
-    real = inputs["attention_mask"][number].bool()
-    return Rendering(ids[number][real].tolist(), scored.view_as(ids)[number][real].tolist())
+def _evaluated(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[int]:
+    """The prompt that evaluation makes of a problem, with an opened thought if the trace has one."""
+    force = "as-trained" if TAG in tokenizer.decode(trained.ids) else "none"
+    return make_prompt(tokenizer, problem, "bare", force)[1]
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem: str) -> list[str]:
@@ -149,9 +84,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
         UsageError: training and evaluation would differ; shows the tokens at that place.
     """
     ids, start = trained.ids, trained.num_prompt
-    thinks = TAG in tokenizer.decode(ids)
-    prompt = make_prompt(tokenizer, problem, "bare")[1]
-    evaluated = make_prompt(tokenizer, problem, "bare", "as-trained" if thinks else "none")[1]
+    prompt, evaluated = make_prompt(tokenizer, problem, "bare")[1], _evaluated(tokenizer, trained, problem)
     _refuse_doubled("training", tokenizer, ids)
     _refuse_doubled("evaluation", tokenizer, evaluated)
     at = first_difference(ids, evaluated)
@@ -180,7 +113,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, trained: Rendering, problem
         )
     return [
         f"the {len(prompt)} tokens of the prompt and the next {len(evaluated) - len(prompt)} are the same",
-        f"{'one' if thinks else 'no'} {TAG}, no second system block; "
+        f"{'one' if TAG in tokenizer.decode(ids) else 'no'} {TAG}, no second system block; "
         f"all {len(ids) - len(prompt)} tokens after the prompt are scored",
         f"the last scored token is eos, {tokenizer.decode([eos])!r}",
     ]

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import MANIFEST, fingerprint, write_text
+from redi.runs.files import MANIFEST, STARTED, fingerprint, write_text
 from redi.runs.lock import folder_lock
 from redi.runs.manifest import read_manifest
 from redi.runs.model_folder import find_damage
 
-STARTED = "started.json"  # options and inputs of a run that is not finished
 # What a resumed run may change: its length, how often it logs or saves, and what depends on the machine.
 _MAY_CHANGE = ("max_steps", "save_", "logging_", "log_", "eval_", "report_to", "run_name", "disable_tqdm")
 _MAY_CHANGE += ("max_tokens_per_micro_batch", "gradient_checkpointing", "attn_implementation", "dataset_num_proc")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from redi.runs.lock import folder_lock
 # A symbolic link to the checkout's configs/, so that an installed package holds the files too.
 CONFIGS = Path(__file__).parents[1] / "configs"
 MANIFEST = "manifest.json"
+STARTED = "started.json"  # of a run that is not finished: its options and inputs
 CARD = "README.md"
 MOUNTS = Path("/proc/self/mountinfo")
 OUTPUT_FOLDERS = ("data", "models", "runs")
@@ -159,3 +161,36 @@ def is_hub_id(name: str) -> bool:
     if match is None or name.endswith((".parquet", ".jsonl")) or Path(name).exists():
         return False
     return match[1] not in OUTPUT_FOLDERS and not Path(match[1]).exists()
+
+
+def reach_hub(name: str, option: str, kind: str = "model") -> None:
+    """Looks once for a connection to the Hub. Without one, its libraries, which would try for a minute, use the cache.
+
+    Args:
+        name: a Hub id, `option` how the message names it, `kind` model or dataset.
+
+    Raises:
+        UsageError: there is no connection, and the Hub's cache does not hold it.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+
+    why = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=5)
+            return
+        except (HfHubHTTPError.__bases__[0], OSError) as error:  # from one of several HTTP libraries
+            why = f"the Hub cannot be reached: {error}"
+        constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+        if "datasets" in sys.modules:
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+    name = name.split("@")[0]
+    places = [Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")]
+    if kind == "dataset" and "datasets" in sys.modules:
+        places.append(Path(sys.modules["datasets"].config.HF_DATASETS_CACHE, name.replace("/", "___")))
+    if not any(place.is_dir() for place in places):
+        raise UsageError(
+            f"{option} is not a folder here, and not in the cache of the Hub ({why}): get it with `hf download` on a "
+            "machine with a connection, or name a folder"
+        )

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import is_hub_id
+from redi.runs.files import STARTED, is_hub_id, reach_hub
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -18,7 +18,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """
     if not Path(path).exists() and not is_hub_id(path):
         raise UsageError(f"model_name_or_path={path} does not exist and is not a Hub id (owner/name)")
-    tokenizer = open_tokenizer(path, f"model_name_or_path={path}")
+    option = f"model_name_or_path={path}"
+    if not Path(path).exists():
+        reach_hub(path, option)
+    tokenizer = open_tokenizer(path, option)
     if tokenizer.chat_template is None:
         raise UsageError(
             f"the tokenizer of {path} has no chat template; add a chat_template.jinja to the model folder"
@@ -32,13 +35,26 @@ def open_tokenizer(path: str | Path, option: str) -> PreTrainedTokenizerBase:
     """Loads a tokenizer that has its vocabulary.
 
     Raises:
-        UsageError: it cannot be loaded, or has no vocabulary; `option` is how the message names it.
+        UsageError: it cannot be loaded, has no vocabulary, or is an unfinished run; `option` is how the message
+            names it.
     """
+    refuse_unfinished(Path(path), option)
     with usage_errors(lambda error: f"{option} has no tokenizer that can be loaded: {error}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers creates one even without files
         raise UsageError(f"{option} has no tokenizer in it; copy the tokenizer files of its base model there")
     return tokenizer
+
+
+def refuse_unfinished(folder: Path, option: str) -> None:
+    """Refuses the folder of a run that has not ended, whose checkpoints alone are models."""
+    checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+    if (folder / STARTED).is_file() or (checkpoints and not (folder / "config.json").is_file()):
+        names = f"{folder}/{checkpoints[-1]}" if checkpoints else "none yet"
+        raise UsageError(
+            f"{option} is an unfinished run: finish it with the command that began it, or name one of its "
+            f"checkpoints ({names})"
+        )
 
 
 def check_weights(folder: Path, option: str) -> None:

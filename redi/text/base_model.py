@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import is_hub_id
+from redi.runs.files import is_hub_id, reach_hub
 from redi.text.encoding import render
 from redi.text.prompts import read_chat_template, stop_token_ids
 
@@ -107,6 +107,7 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         return path, None
     if not is_hub_id(model):
         raise UsageError(f"--model {model} is not a folder, and not a Hub id (owner/name)")
+    reach_hub(model, f"--model {model}")
     from huggingface_hub import snapshot_download
 
     failed = f"--model {model} is not a folder, and cannot be downloaded from the Hub"

@@ -51,9 +51,9 @@ class Job:
         counts = {"rows": len(rows), "files": {name: len(rows)}}
         (self.data / "manifest.json").write_text(json.dumps({"config": {}, "counts": counts}))
 
-    def rows(self) -> Rows:
+    def rows(self, kind: str = "pairs") -> Rows:
         table = pyarrow.dataset.dataset(str(self.data / "train-00000-of-00001.parquet"))
-        return Rows(table, table.count_rows(), "")
+        return Rows(table, table.count_rows(), kind, "")
 
     def config(self, stage: str = "redi") -> Path:
         path = self.folder / "recipes" / stage / "run" / "config.yaml"

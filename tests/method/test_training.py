@@ -52,10 +52,7 @@ def test_a_killed_run_resumes_to_the_same_weights(model_path, rows_file, tmp_pat
         assert torch.equal(expected[name], actual[name]), name
 
 
-def test_a_finished_run_is_recognised_and_other_options_are_refused(
-    model_path, rows_file, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("REDI_LAUNCH_FILE", str(tmp_path / "launch"))
+def test_a_finished_run_is_recognised_and_other_options_are_refused(model_path, rows_file, tmp_path, capsys):
     out = tmp_path / "out"
     argv = arguments(model_path, rows_file, out)
     train("redi", [*argv, "--alpha", "0.5"])
@@ -65,7 +62,6 @@ def test_a_finished_run_is_recognised_and_other_options_are_refused(
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="holds a finished run with alpha=0.5, not 0.8"):
         train("redi", [*argv, "--alpha", "0.8"])
-    assert not (tmp_path / "launch").exists()
 
 
 @pytest.mark.parametrize(
@@ -112,12 +108,9 @@ def cached_maps() -> dict[Path, int]:
 @pytest.mark.parametrize("stage", ["sft", "redi", "dpo"])
 def test_tokenising_ahead_leaves_nothing_to_tokenise(model_path, rows_file, tmp_path, stage, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setenv("REDI_LAUNCH_FILE", str(tmp_path / "launch"))
     argv = arguments(model_path, rows_file, tmp_path / "o", "--max_length", "200")
     train(stage, [*argv, "--tokenize_only", "true"])
     assert not (tmp_path / "o").exists()
-    option, config = (tmp_path / "launch").read_text().splitlines()
-    assert option == "--config_file" and Path(config).name == "cpu.yaml"
     made = cached_maps()
     assert made
     train(stage, argv)

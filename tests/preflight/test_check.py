@@ -1,8 +1,10 @@
 """The check before a job as a user runs it: it finds every waste, in one line with exit code 2, and nothing else."""
 
 import json
+import re
 from types import SimpleNamespace
 
+import preflight
 import pytest
 from transformers import AutoModelForCausalLM, Gemma2Config
 
@@ -105,7 +107,7 @@ def test_options_are_those_of_training(job):
         ("model_name_or_path", "/no/model", "model_name_or_path=/no/model does not exist"),
         ("dataset_name", "/no/data", "dataset_name=/no/data does not exist"),
         ("dataset_train_split", "dev", 'cannot be loaded: Unknown split "dev"'),
-        ("max_length", 20, "no row is left to train on"),
+        ("max_length", 20, "max_length=20 cuts even the shortest of the first 64 rows"),
         ("max_length", 100, "max_length=100 cuts even the shortest of the first 64 rows"),
         ("max_tokens_per_micro_batch", 50, "does not fit max_tokens_per_micro_batch=50"),
     ],
@@ -125,13 +127,51 @@ def test_a_model_with_too_few_positions_is_refused(job):
 
 def test_a_model_that_does_not_fit_is_refused_with_the_option_to_change(job):
     message = job.check("--gpu-memory", "1", code=2)
-    assert "GiB, but --gpu-memory is 1: " in message and "set accelerate_config: zero3" in message
+    assert "GiB, but each GPU has 1: " in message and "set accelerate_config: zero3" in message
 
 
 def test_a_full_disk_is_refused(job, monkeypatch):
     monkeypatch.setattr(fit, "free_bytes", lambda path: 10**7)
     message = job.check(code=2)
     assert "0.0 GB are free; choose another disk" in message
+
+
+def test_the_balance_of_the_plan_is_that_of_training(job, capsys):
+    """A global batch of 2 pairs on 4 GPUs: each GPU has one trace, and waits for the longest."""
+    said = job.check("--global_batch_size", "8", "--accelerate_config", "zero2")
+    few = job.check("--global_batch_size", "4")
+    balances = [float(re.search(r"balance +(\S+) of the ideal", text)[1]) for text in (said, few)]
+    assert 1 >= balances[0] > balances[1] > 0
+    assert "of the ideal" not in job.check("--objective", "simpo", stage="simpo")
+
+
+def test_a_folder_is_a_recipe_and_the_machine_is_this_one(job, monkeypatch, capsys):
+    def check(*options: str) -> str:
+        preflight.main([str(job.config().parent), *options])
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(preflight, "gpu_memory", lambda: [24.0, 22.5])
+    assert "on 2 GPUs of 22.5 GiB, accelerate configuration zero2" in check()
+    assert "on 1 GPU of 40 GiB" in check("--gpus", "1", "--gpu-memory", "40")
+    monkeypatch.setattr(preflight, "gpu_memory", lambda: [])
+    assert "on 4 GPUs of 80 GiB" in check("--gpus", "4")
+    with pytest.raises(SystemExit):
+        check()  # dtype: bfloat16
+    message = capsys.readouterr().err
+    assert "dtype=bfloat16 needs a GPU, and none is found: to train on the CPU set use_cpu: true" in message
+    assert "preflight checks a job for other machines with --gpus N" in message
+    job.options["dtype"] = None
+    said = check()
+    assert said.startswith("Preflight of ") and "on the CPU" in said.splitlines()[0]
+    assert "note  no GPU is found: training on the CPU, in float32" in said
+
+
+def test_precision_is_that_of_the_machine_of_the_job(job):
+    """A GPU is not needed to check a job for one: its default, bfloat16, is the same."""
+    assert read_recipe(job.config(), [], 4).args.bf16 is True
+    assert read_recipe(job.config(), ["--bf16", "false"], 4).args.bf16 is False
+    assert read_recipe(job.config(), ["--use_cpu", "true"], 4).args.bf16 is False
+    assert read_recipe(job.config(), ["--use_cpu", "true", "--bf16", "true"], 4).args.bf16 is True
 
 
 PLAN = SimpleNamespace(steps=8, epochs=4)

@@ -64,3 +64,8 @@ def test_room_for_checkpoints_by_hand(job, monkeypatch):
     assert f"3 of {checkpoint / 1e9:.2f} GB each" in said(few)
     assert f"needs up to {(3 * checkpoint + final) / 1e9:.1f} GB" in said(few)
     assert f"needs up to {(9 * checkpoint + final) / 1e9:.1f} GB" in said(read_recipe(job.config(), [], 4))
+    resumed = job.options["output_dir"] / "checkpoint-2"
+    resumed.mkdir(parents=True)
+    with (resumed / "optimizer.pt").open("wb") as file:
+        file.truncate(checkpoint)  # takes no room
+    assert f"needs up to {(2 * checkpoint + final) / 1e9:.1f} GB more" in said(few)

@@ -6,7 +6,7 @@ from datasets import Dataset
 from helpers.tiny import make_pairs
 
 from redi.preflight import lengths
-from redi.preflight.lengths import trace_lengths
+from redi.preflight.lengths import tokenized_lengths, trace_lengths
 from redi.text.training_rows import prepare_rows
 
 pytest_plugins = ["helpers.preflight"]
@@ -19,9 +19,9 @@ def exact(rows: list[dict], tokenizer) -> np.ndarray:
 
 
 def test_lengths_of_all_rows_are_those_of_training(job, tokenizer):
-    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    found = trace_lengths(job.rows(), tokenizer)
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in map(job.on_disk, make_pairs(16))]
-    assert (found.traces == exact(rows, tokenizer)).all()
+    assert found.problems == exact(rows, tokenizer).tolist()
     assert found.how == "every row tokenised"
 
 
@@ -31,10 +31,10 @@ def test_lengths_of_many_rows_come_from_characters(job, tokenizer, monkeypatch):
     job.write_rows(rows)
     monkeypatch.setattr(lengths, "ALL_CHARACTERS", 0)
     monkeypatch.setattr(lengths, "SAMPLE", 16)
-    found = trace_lengths(job.rows(), "pairs", tokenizer)
+    found = trace_lengths(job.rows(), tokenizer)
     real = exact([{name: row[name] for name in ("chosen", "rejected")} for row in rows], tokenizer)
-    assert found.traces.max() == real.max()  # the longest is always tokenised
-    assert found.traces.sum() == pytest.approx(real.sum(), rel=0.05)
+    assert np.max(found.problems) == real.max()  # the longest is always tokenised
+    assert np.sum(found.problems) == pytest.approx(real.sum(), rel=0.05)
     assert "estimated from characters; 17 rows tokenised" in found.how
 
 
@@ -45,16 +45,21 @@ def test_length_columns_are_used_where_they_fit_the_tokenizer(job, tokenizer, fa
     for row, (chosen, rejected) in zip(rows, real.tolist(), strict=True):  # counted with 30 tokens more
         row |= {"prompt_len": 10, "chosen_len": factor * chosen + 20, "rejected_len": factor * rejected + 20}
     job.write_rows(rows)
-    found = trace_lengths(job.rows(), "pairs", tokenizer)
-    assert (found.traces == real).all()
+    found = trace_lengths(job.rows(), tokenizer)
+    assert found.problems == real.tolist()
     assert ("+30 tokens off" in found.how) == used
 
 
 def test_traces_of_one_prompt_are_one_problem(job, tokenizer):
-    prompts = ["a", "b", "a", "a"]
-    job.write_rows([{"prompt": p, "completion": "<think>\nx", "label": True} for p in prompts])
-    found = trace_lengths(job.rows(), "traces", tokenizer)
-    assert found.problems.tolist() == [0, 1, 0, 0] and found.traces.shape == (4, 1)
+    prompts = ["b", "a", "b", "b"]
+    job.write_rows([{"prompt": p, "completion": "<think>\nx", "label": i > 1} for i, p in enumerate(prompts)])
+    found = trace_lengths(job.rows("traces"), tokenizer)
+    assert list(map(len, found.problems)) == [3, 1]
+    positives = trace_lengths(job.rows("traces"), tokenizer, leaves_out_negatives=True)  # alpha: 0
+    assert list(map(len, positives.problems)) == [2, 0]
+    rows, counts = prepare_rows(Dataset.from_parquet(str(job.data / "*.parquet")), ("traces",), tokenizer, None)
+    for leaves_out, expected in ((False, found), (True, positives)):
+        assert tokenized_lengths(rows, counts, leaves_out) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,5 +86,17 @@ def test_rows_with_an_empty_completion_are_left_out_as_training_does(job, tokeni
     rows = [job.on_disk(row) for row in make_pairs(4)]
     rows[2]["rejected"][1] = {"role": "assistant", "content": " "}
     job.write_rows(rows)
-    found = trace_lengths(job.rows(), "pairs", tokenizer)
-    assert (found.traces == exact([row for i, row in enumerate(rows) if i != 2], tokenizer)).all()
+    found = trace_lengths(job.rows(), tokenizer)
+    assert found.problems == exact([row for i, row in enumerate(rows) if i != 2], tokenizer).tolist()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "positives"])
+def test_lengths_of_tokenised_rows_are_the_same(job, tokenizer, kind):
+    dataset = Dataset.from_parquet(str(job.data / "*.parquet"))
+    found = trace_lengths(job.rows(kind), tokenizer)
+    assert tokenized_lengths(*prepare_rows(dataset, (kind,), tokenizer, None), False) == found
+    limit = max(n for traces in found.problems for n in traces) - 1
+    cut = tokenized_lengths(*prepare_rows(dataset, (kind,), tokenizer, limit), False)
+    assert cut.cut + sum(n > limit for traces in cut.problems for n in traces) == sum(
+        n > limit for traces in found.problems for n in traces
+    )

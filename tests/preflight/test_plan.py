@@ -31,7 +31,7 @@ TINY = {
 def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, stage, kind, gpus, room, packs):
     job.options |= {"max_tokens_per_micro_batch": room, "per_device_train_batch_size": None if room else 1}
     recipe = read_recipe(job.config(stage), [], gpus)
-    found = trace_lengths(job.rows(), kind, tokenizer)
+    found = trace_lengths(job.rows(kind), tokenizer)
     shape = shape_of(Qwen2Config(vocab_size=300, **TINY))
     planned = make_plan(recipe, found, shape, packs)
     problems, _ = prepare_rows(Dataset.from_parquet(str(job.data / "*.parquet")), (kind,), tokenizer, 512)
@@ -55,7 +55,8 @@ def test_the_largest_micro_batch_is_that_of_training(job, tokenizer, stage, kind
         largest = max(largest, steps.largest()["model_inputs"]["input_ids"].numel())
     assert planned.load.tokens == largest
     assert planned.steps == len(steps) == 2
-    assert planned.tokens == found.traces.sum()
+    assert planned.tokens == np.sum(found.problems)
+    assert planned.balance == pytest.approx(steps.balance())
 
 
 @pytest.mark.parametrize("stage, tokens", [("simpo", 2 * 2 * 100), ("dpo", 2 * 2 * 100), ("sft", 2 * 100)])
@@ -66,7 +67,7 @@ def test_padded_micro_batches_count_their_pads(job, stage, tokens):
     recipe = read_recipe(job.config(stage), [], 4)
     traces = np.array([[40, 60]] * 15 + [[30, 100]])
     traces = traces[:, 1:] if stage == "sft" else traces
-    made = make_plan(recipe, TraceLengths(traces, 10.0, np.arange(16), ""), QWEN_1_5B)
+    made = make_plan(recipe, TraceLengths(traces.tolist(), 10.0, ""), QWEN_1_5B)
     assert made.load.tokens == tokens and made.load.masked == tokens * 100
 
 
@@ -82,8 +83,8 @@ def test_padded_traces_by_hand(job):
     """
     job.options |= {"global_batch_size": 4, "per_device_train_batch_size": 2}
     recipe = read_recipe(job.config(), [], 2)
-    traces = np.array([[100, 10], [10, 90], [20, 20], [10, 10]])
-    found = TraceLengths(traces, 0.0, np.arange(4), "")
+    traces = [[100, 10], [10, 90], [20, 20], [10, 10]]
+    found = TraceLengths(traces, 0.0, "")
     shape = shape_of(GEMMA_2)
     planned = make_plan(recipe, found, shape, packs=False)
     assert planned.padded

@@ -34,7 +34,9 @@ def test_a_recipe_without_a_stage_and_gpus_without_processes_are_refused(job, tm
     with pytest.raises(UsageError, match="is not in a folder STAGE/RUN with STAGE one of sft, redi, simpo, dpo"):
         read_recipe(Path(path), [], 1)
     single = REPOSITORY / "configs/accelerate/single_gpu.yaml"
-    assert "--gpus 4: single_gpu.yaml runs one process" in job.check("--accelerate-config", str(single), code=2)
+    assert "accelerate_config=single_gpu runs one process, not 4" in job.check(
+        "--accelerate-config", str(single), code=2
+    )
     assert "'0' is not a whole number above 0" in job.check("--gpus", "0", code=2)
     assert "--utilisation 40 is a share" in job.check("--utilisation", "40", code=2)
 

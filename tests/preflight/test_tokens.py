@@ -95,6 +95,26 @@ def test_two_thoughts_are_found(tokenizer, rendered):
     assert "training has 2 <think>" in refused(tokenizer, doubled)
 
 
+def without_thoughts(rows: list[dict]) -> list[dict]:
+    for row in rows:
+        for name in ("chosen", "rejected", "messages"):
+            text = row[name][1]["content"].replace("<think>\n", "").replace("</think>", "")
+            row[name] = [row[name][0], {"role": "assistant", "content": text}]
+    return rows
+
+
+def test_traces_without_thoughts_are_counted_and_noted(job):
+    """As GSM8K's: there is nothing to force, and the prompts still agree."""
+    rows = [job.on_disk(row) for row in make_pairs(8)]
+    job.write_rows(without_thoughts(rows[:6]) + rows[6:])
+    said = job.check()
+    assert "note  12 of the 16 completions of the first rows have no <think>" in said
+    assert "evaluate it with --force-think none --whole-responses" in said
+    job.write_rows(without_thoughts(rows))
+    said = job.check()
+    assert "note  16 of the 16 completions" in said and "no <think>, no second system block" in said
+
+
 def test_the_first_differing_token_is_shown_with_its_neighbours(tokenizer):
     assert first_difference([1, 2, 3, 4], [1, 2, 9]) == 2
     assert first_difference([1, 2, 3, 4], [1, 2]) is None  # evaluation goes on by generating

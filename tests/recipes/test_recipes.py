@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from helpers.evaluation import write_benchmark
 from helpers.paths import REPOSITORY
 
-from redi.job import read_job
+from redi.job import RunArguments, read_job
 from redi.runs.errors import UsageError
 from redi.runs.launch import accelerate_file
 from redi.stages import STAGES
@@ -367,5 +368,6 @@ def test_every_option_of_the_commands_on_the_pages_exists():
     for script, options in used.items():
         known = set(re.findall(r"--[\w-]+", options_of(script)))
         if script == "scripts/preflight.py":  # it takes every option of the training command it checks
-            known |= set(re.findall(r"--[\w-]+", options_of("scripts/train_redi.py")))
+            kinds = [RunArguments, *(stage.config for stage in STAGES.values())]
+            known |= {f"--{field.name}" for kind in kinds for field in fields(kind)}
         assert options <= known, f"{script}: {options - known}"

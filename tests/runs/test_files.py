@@ -1,6 +1,7 @@
 """Output folders that are complete or absent, and fingerprints."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from redi.runs.errors import UsageError
-from redi.runs.files import fingerprint, new_folder
+from redi.runs.files import fingerprint, new_folder, reach_hub
 
 
 def test_new_folder_appears_only_when_it_is_whole(tmp_path):
@@ -148,3 +149,24 @@ def test_signals_leave_nothing(tmp_path, number):
         process.send_signal(number)
         assert process.wait(30) in (128 + number, 130, -number)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hub_is_tried_once_and_its_cache_used_without_it(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    tried = []
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: tried.append(1) or FailingSession())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    for kind in ("model", "dataset"):
+        with pytest.raises(UsageError, match="x=owner/name is not a folder here, and not in the cache of the Hub"):
+            reach_hub("owner/name@main", "x=owner/name", kind)
+        (tmp_path / f"{kind}s--owner--name").mkdir()
+        reach_hub("owner/name@main", "x=owner/name", kind)
+    assert len(tried) == 1 and os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE
+
+
+class FailingSession:
+    def head(self, address: str, timeout: float) -> None:
+        raise OSError("no route to host")

@@ -37,6 +37,24 @@ def test_the_attention_that_a_model_is_loaded_with(gemma, model_path):
         attention_of(gemma, "sdpa")
 
 
+def test_an_unfinished_run_is_no_model(tmp_path, capsys):
+    """Whether its final model has begun to be written or not; training and evaluation alike."""
+    run = tmp_path / "run"
+    (run / "checkpoint-100").mkdir(parents=True)
+    remedy = f"is an unfinished run: .* or name one of its checkpoints .{run}/checkpoint-100"
+    with pytest.raises(UsageError, match=f"model_name_or_path={run} {remedy}"):
+        load_tokenizer(str(run))
+    for name in ("started.json", "config.json"):
+        (run / name).write_text("{}")
+    with pytest.raises(UsageError, match=remedy):
+        load_tokenizer(str(run))
+    benchmark = write_benchmark(tmp_path / "small.jsonl", num_problems=1)
+    argv = ["generate", "--model", str(run), "--benchmark", str(benchmark), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*argv, "--backend", "transformers", "--n", "1", "--max-tokens", "4", "--prompt", "bare"])
+    assert "is an unfinished run" in capsys.readouterr().err
+
+
 def test_sft_and_dpo_train_with_the_cap(gemma, tmp_path):
     """SFT: the loss of the rows by themselves. DPO: policy and reference start equal, log sigmoid(0) = -log 2."""
     rows = [{**row, "messages": row["prompt"] + row["chosen"]} for row in make_pairs(8)]

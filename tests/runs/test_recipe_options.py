@@ -7,10 +7,9 @@ from helpers.commands import CPU
 from helpers.paths import REPOSITORY
 
 from redi import REDIConfig
-from redi.job import UNREAD_OPTIONS, RunArguments, read_job
+from redi.job import RunArguments
 from redi.runs.errors import UsageError
 from redi.runs.recipe_options import parse_options
-from redi.stages import STAGES
 
 
 def refused(argv: list[str], *types: type) -> str:
@@ -93,18 +92,3 @@ def test_numbers_below_an_option_reach_it_as_numbers(tmp_path):
     config.write_text("lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}\n")
     argv = ["--model_name_or_path", "m", "--dataset_name", "d", "--config", str(config), *CPU]
     assert parse_options(argv, [RunArguments, REDIConfig])[0][1].lr_scheduler_kwargs == {"min_lr": 1e-7}
-
-
-@pytest.mark.parametrize("stage", ["redi", "sft", "dpo"])
-def test_help_lists_the_stages_own_options_first_and_none_that_it_refuses(stage, capsys):
-    with pytest.raises(SystemExit):
-        read_job(stage, ["--help"])
-    said = capsys.readouterr().out
-    options = re.findall(r"^  --(\w+)", said, flags=re.MULTILINE)
-    unread = UNREAD_OPTIONS | STAGES[stage].unread
-    assert not set(options) & set(unread) and not [name for name in unread if f"--{name} " in said]
-    assert options[0] == "model_name_or_path" and options.index("learning_rate") > options.index("lora_r")
-    if stage == "redi":
-        own = ["alpha", "objective", "padding_free", "collapse_guard", "log_update_norm"]
-        assert max(map(options.index, own)) < options.index("num_train_epochs")
-    assert len(said.partition("options:")[0].splitlines()) < 5  # the usage names no option

@@ -18,8 +18,8 @@ from transformers import AutoConfig, GenerationConfig
 from redi.evaluation.benchmarks import Benchmark
 from redi.evaluation.generation.options import SamplingOptions
 from redi.runs.errors import UsageError, usage_errors
-from redi.runs.files import fingerprint, is_hub_id
-from redi.runs.model_folder import check_weights, open_tokenizer
+from redi.runs.files import fingerprint, is_hub_id, reach_hub
+from redi.runs.model_folder import check_weights, open_tokenizer, refuse_unfinished
 from redi.text.prompts import make_prompt, read_chat_template, stop_token_ids, template_hash, user_turn
 
 MAX_BATCH_SIZE = 256
@@ -95,6 +95,7 @@ def load_model(
     the tokenizer's own. Refuses a model that does not exist, lacks weights or a chat template, or is cut off.
     """
     folder, identity = _locate(model, revision, weights)
+    refuse_unfinished(folder, f"--model {model}")
     is_model = (folder / "config.json").is_file()
     if not is_model and (folder / "adapter_config.json").is_file():
         raise UsageError(f"--model {model} is a LoRA adapter; merge it into its base model and name the result")
@@ -126,6 +127,7 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str]
         return Path(model), fingerprint(model)
     if not is_hub_id(model):
         raise UsageError(f"--model {model} is not a folder, and not a Hub id")
+    reach_hub(model, f"--model {model}")
     files = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
     what = f"--model {model} is not a folder, and the Hub refused it"
     with usage_errors(lambda error: f"{what}: {_first_line(error)}", OSError, ValueError):  # Hub errors are OSErrors
