@@ -44,7 +44,9 @@ class RunArguments:
     """The options of a run that are not its trainer's; their `help` describes them."""
 
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id to start from."})
-    dataset_name: str = field(metadata={"help": "Folder built by data_preprocess/, parquet or .jsonl file, or Hub id."})
+    dataset_name: str = field(
+        metadata={"help": "Folder built by data_preprocess/, parquet or .jsonl file, or Hub id."}
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dtype: str | None = field(default=None, metadata={"help": "dtype of the weights: float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "e.g. sdpa or flash_attention_2"})

@@ -197,13 +197,6 @@ class TraceTrainer(CheckedTrainer):
         self._record(sums, rows)
 
 
-def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    """Rows as a `Dataset`. `Dataset.from_list` would leave out the keys that the first row does not have."""
-    return Dataset.from_dict(
-        {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
-    )
-
-
 def _only(items: list[Any]) -> Any:
     return items[0]
 
@@ -214,3 +207,10 @@ def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor
     columns = torch.cat([scores / lengths.clamp(min=1), lengths, torch.ones_like(lengths)], dim=1)
     index = (batch["problems"], batch["is_chosen"].long())
     sums.index_put_(index, columns * batch["shares"][:, None], accumulate=True)
+
+
+def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a `Dataset`. `Dataset.from_list` would leave out the keys that the first row does not have."""
+    return Dataset.from_dict(
+        {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+    )
