@@ -33,7 +33,7 @@ TRAIN = """exec bash {root}/recipes/launch.sh "$here" "$@"
 """
 EVALUATE = """cd {root}
 if [ -d .venv ]; then export PATH="$PWD/.venv/bin:$PATH"; fi
-exec "$(command -v python || command -v python3)" scripts/evaluate.py run "$here" --protocol quick{backend} "$@"
+exec "$(command -v python || command -v python3)" scripts/evaluate.py run "$here" {options} "$@"
 """
 
 
@@ -110,9 +110,9 @@ def write_recipe(folder: Path, name: str, root: str, places: dict[str, str], mac
     from redi.preflight.new_recipe import write_config
 
     overrides = write_config(folder / "config.yaml", places, machine, start)
-    backend = "" if machine.gpus else " --backend transformers"
+    options = "--protocol quick --prompt bare" + ("" if machine.gpus else " --backend transformers")
     for file, text in (("train.sh", TRAIN), ("eval.sh", EVALUATE)):
-        (folder / file).write_text((SCRIPT + text).format(root=root, backend=backend), encoding="utf-8")
+        (folder / file).write_text((SCRIPT + text).format(root=root, options=options), encoding="utf-8")
     preflight(folder / "config.yaml", overrides, machine, lambda line: print(line.replace(str(folder), name)))
 
 

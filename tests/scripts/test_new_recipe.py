@@ -83,7 +83,9 @@ def test_a_name_alone_is_a_recipe_of_the_repository(model_path, data, tmp_path, 
     shipped = REPOSITORY / "recipes/redi/quickstart"
     for name in ("train.sh", "eval.sh"):
         assert str(tmp_path) not in (folder / name).read_text()
-    assert (folder / "eval.sh").read_text().replace("quick ", "quickstart ") == (shipped / "eval.sh").read_text()
+    assert (folder / "eval.sh").read_text().replace("quick --prompt bare", "quickstart") == (
+        shipped / "eval.sh"
+    ).read_text()
 
 
 def test_an_existing_recipe_is_refused_before_any_is_written(model_path, data, tmp_path, capsys):
@@ -169,7 +171,7 @@ def test_a_recipe_outside_of_the_repository_trains_and_is_evaluated(model_path, 
     benchmark = tmp_path / "own.jsonl"
     benchmark.write_text('{"id": 1, "problem": "What is 1 + 1?", "answer": "2"}\n')
     bash(str(folder / "eval.sh"), "--benchmark", str(benchmark), "--n", "1", "--max-tokens", "4")
-    assert (folder / "report/run_quick/table.md").is_file()
+    assert len(list((folder / "report").glob("*/table.md"))) == 1
 
 
 @pytest.mark.real
