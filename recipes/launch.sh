@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains a recipe on the GPUs of this machine, or on the CPU if there are none. Every train.sh calls it:
-#   launch.sh recipes/STAGE/RUN [--key value ...]
+#   launch.sh STAGE/RUN [--key value ...]
+# The folder may be anywhere.
 # Relative paths, in the recipe and on the command line, are relative to the repository.
 #
 # Environment variables (redi/runs/launch.py reads them):
@@ -20,6 +21,9 @@ main() { # one function, read completely before it runs: this file may change du
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     stage=$(basename "$(dirname "$recipe")")
     stage=${stage/simpo/redi} # SimPO is an objective of REDI's trainer
+    if [ ! -f "scripts/train_$stage.py" ]; then
+        echo "error: $recipe is not a folder STAGE/RUN with STAGE one of sft, redi, simpo, dpo" >&2 && exit 2
+    fi
     if [[ " $* " =~ " --help "|" -h " ]]; then cat "configs/help/$stage.txt" && exit; fi
     if [ -d .venv ]; then
         export PATH="$PWD/.venv/bin:$PATH"

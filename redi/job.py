@@ -54,7 +54,9 @@ class RunArguments:
     """The options of a run that are not its trainer's; their `help` describes them."""
 
     model_name_or_path: str = field(metadata={"help": "Model folder or Hub id to start from."})
-    dataset_name: str = field(metadata={"help": "Folder built by data_preprocess/, parquet file, or Hub id."})
+    dataset_name: str = field(
+        metadata={"help": "Folder built by data_preprocess/, parquet or .jsonl file, or Hub id."}
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "Held-out rows, measured as eval_strategy says; a dataset like dataset_name."}

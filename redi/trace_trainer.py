@@ -43,6 +43,12 @@ class TraceTrainer(CheckedTrainer):
     trains_on_traces = scores_traces = False
     packs = False  # until the loaded model has been found to keep packed traces apart
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(rows := kwargs.get(name), list):
+                kwargs[name] = as_dataset(rows)
+        super().__init__(*args, **kwargs)
+
     def _own_steps(self, args: TrainingArguments) -> TrainingArguments:
         """A copy of the arguments for which a step of the Trainer is a full optimizer step."""
         self.trains_on_traces = getattr(args, "trains_on_traces", False)
@@ -281,3 +287,10 @@ def _add_to_sums(sums: torch.Tensor, batch: dict[str, Any], scores: torch.Tensor
     columns = torch.cat([scores / lengths.clamp(min=1), lengths, torch.ones_like(lengths)], dim=1)
     index = (batch["problems"], batch["is_chosen"].long())
     sums.index_put_(index, columns * batch["shares"][:, None], accumulate=True)
+
+
+def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows as a `Dataset`. `Dataset.from_list` would leave out the keys that the first row does not have."""
+    return Dataset.from_dict(
+        {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+    )

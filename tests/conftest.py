@@ -13,11 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a
 import pytest
 from datasets import Dataset
 from helpers.paths import SHARED
+from helpers.real_model import real_model_folder
 from helpers.tiny import make_model, make_pairs, make_tokenizer
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first: where several processes share the tests, none is left alone with a long one at the end."""
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker("slow")
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_quickstart" not in item.nodeid))
 
 
@@ -43,6 +48,12 @@ def model_path(tmp_path_factory) -> str:
     make_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def real_path() -> Path:
+    """A pretrained model, for tests marked `real`; see `helpers.real_model`."""
+    return real_model_folder()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Opens the rows that a training run starts from: local parquet, or a dataset of the Hub."""
+"""Opens the rows that a training run starts from: local parquet or JSON lines, or a dataset of the Hub."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from redi.runs.files import is_hub_id, reach_hub
 
 
 def load_rows(name: str, split: str) -> Dataset:
-    """The rows of a folder of parquet files, a parquet file, or a Hub id.
+    """The rows of a folder of parquet files, a parquet or `.jsonl` file, or a Hub id.
 
     The split is written as `datasets` does: `train`, `train[:1000]`, `train+test[:10%]`. A name that does not exist,
     has no such split or cannot be loaded is a `UsageError`.
@@ -28,21 +28,25 @@ def load_rows(name: str, split: str) -> Dataset:
     with usage_errors(lambda error: f"{where} cannot be loaded: {error.__cause__ or error}", *kinds):
         if all(files.values()):
             paths = {part: list(map(str, found)) for part, found in files.items()}
-            return load_dataset("parquet", data_files=paths, split=split)
+            return load_dataset("json" if _is_jsonl(name) else "parquet", data_files=paths, split=split)
         return load_dataset(name, split=split)
 
 
 def scan_rows(name: str, split: str) -> pyarrow.dataset.Dataset:
     """The rows of `load_rows`, for reading some columns or the first rows. Parquet files are read in place."""
     files = split_files(name, split)
-    if files and split in _files_by_split(name, split):
+    if files and split in _files_by_split(name, split) and not _is_jsonl(name):
         return pyarrow.dataset.dataset([str(file.resolve()) for file in files], format="parquet")
     return pyarrow.dataset.dataset(load_rows(name, split).with_format("arrow")[:])
 
 
 def split_files(name: str, split: str) -> list[Path]:
-    """A parquet file itself, or the files `SPLIT-*.parquet` of a folder, of a slice all; none for anything else."""
+    """A file itself, or the files `SPLIT-*.parquet` of a folder, of a slice all; none for anything else."""
     return [file for files in _files_by_split(name, split).values() for file in files]
+
+
+def _is_jsonl(name: str) -> bool:
+    return name.endswith(".jsonl") and Path(name).is_file()
 
 
 def _files_by_split(name: str, split: str) -> dict[str, list[Path]]:

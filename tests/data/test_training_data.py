@@ -1,5 +1,7 @@
 """The rows that training starts from, loaded or scanned in place."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,3 +83,17 @@ def test_a_file_has_one_split_and_its_slices(folder):
     for split in ("train[:1", "train[:0]"):
         with pytest.raises(UsageError, match="dataset_train_split=.* cannot be loaded: "):
             load_rows(file, split)
+
+
+def test_json_lines_train_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / "pairs.jsonl"
+    rows = make_pairs(3)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_rows(str(file), "train").to_list() == rows
+    assert load_rows(str(file), "train[:2]").to_list() == rows[:2]
+    assert scan_rows(str(file), "train").to_table().to_pylist() == rows
+    file.write_text('{"prompt": "x", "chosen": \n')
+    for read in (load_rows, scan_rows):
+        with pytest.raises(UsageError, match=r"pairs.jsonl, dataset_train_split=train cannot be loaded"):
+            read(str(file), "train")
