@@ -256,14 +256,14 @@ class StepDataset(torch.utils.data.Dataset):
         return self.order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
 
     def describe(self) -> str:
-        """One line about the steps of an epoch."""
+        """Three lines about the steps of an epoch."""
         count = f"{self.num_micro_batches}"
         if self.max_tokens is not None:
             count += f" or more, of at most {self.max_tokens:,} tokens"
         return (
             f"{len(self.problems):,} problems in global batches of {self.global_batch_size}: {len(self):,} steps per "
-            f"epoch; ranks: {self.num_ranks}; micro-batches per rank and step: {count}; balance over ranks: "
-            f"{self.balance():.2f} of the ideal"
+            f"epoch\nranks: {self.num_ranks}; micro-batches per rank and step: {count}\n"
+            f"balance over ranks: {self.balance():.2f} of the ideal"
         )
 
     def balance(self, num_steps: int = 20) -> float:

@@ -109,7 +109,8 @@ def _from_columns(rows: Rows, tokenizer: PreTrainedTokenizerBase, leaves_out_neg
     traces = traces - round(float(np.median(differences)))
     traces[: len(sample)] = exact
     mean_prompt = float(np.mean([side[0][0] for side in sides]))
-    how = f"from {', '.join(LENGTH_COLUMNS)}, which are {np.median(differences):+.0f} tokens off on {len(sample)} rows"
+    error = f"{np.median(differences):+.0f} tokens, on {len(sample)} tokenised rows"
+    how = f"from {', '.join(LENGTH_COLUMNS)}, corrected for their median error, {error}"
     return TraceLengths(traces[:, : 1 if leaves_out_negatives else 2].tolist(), mean_prompt, how)
 
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from redi.runs.errors import UsageError
-from redi.runs.files import CONFIGS
+from redi.runs.files import CONFIGS, cpus
 from redi.runs.recipe import read_config
 
 OLDEST_DRIVERS = {12: 525, 13: 580}  # by CUDA's major version, from NVIDIA's table of minor version compatibility
@@ -66,6 +66,8 @@ def launch_options(name: str, num_gpus: int) -> list[str]:
             options += [f"--{variable.lower()}", os.environ[variable]]
     elif total > 1:
         options += ["--main_process_port", "0"]  # any free port: another run may be on this machine
+    if num_gpus == 0 and not os.environ.get("OMP_NUM_THREADS"):  # accelerate counts cores that this job may not use
+        options += ["--num_cpu_threads_per_process", str(max(1, cpus() * machines // max(1, total)))]
     return options
 
 

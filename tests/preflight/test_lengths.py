@@ -47,7 +47,7 @@ def test_length_columns_are_used_where_they_fit_the_tokenizer(job, tokenizer, fa
     job.write_rows(rows)
     found = trace_lengths(job.rows(), tokenizer)
     assert found.problems == real.tolist()
-    assert ("+30 tokens off" in found.how) == used
+    assert ("median error, +30 tokens" in found.how) == used
 
 
 def test_traces_of_one_prompt_are_one_problem(job, tokenizer):

@@ -14,6 +14,7 @@ MACHINES = {"MACHINE_RANK": "1", "MAIN_PROCESS_IP": "10.0.0.1", "MAIN_PROCESS_PO
 def environment(monkeypatch):
     for name in ("ACCELERATE_CONFIG", "NUM_PROCESSES", "NUM_MACHINES", *MACHINES):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     return monkeypatch.setenv
 
 
@@ -29,6 +30,15 @@ def test_there_is_one_process_for_each_gpu():
     assert options_of("zero2", 1) == ("zero2", ["--num_processes", "1"])
     assert options_of("ddp", 1) == ("single_gpu", ["--num_processes", "1"])
     assert options_of("zero3", 0) == ("cpu", [])
+
+
+def test_processes_on_the_cpu_share_its_cores(environment, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("redi.runs.launch.cpus", lambda: 8)
+    assert options_of("cpu", 0)[1] == ["--num_cpu_threads_per_process", "8"]
+    environment("NUM_PROCESSES", "3")
+    assert options_of("cpu", 0)[1][-2:] == ["--num_cpu_threads_per_process", "2"]
+    assert "--num_cpu_threads_per_process" not in options_of("zero2", 8)[1]
 
 
 def test_the_environment_sets_processes_and_configuration(environment, tmp_path):

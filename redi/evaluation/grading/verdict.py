@@ -106,7 +106,6 @@ def grade_many(
     undecided = dict.fromkeys(c for _, *both in bar for c in both if c is not None and _decide(c) is None)
     with ThreadPoolExecutor(max_workers=workers or cpus()) as threads:
         answers = threads.map(symbolic_verdict, undecided)
-        replies = dict(
-            zip(undecided, tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden), strict=True)
-        )
+        bar = tqdm(answers, "math-verify", len(undecided), unit="", disable=hidden if undecided else True)
+        replies = dict(zip(undecided, bar, strict=True))
     return [_grade(*parts, lambda c: replies.get(c) or (_decide(c), "ok")) for parts in read]
