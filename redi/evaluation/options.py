@@ -33,6 +33,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
 
 def _run(parser: StrictParser) -> None:
     """sample, grade and report a model, the checkpoints of a run, or what a recipe trained"""
+    parser.usage = "%(prog)s MODEL_OR_RECIPE [--option value ...]"
     add = parser.add_argument
     target = "model folder, checkpoint, Hub id, or a recipe folder, which means the run or the sweep that it trained"
     add("model", metavar="MODEL_OR_RECIPE", help=target)

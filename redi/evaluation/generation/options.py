@@ -103,11 +103,14 @@ def add_benchmark_option(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_options(parser: argparse.ArgumentParser, only_protocol: bool = False) -> None:
     """Adds the options of `SamplingOptions`: all, or those that a protocol may set."""
+    group = parser.add_argument_group("what is sampled")
     for each in fields(SamplingOptions):
-        if only_protocol and each.name == "backend":
-            return
+        if each.name == "backend":
+            if only_protocol:
+                return
+            group = parser.add_argument_group("what samples: the back end")
         if each.metadata:
-            parser.add_argument(option_name(each.name), default=each.default, **each.metadata["argument"])
+            group.add_argument(option_name(each.name), default=each.default, **each.metadata["argument"])
 
 
 def sampling_options(options: argparse.Namespace) -> SamplingOptions:
