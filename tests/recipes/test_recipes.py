@@ -39,7 +39,7 @@ PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 METHODS = {
     "sft": "Supervised fine-tuning",
     "simpo": "The SimPO baseline",
-    "dpo": "The DPO baseline",
+    "dpo": "Direct preference optimization (DPO)",
 }  # in the model card
 CPU = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--gradient_checkpointing", "false"]
 ON_CPU = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
