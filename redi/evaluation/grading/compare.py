@@ -17,7 +17,7 @@ _TIME = re.compile(r"\d{1,2}:[0-5]\d")
 _WORD = re.compile(r"[A-Z]{3,}|[A-Za-z][A-Za-z '-]{3,}")
 # A name (a letter or word with its accent, subscript and primes), or another command, whose letters are not names.
 NAMES = re.compile(
-    r"((?:\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])"
+    r"((?:\\(?:text|bar|hat|tilde|vec|d?dot|mathcal) ?(?:\{(?:[^{}]|\{[^{}]*\})*\}|[A-Za-z])|\\angle ?[A-Z]{3}"
     r"|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
     r"|chi|psi|omega|ell|hbar|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega)(?![a-zA-Z])|[A-Za-z])"
     r"(?:_\{(?:[^{}=]|\{[^{}]*\})*\})?(?:\^\{\*\})?'*)|\\(?:begin|end|mathbb)\{\w+\}|\\[a-zA-Z]+"
@@ -38,7 +38,10 @@ def equal(gold: str, answer: str, symbolic: Symbolic) -> bool:
     if _squeeze(clean(gold)) == _squeeze(clean(answer)) != "":
         return True
     golds, answers = readings(gold), readings(answer)
-    if golds[0].marks == answers[0].marks == "choice":  # the letters, then what follows them
+    heads = golds[0], answers[0]
+    is_choice = [head.marks == "choice" for head in heads]
+    if any(is_choice) and all(is_choice[i] or re.fullmatch("[A-J]", heads[i].latex) for i in (0, 1)):
+        # the letters, then what follows both
         if golds[0].latex != answers[0].latex or 1 in (len(golds), len(answers)):
             return golds[0].latex == answers[0].latex
         golds, answers = golds[1:], answers[1:]
@@ -137,7 +140,7 @@ def _name(item: Answer) -> str:
 def _compare_items(gold: Answer, answer: Answer, symbolic: Symbolic) -> bool:
     """The order counts unless both are lists or sets. A list equals a tuple in the same order."""
     marks = {gold.marks, answer.marks}
-    if marks <= {"", "{}"}:
+    if marks <= {"", "{}"} or marks == {"or"}:
         return _same_items(gold.items, answer.items, symbolic, ordered=False)
     if len(marks) == 2 and marks != {"", "()"} and (marks != {"", "[]"} or len(gold.items) < 3):
         return False

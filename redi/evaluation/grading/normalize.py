@@ -113,11 +113,15 @@ _RULES = [
     (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w|\.\d)", r"\1 \\times 10^{\2}"),
     (r"(^|[(\[,;={])\s?\+", r"\1"),  # a unary plus
     (r"(?<=\d)(?:(?:\^|\\text)\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th)(?![a-zA-Z]))", ""),  # 7^{\text{th}}
-    (r"\\(?:bar|overrightarrow|overleftrightarrow|vec)\{([A-Z]{2})\}", r"\1"),  # segments
+    (r"\\(?:bar|overleftrightarrow)\{([A-Z]{2})\}", r"\1"),  # segments and lines, not vectors
+    (r"\\overrightarrow(?=\{)", r"\\vec"),
+    (r"\\angle ?\{?([A-Z])([A-Z])([A-Z])\}?", lambda m: rf"\angle {min(m[1], m[3])}{m[2]}{max(m[1], m[3])}"),
     (r"\\frac\{d ?([a-zA-Z])\}\{d ?[a-zA-Z]\}", r"\1'"),
     (r"\\(?:begin|end)\{(?:cases|aligned?|gathered)\*?\}", ""),
     (r"\\(begin|end)\{(?:[bpB]?matrix|array)\}((?<=array\})\{[^{}]*\})?", r"\\\1{pmatrix}"),
     (r"(\d) ?\^\{\\circ\} ?(\d[\d.]*) ?'$", r"\1\\text{degrees}\2\\text{arcminutes}"),
+    (r"(?<=\d) ?''$", r"\\text{doubleprime}"),  # inches or arcseconds
+    (r"(?<=\d) ?'$", r"\\text{singleprime}"),
     (r"\\text\{(dollars|euros|sterling|Rs\.? ?)\} ?(\d(?:[\d.,]*\d)?)", r"\2\\text{ \1 }"),
     (r"\(? ?\\text\{[ (]*(?:in )?base ?(\w*)[ )]*\} ?(\d*)\)?$", r"_{\1\2}"),
     (r"\\text\{(?:[^{}]*(?: is|:)| ?(?:about|approximately|around|roughly|exactly)) ?\}|\babout ", ""),

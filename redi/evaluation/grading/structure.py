@@ -84,11 +84,14 @@ def read(text: str, depth: int = 0, is_text: bool = False) -> Answer:
         parts, _ = split(inside, r"[|:]")
         if len(parts) == 2 and _VARIABLE.match(parts[0]) and _relation(parts[1])[1]:
             text = _peel(parts[1])
-    parts, _ = split(text, _AND)
-    if region := _region([_relation(part) for part in parts]):
+    parts, joints = split(text, _AND)
+    joint = next((word for word in ("or", "and") if any(word in joint for joint in joints)), "")
+    if region := _region([_relation(part) for part in parts], joint):
         return read(region, depth + 1)
     if len(parts) > 1 or _SIGNS.search(text):
-        return Answer("items", text, _read_all(parts, depth))
+        items = _read_all(parts, depth)
+        is_or = joint == "or" and any(item.kind == "inequality" for item in items)
+        return Answer("items", text, items, "or" if is_or else "")
     return _read_relation(text, depth) or _read_brackets(text, depth) or _read_value(text, is_text, depth)
 
 
@@ -98,8 +101,8 @@ def _read_all(parts: list[str], depth: int) -> tuple[Answer, ...]:
     return tuple(read(part, depth + 1) for signs in both for part in dict.fromkeys(signs) if part)
 
 
-def _region(relations: list[tuple[list[str], list[str]]]) -> str:
-    """The interval or union that inequalities of one variable describe, or the empty string."""
+def _region(relations: list[tuple[list[str], list[str]]], joint: str) -> str:
+    """The interval or union that inequalities of one variable describe, or "". `joint` is and, or, or "": commas."""
     sides, signs = relations[0]
     if signs == [r"\neq"] and _VARIABLE.fullmatch(sides[0]) and all(s in (signs, []) for _, s in relations):
         points = ",".join(sides[-1] for sides, _ in relations)
@@ -110,8 +113,13 @@ def _region(relations: list[tuple[list[str], list[str]]]) -> str:
     if len(intervals) == 2:  # x > 1 and x < 3
         low, high = sorted(intervals, key=lambda ends: ends[0] == r"-\infty")
         bounds = exact_number(low[0]), exact_number(high[1])
-        if (low[1], high[0]) == (r"\infty", r"-\infty") and None not in bounds and bounds[0] < bounds[1]:
-            intervals = [(low[0], high[1], low[2][0] + high[2][1])]
+        if (low[1], high[0]) == (r"\infty", r"-\infty") and None not in bounds:
+            if bounds[0] < bounds[1]:
+                return r"\mathbb{R}" if joint == "or" else f"{low[2][0]}{low[0]},{high[1]}{high[2][1]}"
+            if joint == "and" and bounds[0] > bounds[1]:
+                return r"\emptyset"
+    if len(intervals) > 1 and joint == "and":
+        return ""
     return r"\cup ".join(f"{marks[0]}{low},{high}{marks[1]}" for low, high, marks in intervals)
 
 
@@ -177,7 +185,7 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
 
 def _read_value(text: str, is_text: bool, depth: int) -> Answer:
     """A number, an expression or words, with what is known of its unit."""
-    if (match := _MODULUS.search(text)) and match.start():
+    if (match := _MODULUS.search(text)) and match.start() and not _VARIABLE.fullmatch(text[: match.start()].strip()):
         modulus = Unit(powers=frozenset({(f"mod {match[1].strip()}", 1)}))
         return read(text[: match.start()], depth + 1)._replace(unit=modulus)
     if match := _BASED.fullmatch(unwrapped(text).replace(" ", "")):

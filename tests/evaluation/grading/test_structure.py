@@ -290,6 +290,20 @@ CASES = [
     ("x^3", "", "x^{3}+C"),
     (r"\frac{x^2}{2}+C", r"C+\frac12x^2", ""),
     ("-5", "−5", ""),
+    ("(1,3)", r"x>1\text{ and }x<3 || x>1, x<3", r"x>1\text{ or }x<3"),
+    (r"x<1\text{ or }x>3", r"(-\infty,1)\cup(3,\infty) || x<1, x>3", r"x<1\text{ and }x>3"),
+    (r"\mathbb{R}", r"x>1\text{ or }x<3", ""),
+    (r"x>1\text{ or }x>3", "", r"x>1\text{ and }x>3"),
+    (r"x>1\text{ and }y<2", r"y<2\text{ and }x>1 || x>1, y<2", r"x>1\text{ or }y<2"),
+    (r"60^\circ", "60", "60' || 60''"),
+    (r"3\text{ ft}", "", "3''"),
+    ("30''", "30''", "30'"),
+    (r"\angle BAC", r"\angle CAB || \angle{BAC}", r"\angle ABC"),
+    (r"2\angle BAC", r"\angle CAB \cdot 2", r"2\angle ABC"),
+    (r"\overrightarrow{AB}", r"\vec{AB}", r"\overrightarrow{BA}"),
+    (r"\overline{AB}", r"\overline{BA} || AB", ""),
+    ("n", "", r"n \bmod 3"),
+    (r"\text{B}", r"\text{(B) }5", r"\text{(A) B}"),
 ]
 
 
