@@ -38,7 +38,7 @@ main() { # one function, read completely before it runs: this file may change du
     files=$(mktemp -d)
     trap 'rm -rf "$files"' EXIT
     export REDI_EXIT_CODE_FILE=$files/code
-    if [[ " $* " != *" --tokenize_only"* ]]; then export REDI_LAUNCH_FILE=$files/launch; fi
+    if [[ " $* " != *" --tokenize"[-_]only* ]]; then export REDI_LAUNCH_FILE=$files/launch; fi
 
     # One process checks the job and tokenises, so that the others need not wait for it. It writes the options of
     # `accelerate launch` to REDI_LAUNCH_FILE, unless something is wrong or the run is finished.

@@ -1,10 +1,9 @@
-"""Trainer callbacks: the collapse guard, the norm of updates, epochs of the engine, the terminal, and how runs end."""
+"""Trainer callbacks: the collapse guard, the norm of updates, epochs of the engine, and how runs end."""
 
 import math
 import os
 import signal
-import sys
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
-from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
 from redi.config import REDIConfig
 from redi.engine.batching import StepDataset
@@ -209,61 +207,6 @@ class SetEpoch(TrainerCallback):
         self.steps.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-# --- terminal --------------------------------------------------------------------------------------------------------
-
-_PAIR_COLUMNS = {"LogPS chosen": "logps/chosen", "LogPS rejected": "logps/rejected", "margin": "rewards/margins"}
-_TOKEN_COLUMNS = {"accuracy": "mean_token_accuracy"}
-
-
-class StepLines(ProgressCallback):
-    """A progress bar, and one line of aligned columns per logged step; state and trackers get all metrics.
-
-    Replaces the progress callback of transformers. With `disable_tqdm`, the lines alone.
-    """
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.current_step = self.first_step = state.global_step
-        self.begun = self.logged_at = time.monotonic()
-        self.num_tokens = state.num_input_tokens_seen
-        self.header = ""
-        if state.is_world_process_zero:
-            shown = dict(disable=args.disable_tqdm, dynamic_ncols=True)
-            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, **shown)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is None or "loss" not in logs:
-            return
-        now = time.monotonic()
-        seconds, self.logged_at = now - self.logged_at, now
-        tokens, self.num_tokens = logs["num_tokens"] - self.num_tokens, logs["num_tokens"]
-        done = state.global_step - self.first_step
-        minutes, second = divmod(round((now - self.begun) / done * (state.max_steps - state.global_step)), 60)
-        step = f"{state.global_step}/{state.max_steps}".rjust(2 * len(str(state.max_steps)) + 1)
-        columns = {"step".rjust(len(step)): step, "loss": _number(logs["loss"])}
-        titles = _PAIR_COLUMNS if any(key in logs for key in _PAIR_COLUMNS.values()) else _TOKEN_COLUMNS
-        columns |= {title: _number(logs.get(key)) for title, key in titles.items()}
-        columns |= {"grad norm": _number(logs.get("grad_norm")), "lr": f"{logs['learning_rate']:.1e}"}
-        columns |= {"tokens/s": f"{tokens / seconds:.0f}", "left": f"{minutes // 60}:{minutes % 60:02}:{second:02}"}
-        widths = [max(len(title), 7) for title in columns]
-        header = "  ".join(map(str.rjust, columns, widths))
-        row = "  ".join(map(str.rjust, columns.values(), widths))
-        self.training_bar.write(row if header == self.header else f"{header}\n{row}")
-        self.header = header
-
-    on_prediction_step = TrainerCallback.on_prediction_step  # no second bar
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if self.training_bar is not None:
-            titles = {"loss": "loss"} | (_PAIR_COLUMNS if "eval_logps/chosen" in metrics else _TOKEN_COLUMNS)
-            shown = ", ".join(f"{title} {_number(metrics.get(f'eval_{key}'))}" for title, key in titles.items())
-            self.training_bar.write(f"held out: {shown}")
-            self.logged_at = time.monotonic()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.1e}"
-
-
 # --- ends of a run ---------------------------------------------------------------------------------------------------
 
 
@@ -297,11 +240,12 @@ class StopOnSignal(TrainerCallback):
         is_ignored = self._previous[signal.SIGINT] == signal.SIG_IGN
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
-        if not self._received and os.environ.get("LOCAL_RANK", "0") == "0":
+        is_first, self._received = not self._received, self._received or number
+        if is_first and os.environ.get("LOCAL_RANK", "0") == "0":
             line = f"\n{name_of(number)}: finishing this step, then saving"
             line += "; a second Ctrl-C ends the run at once\n" if number == signal.SIGINT else "\n"
-            os.write(sys.stderr.fileno(), line.encode())  # print is not safe in a signal handler
-        self._received = self._received or number
+            with suppress(OSError):
+                os.write(2, line.encode())  # print is not safe in a signal handler
 
     def on_step_end(self, args: TrainingArguments, state, control, **kwargs):
         self.stopped = self._received
@@ -312,6 +256,11 @@ class StopOnSignal(TrainerCallback):
             self.stopped = int(received.item())
         if self.stopped:
             control.should_save = control.should_training_stop = True
+            control.should_evaluate &= state.global_step >= state.max_steps
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped and state.global_step < state.max_steps:  # the Trainer ends an epoch that is stopped, too
+            control.should_save = control.should_evaluate = False
 
 
 def name_of(number: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from trl import DPOConfig, SFTConfig
 
 from redi.losses import OBJECTIVES, Objective, Option
+from redi.runs.launch import check_driver
 
 _NO_REFERENCE = "REDI has no reference model"
 _OWN_LOSS = "the loss is that of `objective`, Eq. (5) by default"
@@ -40,7 +41,7 @@ UNREAD_OPTIONS = {
 def needs_gpu(name: str, value: Any) -> str:
     """Why an option cannot be used in a run without a GPU."""
     return (
-        f"{name}={value} needs a GPU, and none is found: to train on the CPU set use_cpu: true, bf16: false and "
+        f"{name}={value} needs a GPU, and none is used here: to train on the CPU set use_cpu: true, bf16: false and "
         "dtype: float32"
     )
 
@@ -52,12 +53,14 @@ def choose_device(args: DPOConfig | SFTConfig) -> None:
     tells what was chosen, in one line.
 
     Raises:
-        ValueError: options that need a GPU are set, `use_cpu` is not, and there is no GPU.
+        ValueError: options that need a GPU are set, `use_cpu` is not, and there is no GPU; or torch cannot use it.
     """
     args.cpu_note = ""
     launched_on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if not args.use_cpu and torch.accelerator.is_available() and not launched_on_cpu:
         return
+    if not args.use_cpu and not launched_on_cpu:
+        check_driver(torch.version.cuda)  # a GPU that torch cannot use
     half = re.search(r"dtype\W+(?:torch\.)?(b?float16)", str(args.model_init_kwargs))  # a mapping, or JSON of one
     for name, value in (("bf16", args.bf16), ("fp16", args.fp16), ("dtype", half and half[1])):
         if value and not args.use_cpu:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+# Options of a job that is only checked or tokenised: TrainingArguments refuse bf16, the default, without a GPU.
+NOTHING_COMPUTED = {"use_cpu": True, "bf16": False, "tf32": None}
 NO_SEQUENCE_PARALLELISM = "a trace stays on one GPU (no context, sequence or tensor parallelism)"
 # Options that are read with `eval_dataset_name`.
 _EVALUATION = ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size")
@@ -86,7 +88,7 @@ class RunArguments:
 
     @property
     def inputs(self) -> dict[str, str]:
-        held_out = {} if self.eval_dataset_name is None else {"held-out dataset": self.eval_dataset_name}
+        held_out = {"held-out dataset": self.eval_dataset_name} if self.eval_dataset_name else {}
         return {"model": self.model_name_or_path, "dataset": self.dataset_name, **held_out}
 
 
@@ -116,7 +118,7 @@ class Job:
     def held_out(self) -> Self | None:
         """The job with its held-out rows in place of those to train on, to be read alike; None without such rows."""
         run = self.run
-        if run.eval_dataset_name is None:
+        if not run.eval_dataset_name or self.args.eval_strategy.value == "no":
             return None
         rows = {"dataset_name": run.eval_dataset_name, "dataset_train_split": run.dataset_eval_split}
         return replace(self, run=replace(run, **rows))
@@ -196,11 +198,11 @@ def _check_evaluation(job: Job) -> None:
     """Refuses options of evaluation without effect. By default a held-out batch has the size of one of training."""
     args, given, name = job.args, job.given, job.run.eval_dataset_name
     unread = next((option for option in _EVALUATION if option in given), None)
-    if name is None and unread is not None:
-        raise UsageError(f"option '{unread}' is not read here: {_NO_EVALUATION}. Remove it.")
-    if name is not None and args.eval_strategy.value == "no":
+    if not name and unread is not None:
+        raise UsageError(f"{unread} is read only with eval_dataset_name: set it, or remove {unread}")
+    if name and "eval_strategy" not in given:
         raise UsageError(f"eval_dataset_name={name} is read only with eval_strategy: steps or epoch")
-    if "eval_steps" in given and args.eval_strategy.value != "steps":
+    if "eval_steps" in given and args.eval_strategy.value == "epoch":
         raise UsageError(f"eval_steps={args.eval_steps:g} is read only with eval_strategy: steps")
     if "per_device_eval_batch_size" not in given:
         args.per_device_eval_batch_size = args.per_device_train_batch_size

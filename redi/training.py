@@ -21,10 +21,20 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StepLines, StopOnSignal, name_of
+from redi.callbacks import AlreadyTrained, CollapseGuard, SkipTrained, StopOnSignal, name_of
 from redi.data.training_data import load_rows
 from redi.engine.agreement import TOLERANCE, relative_error, short_traces
-from redi.job import Job, check_adapters, check_job, check_kernel, held_out_errors, lost_updates, read_job
+from redi.job import (
+    NOTHING_COMPUTED,
+    Job,
+    check_adapters,
+    check_job,
+    check_kernel,
+    held_out_errors,
+    lost_updates,
+    read_job,
+)
+from redi.progress import StepLines
 from redi.runs.checkpoints import (
     STARTED,
     is_finished_run,
@@ -35,6 +45,7 @@ from redi.runs.checkpoints import (
     run_lock,
     write_start,
 )
+from redi.runs.cli import has_option
 from redi.runs.errors import UsageError, usage_errors
 from redi.runs.lock import lock_owner
 from redi.runs.manifest import write_manifest
@@ -53,8 +64,8 @@ def train(stage: str, argv: list[str]) -> tuple[Dataset, dict[str, int]] | None:
 
 def _without_gpu(argv: list[str]) -> dict[str, Any]:
     """Lets a machine without a GPU check options and tokenise; TrainingArguments refuse bf16, the default, there."""
-    computes = not any(option.split("=")[0] in ("--tokenize_only", "--check_only") for option in argv)
-    return {} if computes or torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
+    computes = not has_option(argv, "tokenize_only", "check_only")
+    return {} if computes or torch.cuda.is_available() else NOTHING_COMPUTED
 
 
 def run_training(job: Job) -> tuple[Dataset, dict[str, int]] | None:

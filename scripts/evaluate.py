@@ -18,7 +18,7 @@ from redi.evaluation.benchmarks import download, load_benchmarks
 from redi.evaluation.generation.options import sampling_options
 from redi.evaluation.options import parse
 from redi.evaluation.run import run
-from redi.runs.errors import UsageError, entry_point
+from redi.runs.errors import entry_point
 
 
 @entry_point
@@ -30,8 +30,6 @@ def main(argv: list[str]) -> None:
         download(options.benchmark, options.benchmark_folder)
     elif options.command == "generate":
         sampling = sampling_options(options)
-        if not options.benchmark:
-            raise UsageError("--benchmark or a --protocol that names benchmarks is required")
         benchmarks = load_benchmarks(options.benchmark, options.benchmark_folder)
         from redi.evaluation.generation.generate import generate  # imports torch
 

@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from redi.data.lengths.dataset_lengths import DatasetLengths, length_tables, summarise
@@ -21,9 +21,9 @@ SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"
 Inputs = Mapping[str, str | Path]  # name -> path or Hub id
 
 
-@dataclass(frozen=True)
+@dataclass
 class NewDataset:
-    """A dataset that is being written into `folder`, which becomes `output`."""
+    """A dataset that is being written into `folder`, which becomes `output`. Its inputs are hashed meanwhile."""
 
     folder: Path
     output: Path
@@ -31,9 +31,14 @@ class NewDataset:
     inputs: Inputs
     started: float = field(default_factory=time.time)
 
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        return {name: fingerprint(path) for name, path in self.inputs.items()}
+    def __post_init__(self):
+        self._hashes: dict[str, str] = {}
+        self._hashing = Thread(target=self._hash_inputs, daemon=True)  # a command that fails does not wait for it
+        self._hashing.start()
+
+    def _hash_inputs(self) -> None:
+        with suppress(OSError):  # the manifest hashes what is missing, and reports the error
+            self._hashes = {name: fingerprint(path) for name, path in self.inputs.items()}
 
     def finish(
         self,
@@ -54,8 +59,8 @@ class NewDataset:
             write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
         if summary is not None:
             write_card(folder, title=(self.output.resolve() / part).name, summary=summary, **about, lengths=lengths)
-        seed, known = config.get("seed"), self.fingerprints
-        write_manifest(folder, **about, seed=seed, started=self.started, fingerprints=known)
+        self._hashing.join()
+        write_manifest(folder, **about, seed=config.get("seed"), started=self.started, fingerprints=self._hashes)
 
 
 @contextmanager

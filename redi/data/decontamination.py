@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -211,8 +210,16 @@ def _describe(output: Path, drop: bool, show: int) -> str:
         of_benchmark = [overlap for overlap in report["overlaps"] if overlap["benchmark"] == name]
         for overlap in of_benchmark[:show]:
             said = f"row {overlap['row']} shares with {overlap['id']} of {name}: {overlap['shared']}"
-            texts = f"  row:      {shorten(overlap['problem'], 100)}\n  question: {shorten(overlap['question'], 100)}"
-            parts.append(f"{said}\n{texts}")
+            row, question = (_around(overlap[text], overlap["shared"]) for text in ("problem", "question"))
+            parts.append(f"{said}\n  row:      {row}\n  question: {question}")
     if drop:
         parts.append(count_table(read_manifest(output, "counts.rows")["counts"]))
     return "\n\n".join([*parts, f"Every overlap: {output / REPORT}"])
+
+
+def _around(text: str, shared: str, width: int = 100) -> str:
+    """The part of a text around the shared words, on one line."""
+    words = " ".join(text.split())
+    start = max(0, words.lower().find(shared) - 20)
+    part = words[start : start + width]
+    return ("... " if start else "") + part + (" ..." if start + width < len(words) else "")

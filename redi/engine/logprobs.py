@@ -57,6 +57,8 @@ def add_scoring(model: PreTrainedModel, negative_term: TokenTerm | None = None) 
             weight, bias = head.weight, head.bias
             if isinstance(weight, torch.distributed.tensor.DTensor):  # FSDP2 shards the head, so it is gathered once
                 weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+            if not torch.is_grad_enabled():  # of a held-out trace, whose head needs no gradient
+                weight, bias = weight.detach(), None if bias is None else bias.detach()
             if coefficients is not None:
                 coefficients = coefficients.view(torch.float32)
                 total, logps, is_top1 = SignedSum.apply(

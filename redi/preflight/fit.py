@@ -24,9 +24,15 @@ TOKENIZER = 2 * 10**7  # its files are smaller than this
 
 
 def check_memory(
-    report: Report, recipe: Recipe, machine: Machine, model: Model, counts: Activations, plan: Plan
+    report: Report,
+    recipe: Recipe,
+    machine: Machine,
+    model: Model,
+    counts: Activations,
+    plan: Plan,
+    share: float = 1.0,
 ) -> None:
-    """Prints the predicted peak by purpose; a `UsageError` if it does not fit."""
+    """Prints the predicted peak by purpose; a `UsageError` if it does not fit into a share of the memory."""
     load, on_cpu = plan.load, recipe.strategy.on_cpu
 
     def at(tokens: int) -> dict[str, float]:
@@ -42,7 +48,7 @@ def check_memory(
     for name, size in [*parts.items(), ("total", total * GIB)]:
         if size >= 0.005 * unit:
             report.value(name, f"{size / unit:8.2f} {name_of_unit}")
-    if total > memory:
+    if total > share * memory:
         fits = most_tokens(lambda tokens: sum(at(tokens).values()) / GIB <= memory, load.tokens)
         has = f"this machine has {memory:.0f}" if on_cpu else f"each GPU has {memory:g}"
         raise UsageError(f"needs {total:.1f} GiB, but {has}: {remedy(recipe, plan, fits)}")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from redi.runs.cli import has_option
 from redi.runs.errors import entry_point, usage_errors
 from redi.runs.files import CONFIGS
 
@@ -24,7 +25,7 @@ def training_command(stage: str) -> Callable[..., None]:
             return
         with usage_errors(lambda error: f"the package {error.name} {NOT_INSTALLED}", ModuleNotFoundError):
             from redi.training import train  # takes seconds
-        if "REDI_LAUNCH_FILE" in os.environ and "--tokenize_only" in argv:
+        if "REDI_LAUNCH_FILE" in os.environ and has_option(argv, "tokenize_only"):
             check_launch(stage, argv, Path(os.environ["REDI_LAUNCH_FILE"]))
         else:
             train(stage, argv)
@@ -43,7 +44,7 @@ def check_launch(stage: str, argv: list[str], file: Path) -> None:
     """
     import torch
 
-    from redi.job import check_kernel, read_job
+    from redi.job import NOTHING_COMPUTED, check_kernel, read_job
     from redi.preflight.check import check_inputs, check_plan
     from redi.preflight.lengths import tokenized_lengths
     from redi.preflight.recipe import Machine, to_recipe
@@ -52,7 +53,7 @@ def check_launch(stage: str, argv: list[str], file: Path) -> None:
     from redi.runs.launch import gpu_memory, launch_options, num_processes
     from redi.training import train
 
-    job = read_job(stage, argv, assumed={"use_cpu": True, "bf16": False})  # any machine knows a finished run
+    job = read_job(stage, argv, assumed=NOTHING_COMPUTED)  # any machine knows a finished run
     folder = Path(job.args.output_dir)
     if job.run.check_only or is_finished_run(folder, job.given, job.run.inputs, check_inputs=False):
         train(stage, argv)
@@ -70,7 +71,7 @@ def check_launch(stage: str, argv: list[str], file: Path) -> None:
     report.refuse()
     rows, row_counts = train(stage, argv)
     lengths = tokenized_lengths(rows, row_counts, recipe.leaves_out_negatives)
-    machine = Machine(processes, min(gpu_memory(), default=80.0))
+    machine = Machine(processes, min(gpu_memory(), default=80.0) if job.run.check_memory else 80.0)
     check_plan(report, recipe, machine, model, lengths, with_memory=job.run.check_memory)
     report.refuse()
     file.write_text("".join(f"{option}\n" for option in options), encoding="utf-8")

@@ -91,12 +91,12 @@ def _fitting(
     model, report = open_model(recipe), Report(lambda line: None)
     on_cpu, checkpointing = recipe.strategy.on_cpu, recipe.args.gradient_checkpointing
     counts = count_activations(model.config, model.precision, checkpointing, recipe.lora, on_cpu)
-    packs, room = why_padded(recipe, model.config) is None, Machine(machine.gpus, TIGHT * machine.memory)
+    packs = why_padded(recipe, model.config) is None
     for size in sizes:
         recipe.args.max_tokens_per_micro_batch = size
         plan = make_plan(recipe, lengths, model.shape, packs)
         report.problems.clear()
-        report.attempt(check_memory, report, recipe, room, model, counts, plan)
+        report.attempt(check_memory, report, recipe, machine, model, counts, plan, TIGHT)
         if not report.problems:
             return size
     return None

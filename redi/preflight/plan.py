@@ -137,8 +137,8 @@ def report_plan(report: Report, recipe: Recipe, plan: Plan, lengths: TraceLength
     report.value("steps", f"{plan.steps:,} = {plan.epochs:.3g} x {plan.per_epoch:,} (epochs x steps per epoch)")
     report.value("tokens", f"{plan.tokens:,.0f}, without pads")
     if plan.balance is not None:
-        report.value("balance", f"{plan.balance:.2f} of the ideal, over the GPUs of a step")
-    report.value("micro-batch", f"at most {plan.load.tokens:,} tokens on one GPU" + ", with pads" * plan.padded)
+        report.value("balance", f"{plan.balance:.2f} of the ideal, over the processes of a step")
+    report.value("micro-batch", f"at most {plan.load.tokens:,} tokens at a time" + ", with pads" * plan.padded)
     if plan.cut:
         share = plan.cut / traces.size
         text = f"max_length={args.max_length} cuts {plan.cut:,} of {traces.size:,} traces ({share:.1%})"

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from redi.data.training_data import scan_rows, split_files
 from redi.engine.attention import enable_packing
-from redi.job import Job, check_adapters, check_job, read_job
+from redi.job import NOTHING_COMPUTED, Job, check_adapters, check_job, read_job
 from redi.preflight.counting import Precision
 from redi.preflight.memory import ModelShape, Strategy, shape_of
 from redi.runs.checkpoints import last_complete_checkpoint, refuse_other_world_size
@@ -69,7 +69,7 @@ def read_recipe(config: Path, overrides: list[str], gpus: int) -> Recipe:
         raise UsageError(f"{config} is not in a folder STAGE/RUN with STAGE one of {', '.join(STAGES)}")
     argv = ["--config", str(config), *overrides]
     # Training refuses bf16 on a machine without a GPU unless use_cpu is set; nothing is computed here.
-    job = read_job(stage, argv, assumed={"use_cpu": True, "bf16": False})
+    job = read_job(stage, argv, assumed=NOTHING_COMPUTED)
     on_cpu = gpus == 0 or job.given.get("use_cpu", False)
     if on_cpu:
         try:

@@ -72,3 +72,9 @@ def positive_float(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def has_option(argv: list[str], *names: str) -> bool:
+    """Whether a command line has one of these options, however it is spelled (`--max-steps=1`, `--max_steps 1`)."""
+    given = {option[2:].split("=")[0].replace("-", "_") for option in argv if option.startswith("--")}
+    return not given.isdisjoint(names)

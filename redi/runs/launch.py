@@ -76,7 +76,8 @@ def gpu_memory() -> list[float]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and not visible.strip(" -1"):
         return []
-    return [int(mib) / 1024 for mib in _query_gpus("memory.total", *([f"--id={visible}"] if visible else []))]
+    sizes = _query_gpus("memory.total", *([f"--id={visible}"] if visible else []))
+    return [int(mib) / 1024 for mib in sizes if mib.isdecimal()]  # [N/A] where CPU and GPU share their memory
 
 
 def _query_gpus(field: str, *options: str) -> list[str]:

@@ -22,6 +22,7 @@ _NOT_IN_NAME = {
     "tokenize_only",
 }
 _NOT_IN_NAME |= {"accelerate_config", "report_to", "project", "disable_tqdm", "push_to_hub", "hub_model_id"}
+_OF_THE_GPU = {"use_cpu", "tf32"}  # of no interest where nothing is computed
 
 
 class _Parser(HfArgumentParser):
@@ -45,7 +46,8 @@ def parse_options(
         argv: the command line, without the program's name.
         dataclass_types: the dataclasses that define the options.
         unread: options of a dataclass that have no effect, with the reason.
-        assumed: values of options that are not given; they do not count as given.
+        assumed: values of options that are not given; they do not count as given. Those of `use_cpu` and `tf32` also
+            replace given ones, but not in the second result.
 
     Returns:
         The dataclass instances, and the options that were given (in YAML or on the command line) with their values.
@@ -76,15 +78,17 @@ def parse_options(
             raise UsageError(f"option '{key}' is not read here: {unread[key]}. Remove it.")
 
     arguments = []
-    assumed = {key: value for key, value in (assumed or {}).items() if key not in given}
-    for key, value in (assumed | from_file).items():
+    assumed = assumed or {}
+    for key, value in ({key: value for key, value in assumed.items() if key not in given} | from_file).items():
         if value is not None:
             arguments += _as_arguments(key, value)
         else:  # argparse has no spelling for None
             fields[key].default, fields[key].required = None, False
+    parsed = vars(parser.parse_args(arguments + overrides))
+    without_gpu = {key: parsed[key] for key in _OF_THE_GPU & assumed.keys() & set(given)}
     with usage_errors(str, ValueError, TypeError, ImportError):  # a dataclass refuses its values
-        instances = parser.parse_args_into_dataclasses(arguments + overrides, look_for_args_file=False)
-    values = {name: value for instance in instances for name, value in vars(instance).items()}
+        instances = parser.parse_dict(parsed | {key: assumed[key] for key in without_gpu})
+    values = {name: value for instance in instances for name, value in vars(instance).items()} | without_gpu
     for key in needed & set(given):
         if (values[key] if key in overridden else from_file[key]) in (None, ""):
             raise UsageError(f"{key} is empty; give it a value")

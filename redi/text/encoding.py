@@ -48,7 +48,7 @@ def adds_bos(tokenizer: Tokenizer) -> bool:
 def template_notes(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[str]:
     """What training, evaluation and preflight say about a chat template that has rendered the prompt `prompt_ids`."""
     notes = {
-        f"the chat template writes today's date: it is {TODAY}, also in evaluation": writes_date(tokenizer),
+        f"the chat template writes today's date: it is {TODAY}, in training and in evaluation": writes_date(tokenizer),
         f"the tokenizer begins a text with {tokenizer.bos_token!r}, but the chat template does not write it, so no "
         "prompt has it: make the model folder with prepare_base_model.py, which adds it, or choose a --chat-template "
         "with bos_token": adds_bos(tokenizer) and prompt_ids[0] != tokenizer.bos_token_id,

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from redi.engine import logprobs
-from redi.engine.logprobs import SignedSum
+from redi.engine.logprobs import SignedSum, add_scoring
 from redi.losses import unlikelihood
 
 VOCAB, HIDDEN, TOKENS = 50, 8, 11
@@ -69,3 +70,19 @@ def test_a_frozen_head_gets_no_gradient_and_zero_coefficients_give_zeros():
     SignedSum.apply(hidden, weight, None, targets, 0 * coefficients, None)[0].backward()
     assert weight.grad is None
     assert torch.equal(hidden.grad, torch.zeros(TOKENS, HIDDEN))
+
+
+def test_a_trace_without_a_gradient_makes_none_for_the_head(model_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    add_scoring(model)
+    made = []
+
+    def forward(ctx, hidden, *args):
+        made.append(ctx.needs_input_grad)
+        return hidden, hidden, hidden
+
+    monkeypatch.setattr(SignedSum, "forward", staticmethod(forward))
+    inputs = dict(input_ids=torch.ones(1, 4, dtype=torch.long), positions=torch.arange(3), targets=torch.arange(3))
+    with torch.no_grad():
+        model(**inputs, coefficients=torch.ones(3).view(torch.int32))
+    assert made == [(False,) * len(made[0])]

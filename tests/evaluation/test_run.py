@@ -290,11 +290,13 @@ def test_eval_sh_from_another_folder(tmp_path):
         (["model", "--benchmark", "small.jsonl"], "--model model is not a folder, and not a Hub id"),
         (["model", "--benchmark", "small.jsonl", "--shard", "3/2"], "--shard: 3/2 must be i/n"),
         (["model", "--protocol", "quik"], "did you mean 'quick'?"),
+        (["model", "--protocol", "one.yaml"], "--benchmark or a --protocol that names benchmarks is required"),
     ],
 )
 def test_bad_arguments_are_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write_benchmark(tmp_path / "small.jsonl")
+    (tmp_path / "one.yaml").write_text("n: 1\n")
     error = refusal(["run", *arguments, "--backend", "transformers"], capsys)
     assert message in error and error.count("\n") == 1
 

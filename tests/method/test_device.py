@@ -8,10 +8,12 @@ from helpers.tiny import make_pairs
 
 from redi import REDIConfig, REDITrainer
 from redi.config import PackedSFTConfig, PreparedDPOConfig
-from redi.job import read_job
+from redi.job import NOTHING_COMPUTED, read_job
 from redi.runs.errors import UsageError
+from redi.training import train
 
 CONFIGS = [REDIConfig, PackedSFTConfig, PreparedDPOConfig]
+TRUE = ["--use_cpu", "false", "--bf16", "true", "--tf32", "true", "--dtype", "bfloat16"]
 PLACES = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
 
 
@@ -63,7 +65,7 @@ def test_nothing_changes_where_there_is_a_gpu(gpu, config, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_need_a_gpu_or_use_cpu(dtype):
-    with pytest.raises(UsageError, match=f"dtype={dtype} needs a GPU, and none is found"):
+    with pytest.raises(UsageError, match=f"dtype={dtype} needs a GPU, and none is used here"):
         read_job("redi", [*PLACES, "--dtype", dtype])
     assert read_job("redi", [*PLACES, "--dtype", dtype, "--use_cpu", "true"]).run.dtype == dtype
     assert "use_cpu" not in read_job("redi", PLACES).given  # the choice does not identify the run
@@ -79,3 +81,31 @@ def test_a_trainer_made_in_python_says_it(model_path, tmp_path, capsys):
 
 def test_the_cpu_options_of_tests_say_nothing(model_path, rows_file, tmp_path):
     assert read_job("redi", arguments(model_path, rows_file, tmp_path)).args.cpu_note == ""
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_before_the_cpu_is_offered(monkeypatch, tmp_path):
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 470.82.01\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for options in ([], ["--dtype", "bfloat16"], ["--bf16", "true"]):
+        with pytest.raises(UsageError, match="NVIDIA"):
+            read_job("redi", [*PLACES, *options])
+
+
+def test_a_job_for_a_gpu_is_read_where_nothing_is_computed():
+    job = read_job("redi", [*PLACES, *TRUE], assumed=NOTHING_COMPUTED)
+    assert job.args.use_cpu and job.args.cpu_note == ""
+    assert {name: job.given[name] for name in ("use_cpu", "bf16", "tf32")} == {
+        "use_cpu": False,
+        "bf16": True,
+        "tf32": True,
+    }
+
+
+@pytest.mark.parametrize("spelling", ["--tokenize_only", "--tokenize-only", "--tokenize_only=true"])
+def test_rows_are_tokenised_for_a_gpu_on_a_machine_without_one(spelling, model_path, rows_file, tmp_path):
+    places = ["--model_name_or_path", model_path, "--dataset_name", rows_file, "--output_dir", str(tmp_path / "out")]
+    option = [spelling] if "=" in spelling else [spelling, "true"]
+    rows, _ = train("redi", [*places, *TRUE, *option])
+    assert len(rows) == 16

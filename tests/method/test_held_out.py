@@ -11,7 +11,7 @@ import plot_training
 import pytest
 import torch
 from datasets import Dataset
-from helpers.commands import arguments, launcher
+from helpers.commands import arguments, launcher, log_of
 from helpers.oracle import config, oracle_logps, trained
 from helpers.paths import REPOSITORY
 from helpers.tiny import make_pairs
@@ -249,6 +249,15 @@ def test_held_out_rows_that_are_trained_on_are_reported(model_path, held_out_fil
     split = ["--dataset_train_split", "train[:5]", "--dataset_eval_split", "train[3:]", "--tokenize_only", "true"]
     train("redi", options(model_path, held_out_file, held_out_file, tmp_path / "run", *split))
     assert "warning: eval_dataset_name: 2 of 4 rows are trained on as well" in capsys.readouterr().out
+
+
+def test_evaluation_can_be_switched_off(model_path, rows_file, held_out_file, tmp_path):
+    off = (["--eval_dataset_name", held_out_file, "--eval_strategy", "no"], ["--eval_dataset_name", ""])
+    for number, held_out in enumerate(off):
+        folder = tmp_path / str(number)
+        batch = ["--per_device_train_batch_size", "2", "--max_steps", "1"]
+        train("redi", arguments(model_path, rows_file, folder, *batch, *held_out))
+        assert log_of(folder) and held_out_log(folder) == []
 
 
 def test_a_finished_run_has_one_set_of_held_out_rows(model_path, rows_file, held_out_file, tmp_path):

@@ -1,5 +1,6 @@
 """How runs end and resume: SIGTERM, Ctrl-C, SIGKILL at any moment, half-written checkpoints, exact resumption."""
 
+import io
 import json
 import os
 import random
@@ -104,6 +105,23 @@ def test_a_signal_within_a_step_is_acknowledged_at_once_and_saves_after_the_step
     assert end.value.code == code and signal.getsignal(number) is before
     assert "after step 4; the same command resumes" in capfd.readouterr().out
     assert last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-4", [])
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_stopped_run_does_not_evaluate_first(strategy, long_run, pairs_file, tmp_path, monkeypatch):
+    def signal_in_the_second_step(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            monkeypatch.setattr(sys, "stderr", io.StringIO())  # as in a notebook
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(StopOnSignal, "on_step_begin", signal_in_the_second_step, raising=False)
+    held_out = ["--eval_dataset_name", str(pairs_file), "--eval_strategy", strategy]
+    held_out += ["--save_strategy", strategy, *(["--eval_steps", "2"] if strategy == "steps" else [])]
+    with pytest.raises(SystemExit) as end:
+        train_redi.main([*long_run, *held_out, "--output_dir", str(tmp_path)])
+    assert end.value.code == 143
+    state = json.loads((tmp_path / "checkpoint-2/trainer_state.json").read_text())
+    assert state["global_step"] == 2 and not [log for log in state["log_history"] if "eval_loss" in log]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_folder_is_a_recipe_and_the_machine_is_this_one(job, monkeypatch, caps
     with pytest.raises(SystemExit):
         check()  # dtype: bfloat16
     message = capsys.readouterr().err
-    assert "dtype=bfloat16 needs a GPU, and none is found: to train on the CPU set use_cpu: true" in message
+    assert "dtype=bfloat16 needs a GPU, and none is used here: to train on the CPU set use_cpu: true" in message
     assert "preflight checks a job for other machines with --gpus N" in message
     job.options["dtype"] = None
     said = check()

@@ -51,8 +51,9 @@ def test_a_job_without_a_problem_is_tokenised_and_launched(job, launch, stage, t
 
 
 def test_what_preflight_refuses_is_refused(job, launch, monkeypatch):
-    assert "bf16=True needs a GPU, and none is found: to train on the CPU set use_cpu: true, bf16: false" in launch(
-        "--bf16", "true", code=2
+    assert (
+        "bf16=True needs a GPU, and none is used here: to train on the CPU set use_cpu: true, bf16: false"
+        in launch("--bf16", "true", code=2)
     )
     with monkeypatch.context() as patch:
         patch.setattr(fit, "free_bytes", lambda path: 10**6)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from redi.runs.errors import UsageError
-from redi.runs.launch import accelerate_file, check_driver, launch_options
+from redi.runs.launch import accelerate_file, check_driver, gpu_memory, launch_options
 
 MACHINES = {"MACHINE_RANK": "1", "MAIN_PROCESS_IP": "10.0.0.1", "MAIN_PROCESS_PORT": "29500"}
 
@@ -109,6 +109,12 @@ def test_the_driver_must_support_the_cuda_of_torch(driver, cuda, works, nvidia_s
     with pytest.raises(UsageError, match="docs/clusters.md") as error:
         check_driver(cuda)
     assert cuda is None or driver in str(error.value)
+
+
+def test_a_gpu_without_a_memory_size_is_left_out(nvidia_smi, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvidia_smi("81920\\n[N/A]\\n")  # CPU and GPU share their memory
+    assert gpu_memory() == [80.0]
 
 
 def test_a_machine_without_a_gpu_needs_no_driver(nvidia_smi, monkeypatch, tmp_path):

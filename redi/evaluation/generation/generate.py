@@ -6,7 +6,6 @@ transformers back end, each sample has its own random numbers, from its key and 
 """
 
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -63,8 +62,6 @@ def generate(model: str, benchmarks: list[Benchmark], output: Path, options: Sam
         options = replace(options, seed=DEFAULT_SEED if options.seed is None else options.seed, dtype=dtype)
     options = backend.with_defaults(options, loaded, read_sampling(output))
     has_date = loaded.tokenizer is not None and writes_date(loaded.tokenizer)
-    if has_date:
-        print(f"note: the chat template writes today's date: it is {TODAY}, as in training", file=sys.stderr)
     run = _run(options, loaded)
     prompts = make_prompts(benchmarks, loaded, options, run)
     config = asdict(options) | run | {"model": loaded.path, "max_positions": loaded.max_positions}
@@ -102,7 +99,8 @@ def generate_in_child(*arguments: Any) -> None:
 
 def _generate(*arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent as well, which ends this one
-    entry_point(lambda _: generate(*arguments))([])
+    with signals_raise():
+        entry_point(lambda _: generate(*arguments))([])
 
 
 def _run(options: SamplingOptions, model: SamplingModel) -> dict[str, Any]:

@@ -118,6 +118,8 @@ def sampling_options(options: argparse.Namespace) -> SamplingOptions:
 
     `protocol` becomes its name, and which of the options that it sets were changed.
     """
+    if getattr(options, "benchmark", None) == []:
+        raise UsageError("--benchmark or a --protocol that names benchmarks is required")
     values = {each.name: getattr(options, each.name, None) for each in fields(SamplingOptions)}
     if protocol := values["protocol"]:
         changed = [name for name in changes(options) if name in read_protocol(protocol) and name != "benchmark"]

@@ -78,7 +78,7 @@ class SampleStore:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
-        if kind is KeyboardInterrupt:
+        if kind in (KeyboardInterrupt, SystemExit):
             kept = f"the samples finished so far are kept in {self.generations}"
             print(f"\n{kept}; the same command draws the others", file=sys.stderr)
 

@@ -84,7 +84,9 @@ def read_graded(folder: Path, name: str) -> GradedFolder:
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for (benchmark, problem, index), row in read_samples(file, FIELDS):
         response = row.pop("response", None)  # too large to keep
-        cells[benchmark][problem, index] = row | {"num_waits": None if response is None else response.count("Wait")}
+        names = (*FIELDS, "correct_rllm_style", *(("prompt", "gold") if index == 0 else ()))
+        kept = {name: row[name] for name in names if name in row}
+        cells[benchmark][problem, index] = kept | {"num_waits": None if response is None else response.count("Wait")}
     found = sum(map(len, cells.values()))
     expected = sum(count["samples"] for count in grading.get("counts", {}).values()) or found
     if found != expected:
