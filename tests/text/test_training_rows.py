@@ -104,7 +104,7 @@ def test_a_rejected_trace_is_checked_as_well(capsys):
 
 def test_the_date_of_the_template_is_said(capsys):
     prepare_rows(rows_of("positives", ["y"]), ("positives",), family("llama3_2", "<|eot_id|>"), None, name="d")
-    assert "d: the chat template writes today's date: it is 2024-07-26, in training and in evaluation" in capsys.readouterr().out
+    assert "writes today's date: it is 2024-07-26, in training and in evaluation" in capsys.readouterr().out
 
 
 def test_columns_of_no_kind_are_refused(tokenizer):

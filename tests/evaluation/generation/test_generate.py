@@ -66,7 +66,7 @@ def test_the_date_of_a_template_is_fixed_said_and_recorded(command, tmp_path, ca
     template = tmp_path / "dated.jinja"
     template.write_text("{{ strftime_now('%d %b %Y') }}\n" + read_chat_template("chatml"))
     main([*command, "--n", "1", "--chat-template", str(template)])
-    assert "note: the chat template writes today's date: it is 2024-07-26, in training and in evaluation" in capsys.readouterr().err
+    assert "writes today's date: it is 2024-07-26, in training and in evaluation" in capsys.readouterr().err
     assert all("26 Jul 2024" in row["prompt"] for row in rows_of(tmp_path / "out" / "generations.jsonl"))
     main(["grade", "--input", str(tmp_path / "out")])  # which keeps what the manifest says
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["template_date"] == "2024-07-26"
