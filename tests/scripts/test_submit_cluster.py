@@ -98,7 +98,7 @@ def test_a_training_outlives_preemption_and_its_time_limit_but_not_scancel(clust
     assert wait_for_end(cluster, preempt(cluster)) == "COMPLETED" and len(log.stops()) == 1
     assert jobs_of(cluster, dependent)[0]["JobState"] == "PENDING"
 
-    long = ["--max_steps", "100000", "--output_dir", str(tmp_path / "long")]
+    long = ["--max_steps", "100000", "--save_total_limit", "2", "--output_dir", str(tmp_path / "long")]
     (long_number,) = submitted(*submission, *long).values()
     long_log = Log(tmp_path / "jobs", long_number)
     wait_for_checkpoint_after(tmp_path / "long", 0)
