@@ -39,7 +39,7 @@ WHOLE = {
     "lines.json": lines(PLAIN),
     "array.json": json.dumps(PLAIN, indent=2).encode(),
     "bom.json": b"\xef\xbb\xbf \n" + json.dumps(PLAIN).encode(),
-    "rows.jsonl.gz": gzip.compress(lines(PLAIN)),
+    "rows.jsonl.gz": gzip.compress(lines(PLAIN), mtime=0),
     "rows.json.bz2": bz2.compress(json.dumps(PLAIN).encode()),
     "rows.jsonl.xz": lzma.compress(lines(PLAIN)),
 }
@@ -79,7 +79,7 @@ def test_csv_cells_are_text(tmp_path):
         ("rows.jsonl", lines([{"a": 2**60 + 1}, {"a": 0.5}]), "rows.jsonl, line 1: key 'a': Integer value"),
         ("rows.jsonl", '{"a": "é"}'.encode("latin-1"), "rows.jsonl, line 1: not UTF-8"),
         ("rows.jsonl", '{"a": 1}\n'.encode("utf-16"), "rows.jsonl, line 1: not"),
-        ("rows.jsonl.gz", gzip.compress(lines(PLAIN))[:-20], "rows.jsonl.gz: damaged"),
+        ("rows.jsonl.gz", gzip.compress(lines(PLAIN), mtime=0)[:-20], "rows.jsonl.gz: damaged"),
         ("rows.jsonl.gz", lines(PLAIN), "rows.jsonl.gz: damaged"),
         ("rows.jsonl.xz", lines(PLAIN), "rows.jsonl.xz: damaged"),
         ("rows.xlsx", b"PK", "the format '.xlsx' is not read; give .parquet, .jsonl"),
