@@ -208,6 +208,6 @@ def test_a_nan_names_its_row(model_path, tokenizer, rows, tmp_path):
 def test_the_balance_over_ranks_is_printed(model_path, tokenizer, rows, tmp_path, capsys):
     trainer_on(rows.to_list(), model_path, tokenizer, tmp_path)
     assert (
-        "ranks: 1; micro-batches per rank and step: 1; balance over ranks: 1.00 of the ideal"
+        "ranks: 1; micro-batches per rank and step: 1\nbalance over ranks: 1.00 of the ideal"
         in capsys.readouterr().out
     )
